@@ -1,0 +1,3 @@
+from typing import Any
+
+def sum_small(x: Any, axis: Any = None, keepdims: bool = False) -> Any: ...

@@ -1,0 +1,744 @@
+"""Dispatch: how a call of an op becomes arrays in, arrays out and a node on the tape."""
+cimport cython
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from numpy cimport NPY_DOUBLE, NPY_FLOAT, PyArray_TYPE, import_array, ndarray
+
+import os
+
+from minigrad._core.arrays cimport (
+    ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, hush, overlaps, unary, unhush,
+)
+from minigrad._core.tape cimport (
+    Node, Rule, TensorBase, Version, anomaly, check_versions, edge_of, new_node, new_pick, out_versions,
+    recording, version_of, versions, wrap,
+)
+
+import numpy as np
+
+from minigrad.errors import DeviceError, DTypeError, GradError
+
+import_array()
+
+cdef enum Residual:
+    VALUE = 0
+    OUT = 1
+    SHAPE = 2
+    DTYPE = 3
+
+cdef bint _kernels = os.environ.get("MINIGRAD_KERNELS", "1") != "0"
+cdef object _numpy_backend = None    # the record of the NumPy backend
+cdef dict _backends = {}             # array type -> backend record
+cdef object _namespace = None        # minigrad's own ops: the `xp` of a rule that runs on tensors
+cdef object _convert = None          # anything array-like -> tensor
+cdef object _explain = None          # the error of a failed body -> the error the user sees
+cdef object _inspect = None          # what detect_anomaly does with a result
+
+FLAGS = {"add": ADD, "subtract": SUBTRACT, "multiply": MULTIPLY, "divide": DIVIDE, "negative": NEGATIVE}
+
+def bind(namespace, convert, explain):
+    """Give the dispatcher the op namespace and the Python halves of its slow paths."""
+    global _namespace, _convert, _explain, _is_finite, _spread, _user_site
+    from minigrad._core.engine import is_finite, spread
+    from minigrad._core.tape import user_site
+    _namespace, _convert, _explain = namespace, convert, explain
+    _is_finite, _spread, _user_site = is_finite, spread, user_site
+
+
+def bind_backend(backend):
+    """Register a backend by the type of its arrays."""
+    global _numpy_backend
+    _backends[backend.array_type] = backend
+    if backend.array_type is ndarray:
+        _numpy_backend = backend
+
+
+def use_kernels(bint on):
+    """Switch the kernels on or off; returns what was set before."""
+    global _kernels
+    before, _kernels = _kernels, on
+    return bool(before)
+
+
+def namespace():
+    """The namespace of minigrad's own ops."""
+    return _namespace
+
+
+cdef class Vjp:
+    """The rule for one input (or, for a joint rule, for all of them) and the residuals it asks for."""
+    cdef readonly object rule
+    cdef readonly tuple slots    # places in the node's residuals
+    cdef int n
+    cdef int places[8]           # the same for C
+    cdef readonly object params  # names of the parameters it asks for, None for all
+    cdef public dict kernels     # (backend, dtype) -> kernel
+
+    def __init__(self, rule, slots, params):
+        self.rule = rule
+        self.slots = slots
+        self.n = len(slots)
+        for i in range(self.n):
+            self.places[i] = slots[i]
+        self.params = params
+        self.kernels = {}
+
+
+cdef class Op(Rule):
+    """One operation: a generic body, vjp rules, a dtype rule, and kernels that may stand in for the body."""
+    cdef readonly object body
+    cdef readonly tuple inputs           # names of the array inputs
+    cdef readonly bint variadic          # one name that stands for any number of arrays
+    cdef readonly tuple input_defaults   # trailing defaults of inputs
+    cdef readonly tuple params           # names of the static parameters
+    cdef readonly tuple positional       # those that may be given by position
+    cdef readonly dict defaults
+    cdef readonly bint defaults_complete
+    cdef readonly object dtype_rule
+    cdef frozenset plain                 # dtypes the op computes in as they are
+    cdef readonly tuple skip             # per input: the dtype rule leaves it alone
+    cdef readonly object result          # dtype rule of the output: "same" or None
+    cdef readonly bint view
+    cdef readonly int code               # of the small-array loops, 0 where there is none
+    cdef readonly list vjps              # per input: Vjp or None; one Vjp for all inputs under `joint`
+    cdef readonly object joint
+    cdef int n_residuals                 # what a node saves: for each residual its kind and the input it is of
+    cdef int kinds[16]
+    cdef int sources[16]
+    cdef bint composed                   # no rule of its own: differentiated through the body
+    cdef public dict kernels             # (backend, dtype) -> forward kernel
+    cdef public object ref
+    cdef public list cases
+    cdef dict __dict__
+
+    def __init__(self, name, body, inputs, variadic, input_defaults, params, positional, defaults, dtype_rule, skip, view, code):
+        self.name = name
+        self.body = body
+        self.inputs = inputs
+        self.variadic = variadic
+        self.input_defaults = input_defaults
+        self.params = params
+        self.positional = positional
+        self.defaults = defaults
+        self.defaults_complete = len(defaults) == len(params)
+        self.dtype_rule = dtype_rule
+        self.plain = dtype_rule.plain
+        self.result = dtype_rule.result
+        self.skip = skip
+        self.view = view
+        self.code = FLAGS[code] if code else 0
+        self.vjps = [None] * len(inputs)
+        self.joint = None
+        self.n_residuals = 0
+        self.composed = True
+        self.kernels = {}
+        self.cases = []
+
+    @property
+    def composite(self):
+        """Whether the op has no rule of its own and is differentiated through its body."""
+        return self.composed
+
+    def add_rule(self, index, rule, names, params):
+        """Attach a vjp rule for input `index` (None: for all inputs) that asks for the residuals `names`."""
+        cdef int kind, source, slot
+        cdef list slots = []
+        for name in names:
+            stem, _, suffix = name.rpartition("_")
+            if name == "out":
+                kind, source = OUT, 0
+            elif name in self.inputs:
+                kind, source = VALUE, self.inputs.index(name)
+            elif suffix == "shape" and stem in self.inputs:
+                kind, source = SHAPE, self.inputs.index(stem)
+            elif suffix == "dtype" and stem in self.inputs:
+                kind, source = DTYPE, self.inputs.index(stem)
+            else:
+                raise TypeError(f"{self.name}: a rule asks for {name!r}, which is neither an input nor out")
+            for slot in range(self.n_residuals):
+                if self.kinds[slot] == kind and self.sources[slot] == source:
+                    break
+            else:
+                slot = self.n_residuals
+                if slot == 16 or len(slots) == 8:
+                    raise TypeError(f"{self.name}: a rule may ask for 8 residuals, an op for 16")
+                self.kinds[slot], self.sources[slot] = kind, source
+                self.n_residuals += 1
+            slots.append(slot)
+        self.composed = False
+        entry = Vjp(rule, tuple(slots), None if set(params) == set(self.params) else tuple(params))
+        if index is None:
+            self.joint = entry
+        else:
+            self.vjps[index] = entry
+
+    def __get__(self, instance, owner):
+        # an op in a class body works as a method
+        return self if instance is None else _Bound(self, instance)
+
+    def __repr__(self):
+        return f"<op {self.name}>"
+
+    def __reduce__(self):
+        return self.name
+
+    def __call__(self, *args, **kwargs):
+        cdef tuple given = args
+        cdef Py_ssize_t n = len(self.inputs), k = len(given)
+        if not kwargs:
+            if self.code and k == 2:
+                return self.pair(given[0], given[1])
+            if self.defaults_complete and (self.variadic or k == n):
+                return self.apply(given, self.defaults)
+        elif k == n and not self.variadic:
+            params = kwargs
+            for name in kwargs:
+                if name not in self.defaults:
+                    params = None
+                    break
+            if params is not None and self.defaults_complete:
+                if len(kwargs) < len(self.defaults):
+                    params = self.defaults.copy()
+                    params.update(kwargs)
+                return self.apply(given, params)
+        return self.bind_and_apply(given, kwargs)
+
+    def bind_and_apply(self, tuple given, dict kwargs):
+        """Sort arguments into array inputs and static parameters."""
+        cdef Py_ssize_t n = len(self.inputs), k = len(given), j
+        cdef dict params = dict(self.defaults)
+        cdef list arrays
+        if self.variadic:
+            arrays = list(given)
+        else:
+            arrays = list(given[:n])
+            for j in range(n, k):
+                if j - n >= len(self.positional):
+                    raise TypeError(f"{self.name}() takes at most {n + len(self.positional)} positional arguments, got {k}")
+                if self.positional[j - n] in kwargs:
+                    raise TypeError(f"{self.name}() got {self.positional[j - n]!r} twice")
+                params[self.positional[j - n]] = given[j]
+            for j in range(len(arrays), n):
+                name = self.inputs[j]
+                if name in kwargs:
+                    arrays.append(kwargs.pop(name))
+                elif n - j <= len(self.input_defaults):
+                    arrays.append(self.input_defaults[len(self.input_defaults) - (n - j)])
+                else:
+                    raise TypeError(f"{self.name}() misses its argument {name!r}")
+        for key, value in kwargs.items():
+            if key not in self.params:
+                raise TypeError(f"{self.name}() has no argument {key!r}; it takes {', '.join(self.inputs + self.params)}")
+            params[key] = value
+        for key in self.params:
+            if key not in params:
+                raise TypeError(f"{self.name}() misses its argument {key!r}")
+        return self.apply(tuple(arrays), params)
+
+    cdef TensorBase pair(self, object x1, object x2):
+        """An arithmetic operator on float tensors of one dtype, or one such tensor and a Python number."""
+        cdef object a, b, out = None, token
+        cdef TensorBase t
+        cdef bint record = False
+        if isinstance(x1, TensorBase):
+            a = (<TensorBase>x1)._array
+            record = (<TensorBase>x1)._leaf or (<TensorBase>x1)._node is not None
+        else:
+            a = x1
+        if isinstance(x2, TensorBase):
+            b = (<TensorBase>x2)._array
+            record = record or (<TensorBase>x2)._leaf or (<TensorBase>x2)._node is not None
+        else:
+            b = x2
+        if not _kernels or not is_plain(a, b) or anomaly():
+            return <TensorBase>self.apply((x1, x2), self.defaults)
+        out = binary(self.code, a, b)
+        if out is None:
+            token = hush()
+            try:
+                if self.code == ADD:
+                    out = a + b
+                elif self.code == SUBTRACT:
+                    out = a - b
+                elif self.code == MULTIPLY:
+                    out = a * b
+                else:
+                    out = a / b
+            except ValueError:
+                out = None
+            finally:
+                unhush(token)
+            if type(out) is not ndarray:
+                return <TensorBase>self.apply((x1, x2), self.defaults)
+        if record and recording():
+            return <TensorBase>self.finish([x1, x2], out, None, self.defaults, True)
+        return wrap(out, None)
+
+    cdef object apply(self, tuple given, dict params):
+        cdef list tensors = list(given)
+        cdef list arrays = []
+        cdef Py_ssize_t i, n = len(tensors)
+        cdef object x, array, out, kernel, token, backend = _numpy_backend
+        cdef object compute = None, result = None, common = None
+        cdef bint record = False, uniform = True
+        cdef TensorBase t
+        for i in range(n):
+            x = tensors[i]
+            if x is None:
+                arrays.append(None)
+                continue
+            if not isinstance(x, TensorBase):
+                if type(x) is float or type(x) is int or type(x) is bool or type(x) is complex:
+                    arrays.append(x)
+                    uniform = False
+                    continue
+                x = tensors[i] = _convert(self, self.inputs[0 if self.variadic else i], x)
+            t = <TensorBase>x
+            array = t._array
+            if t._leaf or t._node is not None:
+                record = True
+            if type(array) is not ndarray:
+                backend = self.find_backend(tensors)
+            arrays.append(array)
+            if uniform and not (self.skip[0] if self.variadic else self.skip[i]):
+                if common is None:
+                    common = array.dtype
+                elif array.dtype is not common:
+                    uniform = False
+        if backend is not _numpy_backend:
+            self.find_backend(tensors)
+        record = record and recording()
+        if not uniform or common is None or common not in self.plain:
+            skip = self.skip * n if self.variadic else self.skip
+            try:
+                arrays, compute, result = self.dtype_rule.resolve(self, arrays, skip, backend)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise _explain(self, tensors, params, error) from None
+            for i in range(n):   # numbers become constants, so that a rule may ask for their shape
+                if tensors[i] is not None and not isinstance(tensors[i], TensorBase):
+                    tensors[i] = wrap(arrays[i], None)
+            common = compute if compute is not None else common
+        if record and self.composed:
+            if compute is not None:
+                tensors = [
+                    t if t is None or skipped or t.dtype == compute else _namespace.astype(t, compute)
+                    for t, skipped in zip(tensors, self.skip * n if self.variadic else self.skip, strict=True)
+                ]
+            out = self.compose(tensors, params)
+            if result is not None and result is not compute:
+                out = cast_all(out, compute, result)
+            return out
+        token = hush()
+        try:
+            out = NotImplemented
+            if _kernels and self.kernels:
+                kernel = self.kernels.get((backend.name, common))
+                if kernel is not None:
+                    out = kernel(*arrays, **params)
+            if out is NotImplemented:
+                out = self.body(backend.namespace, *arrays, **params)
+        except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError, MemoryError, np.linalg.LinAlgError) as error:
+            raise _explain(self, tensors, params, error) from None
+        finally:
+            unhush(token)
+        if type(out) is tuple or type(out) is list:
+            out = tuple([
+                backend.asarray(part) if result is None or part.dtype != compute else backend.asarray(part).astype(result, copy=False)
+                for part in out
+            ])
+        else:
+            if type(out) is not ndarray:
+                out = backend.asarray(out)
+            if result is not None and result is not compute and out.dtype == compute:
+                out = out.astype(result)
+            if self.result is not None:
+                expected = result if result is not None else common
+                if out.dtype is not expected and out.dtype != expected:
+                    raise DTypeError(f"{self.name}: the result is {out.dtype}, the dtype rule says {expected}")
+        if record or self.view or anomaly():
+            return self.finish(tensors, out, compute, params, record)
+        if type(out) is tuple:
+            return tuple([wrap(part, None) for part in <tuple>out])
+        return wrap(out, None)
+
+    cdef object compose(self, list tensors, dict params):
+        """Run the generic body on tensors, so that the ops inside it are recorded."""
+        try:
+            return self.body(_namespace, *tensors, **params)
+        except (DTypeError, GradError, DeviceError):
+            raise
+        except (ValueError, TypeError, IndexError) as error:
+            raise _explain(self, tensors, params, error) from None
+
+    def find_backend(self, tensors):
+        """The backend that every input lives on."""
+        found = None
+        for t in tensors:
+            if isinstance(t, TensorBase):
+                backend = _backends[type((<TensorBase>t)._array)]
+                if found is None:
+                    found, first = backend, t
+                elif backend is not found:
+                    raise DeviceError(
+                        f"{self.name}: its inputs are on {first.device} and {t.device}, needs all on one device. "
+                        "Move one with t.to(device)"
+                    )
+        return found
+
+    cdef object finish(self, list tensors, object out, object compute, dict params, bint record):
+        """Wrap the result, share the memory count of a view, and put a node on the tape."""
+        cdef Node node = None
+        cdef TensorBase made
+        cdef tuple parents = None
+        cdef list parts
+        cdef Py_ssize_t i
+        cdef bint watched = anomaly()
+        if watched:
+            self.inspect(tensors, out)
+        if record:
+            if type(out) is tuple:
+                record = False
+                for part in <tuple>out:
+                    record = keeps_grad(self, part) or record
+            else:
+                record = keeps_grad(self, out)
+        if record:
+            parents = self.edges(tensors)
+            record = parents is not None
+        if record:
+            node = new_node(self, params, parents, None, None if type(out) is tuple else out)
+            node.compute = compute
+            if watched:
+                node.site = _user_site()
+        if type(out) is tuple:
+            parts = []
+            if record:
+                node.outputs = [(part.shape, part.dtype) for part in <tuple>out]
+            for i in range(len(<tuple>out)):
+                part = (<tuple>out)[i]
+                made = wrap(part, new_pick(node, <int>i, part) if record and part.dtype.kind in "fV" else None)
+                if self.view:
+                    share_memory(made, tensors)
+                parts.append(made)
+            if record:
+                self.save(node, tensors, tuple(parts))
+            return tuple(parts)
+        made = wrap(out, node)
+        if self.view:
+            share_memory(made, tensors)
+        if record and self.n_residuals:
+            self.save(node, tensors, made)
+        return made
+
+    cdef tuple edges(self, list tensors):
+        """What the inputs with a rule are known by on the tape; None where no input requires grad."""
+        cdef Py_ssize_t i, n = len(tensors)
+        cdef tuple parents = PyTuple_New(n)
+        cdef object edge, x
+        cdef bint found = False
+        for i in range(n):
+            edge = None
+            x = tensors[i]
+            if isinstance(x, TensorBase) and (self.joint is not None or self.vjps[i] is not None):
+                edge = edge_of(<TensorBase>x)
+                found = found or edge is not None
+            Py_INCREF(edge)
+            PyTuple_SET_ITEM(parents, i, edge)
+        return parents if found else None
+
+    cdef inspect(self, list tensors, object out):
+        """Under detect_anomaly: raise where finite inputs made a NaN or inf."""
+        parts = out if type(out) is tuple else (out,)
+        if all([_is_finite(part) for part in parts]) or not all([_is_finite(t) for t in tensors if t is not None]):
+            return
+        operands = ", ".join([
+            f"{name} {_spread(t)}"
+            for name, t in zip(self.inputs if not self.variadic else [self.inputs[0]] * len(tensors), tensors, strict=True)
+            if hasattr(t, "dtype")
+        ])
+        raise GradError(f"detect_anomaly: {self.name} made a NaN or inf at {_user_site()}. Its operands: {operands}")
+
+    cdef save(self, Node node, list tensors, object made):
+        """Keep what the rules of the inputs that require grad ask for, and nothing else."""
+        cdef Py_ssize_t i
+        cdef int slot, k
+        cdef unsigned int wanted = 0
+        cdef object item
+        cdef tuple saved
+        cdef Vjp entry
+        if self.joint is not None:
+            wanted = 0xFFFF
+        else:
+            for i in range(len(node.parents)):
+                if node.parents[i] is not None:
+                    entry = <Vjp>self.vjps[i]
+                    for k in range(entry.n):
+                        wanted |= <unsigned int>1 << entry.places[k]
+        saved = PyTuple_New(self.n_residuals)
+        for slot in range(self.n_residuals):
+            item = self.residual(slot, tensors, made, node) if (wanted >> slot) & 1 else None
+            Py_INCREF(item)
+            PyTuple_SET_ITEM(saved, slot, item)
+        node.saved = saved
+        node.version_sum = versions(saved)
+        if node.out_versions is not None:
+            node.version_sum += out_versions(node.out_versions)
+
+    cdef object residual(self, int slot, list tensors, object made, Node node):
+        cdef int kind = self.kinds[slot]
+        cdef object x
+        if kind == VALUE:
+            return tuple(tensors) if self.variadic else tensors[self.sources[slot]]
+        if kind == OUT:
+            if type(made) is tuple:
+                node.out_versions = tuple([version_of(<TensorBase>part) for part in <tuple>made])
+                return tuple([(<TensorBase>part)._array for part in <tuple>made])
+            node.out_versions = version_of(<TensorBase>made)
+            return (<TensorBase>made)._array
+        if self.variadic:
+            return tuple([t.shape if kind == SHAPE else t.dtype for t in tensors])
+        x = tensors[self.sources[slot]]
+        if not isinstance(x, TensorBase):
+            return None if x is None or kind == DTYPE else ()
+        return (<TensorBase>x).shape if kind == SHAPE else (<TensorBase>x).dtype
+
+    cdef list pull(self, Node node, object g, unsigned long long want, bint create):
+        cdef tuple parents = node.parents, saved = node.saved
+        cdef Py_ssize_t n = len(parents), i, slot
+        cdef list grads = [None] * n
+        cdef list values
+        cdef object backend, xp, item
+        cdef Vjp entry
+        cdef dict params
+        check_versions(node)
+        if self.code and not create and _kernels and node.compute is None and type(g) is ndarray and not anomaly():
+            if self.pull_small(node, g, want, grads):
+                return grads
+        if create:
+            backend, xp = None, _namespace
+        else:
+            backend = _backends[type(g[0]) if type(g) is tuple else type(g)]
+            xp = backend.namespace
+        values = []
+        for slot in range(self.n_residuals):
+            item = saved[slot]
+            if item is not None and self.kinds[slot] <= OUT:
+                if self.kinds[slot] == OUT:
+                    item = self.reopen_out(node, item, create)
+                elif self.variadic:
+                    item = tuple([open_value(part, node.compute if not self.skip[0] else None, create) for part in <tuple>item])
+                else:
+                    i = self.sources[slot]
+                    item = open_value(item, None if self.skip[i] else node.compute, create)
+            values.append(item)
+        if node.compute is not None:
+            g = tuple([cast(part, node.compute) for part in <tuple>g]) if type(g) is tuple else cast(g, node.compute)
+        if self.joint is not None:
+            entry = <Vjp>self.joint
+            given = self.run(entry, backend, xp, g, values, node.params)
+            return list(given)
+        for i in range(n):
+            if parents[i] is not None and (i >= 64 or (want >> i) & 1):
+                grads[i] = self.run(<Vjp>self.vjps[i], backend, xp, g, values, node.params)
+        return grads
+
+    cdef object run(self, Vjp entry, object backend, object xp, object g, list values, dict params):
+        cdef list args = [values[slot] for slot in entry.slots]
+        cdef object kernel, out
+        if entry.params is not None:
+            params = {name: params[name] for name in entry.params}
+        if backend is not None and _kernels and entry.kernels:
+            kernel = entry.kernels.get((backend.name, g.dtype))
+            if kernel is not None:
+                out = kernel(g, *args, **params)
+                if out is not NotImplemented:
+                    return out
+        return entry.rule(xp, g, *args, **params)
+
+    cdef object reopen_out(self, Node node, object item, bint create):
+        if type(item) is tuple:
+            if create:
+                item = tuple([
+                    wrap(part, new_pick(node, <int>k, part) if part.dtype.kind in "fV" else None)
+                    for k, part in enumerate(<tuple>item)
+                ])
+            return tuple([cast(part, node.compute) for part in <tuple>item]) if node.compute is not None else item
+        if create:
+            item = wrap(item, node)
+        return cast(item, node.compute) if node.compute is not None else item
+
+    cdef bint pull_small(self, Node node, object g, unsigned long long want, list grads) except -1:
+        """The rules of + - * and unary minus without a Python call; False where they do not take the arrays."""
+        cdef object other, part
+        cdef Py_ssize_t i
+        if self.code == ADD:
+            for i in range(2):
+                if node.parents[i] is not None and (want >> i) & 1:
+                    grads[i] = g
+            return True
+        if self.code == SUBTRACT:
+            if node.parents[0] is not None and want & 1:
+                grads[0] = g
+            if node.parents[1] is not None and want & 2:
+                part = unary(NEGATIVE, g)
+                grads[1] = -g if part is None else part
+            return type(grads[1]) is ndarray or grads[1] is None
+        if self.code == NEGATIVE:
+            part = unary(NEGATIVE, g)
+            grads[0] = -g if part is None else part
+            return type(grads[0]) is ndarray
+        if self.code == MULTIPLY:
+            for i in range(2):
+                if node.parents[i] is not None and (want >> i) & 1:
+                    other = node.saved[(<Vjp>self.vjps[i]).places[0]]
+                    if isinstance(other, TensorBase):
+                        other = (<TensorBase>other)._array
+                    part = binary(MULTIPLY, g, other)
+                    if part is None:
+                        part = g * other
+                        if type(part) is not ndarray:
+                            return False
+                    grads[i] = part
+            return True
+        return False
+
+
+cdef class _Bound:
+    """An op as a method of a tensor."""
+    cdef Op op
+    cdef object instance
+
+    def __init__(self, op, instance):
+        self.op = op
+        self.instance = instance
+
+    @property
+    def __doc__(self):
+        return self.op.__doc__
+
+    @property
+    def __name__(self):
+        return self.op.name
+
+    def __call__(self, *args, **kwargs):
+        return self.op(self.instance, *args, **kwargs)
+
+
+cdef bint keeps_grad(Op op, object array) except -1:
+    """Whether a result can carry a gradient; a complex one from a recorded input would lose it silently."""
+    if type(array) is ndarray and (PyArray_TYPE(<ndarray>array) == NPY_FLOAT or PyArray_TYPE(<ndarray>array) == NPY_DOUBLE):
+        return True
+    kind = array.dtype.kind
+    if kind == "c":
+        raise GradError(
+            f"{op.name}: the result is {array.dtype}, and gradients are defined for real tensors only. "
+            "Call detach() on the inputs, or stay in the real numbers"
+        )
+    return kind == "f" or kind == "V"
+
+
+cdef share_memory(TensorBase made, list tensors):
+    """A result in the memory of an input counts in-place changes with it."""
+    cdef TensorBase source
+    for x in tensors:
+        if isinstance(x, TensorBase):
+            source = <TensorBase>x
+            if source is not made and overlaps(made._array, source._array):
+                made._version = version_of(source)
+                made._version.shared = True
+                return
+
+
+cdef inline bint is_plain(object a, object b) except -1:
+    """Whether two operands are float32 or float64 arrays of one dtype, or one such array and a Python number."""
+    cdef int kind
+    if type(a) is ndarray:
+        kind = PyArray_TYPE(<ndarray>a)
+        if kind != NPY_FLOAT and kind != NPY_DOUBLE:
+            return False
+        if type(b) is ndarray:
+            return PyArray_TYPE(<ndarray>b) == kind
+        return type(b) is float or type(b) is int
+    if type(b) is ndarray:
+        kind = PyArray_TYPE(<ndarray>b)
+        return (kind == NPY_FLOAT or kind == NPY_DOUBLE) and (type(a) is float or type(a) is int)
+    return False
+
+
+cdef object cast(object value, object dtype):
+    if value is None or value.dtype == dtype or value.dtype.kind not in "fV":
+        return value
+    return _namespace.astype(value, dtype) if isinstance(value, TensorBase) else value.astype(dtype)
+
+
+cdef object open_value(object item, object compute, bint create):
+    """A saved input as the rule wants it: a tensor or its array, in the dtype the op computed in."""
+    if not isinstance(item, TensorBase):
+        return item
+    if create:
+        if compute is not None and item.dtype != compute:
+            return _namespace.astype(item, compute)
+        return item
+    array = (<TensorBase>item)._array
+    if compute is not None and array.dtype != compute:
+        return array.astype(compute)
+    return array
+
+
+def cast_all(out, compute, result):
+    """Cast each tensor of a result that is in the dtype of the computation to the dtype of the result."""
+    if isinstance(out, tuple):
+        parts = [_namespace.astype(part, result) if part.dtype == compute else part for part in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else tuple(parts)
+    return _namespace.astype(out, result) if out.dtype == compute else out
+
+
+cdef Op _add, _subtract, _multiply, _divide, _negative
+cdef dict _operator = {}
+
+
+def bind_operators(ops):
+    """Give the arithmetic operators of tensors their ops, by name."""
+    global _add, _subtract, _multiply, _divide, _negative
+    _add, _subtract, _multiply, _divide, _negative = (
+        ops["add"], ops["subtract"], ops["multiply"], ops["divide"], ops["negative"]
+    )
+
+
+cdef class Operators(TensorBase):
+    """The four operators whose cost counts, as C slots; the others are methods of Tensor."""
+
+    def __add__(self, other):
+        return _add.pair(self, other) if takes(other) else NotImplemented
+
+    def __radd__(self, other):
+        return _add.pair(other, self) if takes(other) else NotImplemented
+
+    def __sub__(self, other):
+        return _subtract.pair(self, other) if takes(other) else NotImplemented
+
+    def __rsub__(self, other):
+        return _subtract.pair(other, self) if takes(other) else NotImplemented
+
+    def __mul__(self, other):
+        return _multiply.pair(self, other) if takes(other) else NotImplemented
+
+    def __rmul__(self, other):
+        return _multiply.pair(other, self) if takes(other) else NotImplemented
+
+    def __truediv__(self, other):
+        return _divide.pair(self, other) if takes(other) else NotImplemented
+
+    def __rtruediv__(self, other):
+        return _divide.pair(other, self) if takes(other) else NotImplemented
+
+    def __neg__(self):
+        return _negative.apply((self,), _negative.defaults)
+
+
+cdef inline bint takes(object other):
+    # anything that knows how to combine itself with a tensor gets its turn
+    return (
+        isinstance(other, TensorBase) or type(other) is float or type(other) is int
+        or isinstance(other, (int, float, complex, np.ndarray, np.generic, list, tuple))
+    )

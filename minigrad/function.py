@@ -1,0 +1,195 @@
+"""Function: a user's own operation with its own backward; and checkpoint, which recomputes instead of saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from minigrad import random
+from minigrad._core import engine, tape
+from minigrad.autograd import enable_grad, no_grad
+from minigrad.errors import GradError, message
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = ["Context", "Function", "checkpoint"]
+
+
+class Context:
+    """What the forward of a `Function` keeps for its backward; any other attribute may be set on it too.
+
+    Attributes
+    ----------
+    needs_input_grad : tuple of bool
+        Which arguments of forward want a gradient.
+    saved_tensors : tuple of Tensor
+        What `save_for_backward` was given.
+    """
+
+    def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
+        self._saved: tuple[Any, ...] = ()
+        self._outputs: list[tuple[int, int]] = []  # (place among the saved, which output it is)
+        self._node: Any = None
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors (inputs, outputs or others) for backward; a later in-place change of one is found out."""
+        for t in tensors:
+            if t is not None and not isinstance(t, tape.TensorBase):
+                raise GradError(message("save_for_backward", "tensors", t, "tensors or None", "Set other things as attributes of ctx"))
+        self._saved = tensors
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        """What `save_for_backward` was given, each at its place in the graph."""
+        saved = list(self._saved)
+        for place, output in self._outputs:
+            saved[place] = tape.reopen(self._node(), output, saved[place])
+        return tuple(saved)
+
+
+class Function:
+    """Base of operations with a backward of their own.
+
+    Write ``forward(ctx, *args)``, which computes on tensors without recording, and ``backward(ctx, *gradients)``, which gives
+    one gradient (or None) for each argument of forward. Backward is made of ordinary operations, so with
+    ``create_graph=True`` it is recorded and can be differentiated again. Call ``MyFunction.apply(*args)``.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> class Cube(mg.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return x * x * x
+    ...     @staticmethod
+    ...     def backward(ctx, g):
+    ...         (x,) = ctx.saved_tensors
+    ...         return g * 3 * x * x
+    >>> x = mg.tensor(2.0, requires_grad=True)
+    >>> (dx,) = mg.grad(Cube.apply(x), [x], create_graph=True)
+    >>> dx, mg.grad(dx, x)
+    (tensor(12., grad_fn=<multiply>), tensor(12.))
+    """
+
+    @staticmethod
+    def forward(ctx: Context, *args: Any, **kwargs: Any) -> Any:
+        """Compute the outputs, a tensor or a tuple of tensors; arguments may be anything."""
+        raise TypeError("Function: a subclass needs a static method forward(ctx, *args)")
+
+    @staticmethod
+    def backward(ctx: Context, *gradients: Any) -> Any:
+        """Give a gradient or None for each positional argument of forward."""
+        raise TypeError("Function: a subclass needs a static method backward(ctx, *gradients)")
+
+    @classmethod
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        """Run forward, and record the operation where an argument requires grad."""
+        edges = tuple(tape.edge(a) if isinstance(a, tape.TensorBase) and tape.is_recording() else None for a in args)
+        ctx = Context(tuple(edge is not None for edge in edges))
+        with no_grad():
+            result = cls.forward(ctx, *args, **kwargs)
+        many = result if isinstance(result, tuple) else (result,)
+        for t in many:
+            if not isinstance(t, tape.TensorBase):
+                raise GradError(message(f"{cls.__name__}.forward", "result", t, "a tensor or a tuple of tensors"))
+        if not any(ctx.needs_input_grad):
+            return result
+        places = {id(t): k for k, t in enumerate(many)}
+        ctx._outputs = [(i, places[id(t)]) for i, t in enumerate(ctx._saved) if id(t) in places and all(t is not a for a in args)]
+        # an output must not be held by its own node: keep the bare array
+        ctx._saved = tuple(t.detach() if id(t) in places and all(t is not a for a in args) else t for t in ctx._saved)
+        # an input handed through is an output of its own
+        arrays = tuple(t._array.copy() if any(t is a for a in args) else t._array for t in many)
+        rule = tape.PyRule(cls.__name__, cls._pull)
+        outputs = tape.record(rule, edges, arrays, (ctx, ctx._saved))
+        ctx._node = tape.node_reference(outputs[0])
+        return tuple(outputs) if isinstance(result, tuple) else outputs[0]
+
+    @classmethod
+    def _pull(cls, node: tape.Node, cotangent: Any, create: bool) -> list[Any]:
+        """Call backward and check what it gives."""
+        ctx = node.saved[0]
+        parents = node.parents
+        cotangents = cotangent if isinstance(cotangent, tuple) else (cotangent,)
+        given = cls.backward(ctx, *(g if create or g is None else engine.wrapped(g) for g in cotangents))
+        gradients = list(given) if isinstance(given, tuple) else [given]
+        if len(gradients) != len(parents):
+            raise GradError(
+                f"{cls.__name__}.backward: gave {len(gradients)} gradients, needs {len(parents)}, one for each argument of forward. "
+                "Give None for what has no gradient"
+            )
+        for g in gradients:
+            if g is not None and not isinstance(g, tape.TensorBase):
+                raise GradError(message(f"{cls.__name__}.backward", "result", g, "tensors or None"))
+        return gradients
+
+
+def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `f` without keeping what its backward needs; backward runs it again.
+
+    Memory for the inside of `f` is held only while it runs and while its backward runs, for about a third more time. The
+    random state is put back for the second run, so dropout draws the same masks. Gradients reach the arguments and
+    everything else that `f` uses (parameters, closures), by ``backward`` and by ``grad``, to any order.
+
+    Parameters
+    ----------
+    f : callable
+        Gives a tensor, or a tuple or list of tensors; must compute the same when called twice.
+    *args, **kwargs
+        Passed to `f`.
+
+    Returns
+    -------
+    Tensor or tuple or list of Tensor
+        What `f` gives.
+
+    Raises
+    ------
+    GradError
+        If `f` gives something else.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> mg.checkpoint(lambda x: (x * x).exp(), x).sum().backward()
+    >>> x.grad  # doctest: +ELLIPSIS
+    tensor([  5.43..., 218.39...])
+    """
+    if not tape.is_recording():
+        return f(*args, **kwargs)
+    state = random.get_state()
+    since = tape.clock()
+    result = f(*args, **kwargs)
+    many = list(result) if isinstance(result, (tuple, list)) else [result]
+    for t in many:
+        if not isinstance(t, tape.TensorBase):
+            raise GradError(message("checkpoint", "result of f", t, "a tensor, or a tuple or list of tensors"))
+    edges = tuple(tape.frontier(many, since))
+    if not edges:
+        return result
+
+    def pull(node: tape.Node, cotangent: Any, create: bool) -> list[Any]:
+        now = random.get_state()
+        random.set_state(state)
+        try:
+            with enable_grad():
+                again = f(*args, **kwargs)
+        finally:
+            random.set_state(now)
+        outputs = list(again) if isinstance(again, (tuple, list)) else [again]
+        cotangents = cotangent if isinstance(cotangent, tuple) else (cotangent,)
+        live = [
+            (t, g if create else engine.wrapped(g))
+            for t, g in zip(outputs, cotangents, strict=True)
+            if g is not None and t.requires_grad
+        ]
+        return engine.run_backward([t for t, _ in live], [g for _, g in live], list(edges), create, create, True)
+
+    rule = tape.PyRule("checkpoint", pull)
+    guarded = tuple(a for a in args if isinstance(a, tape.TensorBase))
+    outputs = tape.record(rule, edges, tuple(t._array for t in many), guarded)
+    return type(result)(outputs) if isinstance(result, (tuple, list)) else outputs[0]

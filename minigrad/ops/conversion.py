@@ -1,0 +1,310 @@
+"""Conversion: tensors from array-likes, and casts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minigrad import dtypes
+from minigrad._core import tape
+from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, message
+from minigrad.ops.registry import Array, keep, op
+from minigrad.ops.samples import A, case, error
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = ["asarray", "astype", "convert", "copy", "from_dlpack", "new", "tensor", "to_array"]
+
+
+def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    """An array of a dtype that minigrad has from any array-like: nested lists, NumPy arrays, numbers, DLPack.
+
+    Python floats become float32, whatever NumPy thinks of them; arrays keep their dtype.
+    """
+    wanted = None if dtype is None else dtypes.as_dtype(dtype, who)
+    array = _read(value, wanted, who)
+    if array.dtype not in dtypes.ALL:
+        if array.dtype == object:
+            raise DTypeError(
+                message(who, "data", "an object array", "numbers or bools", "Convert the elements first: np.array(data, dtype=float)")
+            )
+        raise DTypeError(message(who, "data", f"dtype {array.dtype}", "numbers or bools"))
+    lends = isinstance(value, memoryview) or hasattr(value, "__array__") or hasattr(value, "__dlpack__")
+    if copy is False and not lends:
+        raise ValueError(message(who, "copy", "False", f"True or None, since a {type(value).__name__} has no memory to share"))
+    if wanted is None:
+        wanted = _default(array.dtype, typed=lends or _typed(value), who=who)
+    if array.dtype != wanted:
+        if copy is False:
+            raise ValueError(message(who, "copy", "False", f"True or None, since {array.dtype} has to be cast to {wanted}"))
+        _check_cast(array.dtype, wanted, who)
+        with np.errstate(all="ignore"):
+            return array.astype(wanted)
+    return np.array(array, copy=True) if copy else array
+
+
+def _read(value: Any, wanted: dtypes.DType | None, who: str) -> np.ndarray[Any, Any]:
+    """What NumPy makes of a value; Python integers that `wanted` cannot hold raise instead of wrapping."""
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value)
+    plain = _plain(value)
+    exact = wanted if wanted in dtypes.INTEGER and not _typed(value) else None
+    try:
+        found = np.asarray(plain)
+        return np.asarray(plain, exact) if exact is not None and found.dtype in dtypes.INTEGER else found
+    except OverflowError as overflow:
+        raise OverflowError(message(who, "data", str(overflow), "a wider dtype")) from None
+    except ValueError as error:
+        raise ShapeError(message(who, "data", "a ragged nested sequence", "rows of equal length", str(error))) from None
+
+
+def _default(found: dtypes.DType, *, typed: bool, who: str) -> dtypes.DType:
+    """The dtype of a tensor when none was asked for: the array's own, and minigrad's defaults for Python numbers."""
+    if typed:
+        return found if found.isnative else found.newbyteorder("=")
+    if found == dtypes.uint64:
+        raise OverflowError(message(who, "data", "an integer beyond int64", "integers that fit int64", "Pass dtype=mg.uint64"))
+    return {dtypes.float64: dtypes.default_float, dtypes.complex128: dtypes.complex64}.get(found, found)
+
+
+def _check_cast(own: dtypes.DType, wanted: dtypes.DType, who: str) -> None:
+    """Refuse to drop imaginary parts."""
+    if own in dtypes.COMPLEX and wanted not in dtypes.COMPLEX | dtypes.BOOL:
+        raise DTypeError(message(who, "dtype", f"{wanted} for {own} values", "a complex dtype", "Take mg.real(x) or mg.abs(x) first"))
+
+
+def _plain(value: Any) -> Any:
+    """Nested sequences that hold tensors, with arrays in their place."""
+    if isinstance(value, tape.TensorBase):
+        if value.requires_grad:
+            raise GradError(
+                "tensor: data holds a tensor that requires grad, and the graph would be lost. Use mg.stack([...]) to keep it, "
+                "or t.detach() to drop it"
+            )
+        return value._array
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _typed(value: Any) -> bool:
+    """Whether a value brings a dtype of its own along (arrays, also inside lists), as Python numbers do not."""
+    while isinstance(value, (list, tuple)):
+        if not value:
+            return False
+        value = value[0]
+    return hasattr(value, "dtype") or hasattr(value, "__array__") or isinstance(value, memoryview)
+
+
+def check_device(device: Any, who: str) -> None:
+    """Refuse a device that is not there."""
+    if device not in (None, "cpu"):
+        raise DeviceError(message(who, "device", f"{device!r}", "'cpu', the only device there is", "A GPU needs minigrad[gpu]"))
+
+
+def new(array: Any, *, requires_grad: bool = False, device: Any = None, who: str = "tensor") -> Tensor:
+    """Wrap an array as a leaf."""
+    check_device(device, who)
+    if requires_grad and array.dtype not in dtypes.FLOATING:
+        raise GradError(
+            message(who, "requires_grad", f"True for a {array.dtype} tensor", "a floating dtype", "Cast with dtype=mg.float32")
+        )
+    return tape.new_tensor(array, requires_grad)  # type: ignore[no-any-return]
+
+
+def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`.
+
+    Parameters
+    ----------
+    data : array_like
+        Numbers, nested sequences, NumPy arrays, tensors. Python floats become float32; arrays keep their dtype.
+    dtype : dtype, optional
+        The dtype to cast to.
+    device : str, optional
+        Where the tensor lives.
+    requires_grad : bool
+        Record operations on it.
+
+    Returns
+    -------
+    Tensor
+        A leaf.
+
+    Raises
+    ------
+    ShapeError
+        For nested sequences of unequal lengths.
+    DTypeError
+        For objects and strings.
+    GradError
+        If an integer tensor shall require grad.
+    OverflowError
+        For Python integers that the dtype cannot hold.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> mg.tensor([[1.0, 2.0]], requires_grad=True)
+    tensor([[1., 2.]], requires_grad=True)
+    """
+    if isinstance(data, tape.TensorBase):
+        data = data._array
+    return new(to_array(data, dtype, who="tensor", copy=True), requires_grad=requires_grad, device=device)
+
+
+def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor on `obj`, without a copy where that is possible; a tensor comes back as it is.
+
+    Parameters
+    ----------
+    obj : array_like
+        Numbers, nested sequences, NumPy arrays, tensors, objects with ``__dlpack__``.
+    dtype : dtype, optional
+        The dtype to cast to.
+    device : str, optional
+        Where the tensor lives.
+    copy : bool, optional
+        True always copies, False raises where a copy is needed.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    ValueError
+        If `copy` is False and a copy is needed.
+
+    Examples
+    --------
+    >>> import numpy as np, minigrad as mg
+    >>> a = np.zeros(2)
+    >>> t = mg.asarray(a)
+    >>> a[0] = 1.0
+    >>> t
+    tensor([1., 0.], dtype=float64)
+    """
+    if isinstance(obj, tape.TensorBase):
+        wanted = obj.dtype if dtype is None else dtypes.as_dtype(dtype, "asarray")
+        if copy is False and wanted != obj.dtype:
+            raise ValueError(message("asarray", "copy", "False", f"True or None, since {obj.dtype} has to be cast to {wanted}"))
+        return astype(obj, wanted, copy=bool(copy), device=device)  # type: ignore[arg-type]
+    return new(to_array(obj, dtype, who="asarray", copy=copy), device=device, who="asarray")
+
+
+def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor on the memory of an array of another library, by the DLPack protocol.
+
+    Parameters
+    ----------
+    x : object
+        With ``__dlpack__`` and ``__dlpack_device__``: arrays of NumPy, PyTorch, JAX, CuPy.
+    device : str, optional
+        Where the tensor lives.
+    copy : bool, optional
+        True always copies, False raises where a copy is needed.
+
+    Returns
+    -------
+    Tensor
+        A leaf that shares its memory with `x` unless it was copied.
+
+    Raises
+    ------
+    DTypeError
+        If `x` does not speak DLPack.
+    BufferError
+        If the memory of `x` cannot be shared: another device, or a dtype that DLPack or NumPy lacks.
+
+    Examples
+    --------
+    >>> import numpy as np, minigrad as mg
+    >>> mg.from_dlpack(np.arange(3))
+    tensor([0, 1, 2])
+    """
+    check_device(device, "from_dlpack")
+    if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
+        raise DTypeError(message("from_dlpack", "x", x, "an array with __dlpack__", "mg.asarray takes anything array-like"))
+    try:
+        array = np.from_dlpack(x)
+    except (BufferError, RuntimeError) as error:
+        raise BufferError(message("from_dlpack", "x", x, "memory on the CPU of a dtype that NumPy has", str(error))) from None
+    return new(to_array(array, who="from_dlpack", copy=copy), who="from_dlpack")
+
+
+def convert(op: Any, argument: str, value: Any) -> Tensor:
+    """What the dispatcher calls for an operand that is neither a tensor nor a Python number."""
+    if isinstance(value, np.generic):
+        value = value.item()  # NumPy's scalars are as weak as Python's
+    elif not isinstance(value, (np.ndarray, list, tuple, int, float)) and not hasattr(value, "__array__"):
+        raise DTypeError(message(op.name, argument, value, "a tensor, an array or a number"))
+    return tape.new_tensor(to_array(value, who=op.name))  # type: ignore[no-any-return]
+
+
+@op(dtype=keep.but(same=False), view=True, needs="a dtype that it can be cast to")
+def _astype(xp: Any, x: Array, /, dtype: Any, copy: bool) -> Array:
+    _check_cast(x.dtype, dtype, "astype")
+    return x.astype(dtype, copy=copy)
+
+
+_astype.vjp(0)(lambda xp, g, x_dtype: xp.astype(g, x_dtype))
+_astype.samples(
+    case((2, 3), dtype=dtypes.float32, copy=True),
+    case((3,), dtype=dtypes.float64, copy=False),
+    case(A((3,), kind="int"), dtype=dtypes.float64, copy=True),
+    case(A((2, 2)), dtype=dtypes.bool, copy=True),
+    error(DTypeError, "a complex dtype", np.ones(2, np.complex64), dtype=dtypes.float32, copy=True),
+)
+
+
+def astype(x: Tensor, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Tensor:
+    """Cast to another dtype; the gradient is cast back.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape and dtype.
+    dtype : dtype
+        The wanted dtype.
+    copy : bool
+        Also copy where the dtype is right already.
+    device : str, optional
+        Where the result lives.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    DTypeError
+        If a complex tensor would lose its imaginary part.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> mg.astype(mg.tensor([1.7]), mg.int64)
+    tensor([1])
+    """
+    check_device(device, "astype")
+    wanted = dtypes.as_dtype(dtype, "astype")
+    if not copy and isinstance(x, tape.TensorBase) and x.dtype == wanted:
+        return x
+    return _astype(x, wanted, copy)
+
+
+def copy(x: Tensor, /) -> Tensor:
+    """A copy in memory of its own; the graph runs through it.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> mg.copy(mg.tensor([1.0, 2.0]))
+    tensor([1., 2.])
+    """
+    return asarray(x, copy=True)

@@ -1,0 +1,256 @@
+"""The op record: what one operation is. Every op of minigrad is made here and listed in `REGISTRY`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
+
+import numpy as np
+
+from minigrad import dtypes
+from minigrad._core import dispatch
+from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, describe, layer_path
+from minigrad.ops.samples import Case
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = [
+    "REGISTRY", "Array", "DTypeRule", "Op", "accumulate_float32", "comparison", "exact", "explain", "floating", "keep", "op", "promote",
+]  # fmt: skip
+
+P = ParamSpec("P")
+Array = Any  # an array of whatever backend `xp` is, or a Tensor where `xp` is minigrad itself
+
+REGISTRY: dict[str, Op[Any]] = {}
+
+
+class DTypeRule:
+    """In which dtype an op computes and answers.
+
+    Parameters
+    ----------
+    promoted : bool
+        Bring all inputs to one dtype.
+    floats : bool
+        Integers become the default floating dtype first.
+    accumulate : bool
+        Half types are computed in float32 and the result is rounded once.
+    same : bool
+        The result has the dtype of the inputs; the dispatcher asserts it.
+    kinds : frozenset of dtype
+        What the op takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        promoted: bool = True,
+        floats: bool = False,
+        accumulate: bool = True,
+        same: bool = True,
+        kinds: frozenset[dtypes.DType] = dtypes.ALL,
+    ) -> None:
+        self.promoted, self.floats, self.accumulate, self.kinds = promoted, floats, accumulate, kinds
+        self.result = "same" if same else None
+        self.plain = kinds
+        if floats:
+            self.plain = self.plain - dtypes.BOOL - dtypes.INTEGER
+        if accumulate:
+            self.plain = self.plain - dtypes.HALF
+
+    def but(self, **changes: Any) -> DTypeRule:
+        """This rule with some of its arguments changed."""
+        own = {
+            "promoted": self.promoted,
+            "floats": self.floats,
+            "accumulate": self.accumulate,
+            "same": self.result is not None,
+            "kinds": self.kinds,
+        }
+        return DTypeRule(**{**own, **changes})
+
+    def resolve(
+        self, op: Op[Any], arrays: list[Any], skip: tuple[bool, ...], backend: Any
+    ) -> tuple[list[Any], dtypes.DType | None, dtypes.DType | None]:
+        """Cast the inputs; returns them, the dtype of the computation and the dtype of the result."""
+        if not self.promoted:
+            return [self._constant(a, None, backend) for a in arrays], None, None
+        own = [a for a, out in zip(arrays, skip, strict=True) if not out and a is not None]
+        weak = [a for a in own if isinstance(a, (bool, int, float, complex))]
+        found = [a.dtype for a in own if hasattr(a, "dtype")]
+        result = dtypes.promote(found, weak, op.name)
+        if result not in self.kinds:
+            names = sorted(str(d) for d in self.kinds)
+            raise DTypeError(f"{op.name}: got {result}, needs one of {', '.join(names)}")
+        if self.floats and result not in dtypes.FLOATING | dtypes.COMPLEX:
+            result = dtypes.default_float
+        compute = dtypes.float32 if self.accumulate and result in dtypes.HALF else result
+        cast = [
+            self._constant(a, None, backend) if out or a is None else self._constant(a, compute, backend)
+            for a, out in zip(arrays, skip, strict=True)
+        ]
+        return cast, compute, result
+
+    @staticmethod
+    def _constant(a: Any, dtype: dtypes.DType | None, backend: Any) -> Any:
+        if a is None:
+            return None
+        if hasattr(a, "dtype"):
+            return a if dtype is None or a.dtype == dtype else a.astype(dtype)
+        return backend.asarray(a, dtype or dtypes.promote([], [a]))
+
+
+promote = DTypeRule()
+floating = DTypeRule(floats=True)
+accumulate_float32 = floating
+comparison = DTypeRule(accumulate=False, same=False)
+exact = DTypeRule(accumulate=False)
+keep = DTypeRule(promoted=False, accumulate=False)
+
+
+class Op(dispatch.Op, Generic[P]):
+    """One operation. Calling it computes; the decorators below complete its record."""
+
+    needs: str
+    hint: str
+    ref: str | None
+    cases: list[Case]
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor: ...
+
+    def vjp(self, *which: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Attach the vjp rule for inputs `which`; without a number, one joint rule that answers for all inputs.
+
+        The rule is called as ``rule(xp, g, *residuals, **params)``. The names of its positional parameters after ``g`` say
+        what the forward must save: inputs by name, ``out``, or ``NAME_shape`` where the shape is enough.
+        """
+
+        def attach(rule: Callable[..., Any]) -> Callable[..., Any]:
+            names, params = [], []
+            for parameter in list(inspect.signature(rule).parameters.values())[2:]:
+                (params if parameter.kind is parameter.KEYWORD_ONLY else names).append(parameter.name)
+            for index in which or (None,):
+                self.add_rule(index, rule, names, params)
+            return rule
+
+        return attach
+
+    def kernel(
+        self, backend: str, *kinds: dtypes.DType, vjp: int | None = None
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register a kernel for the forward, or for the rule of input `vjp`, on a backend and for dtypes.
+
+        A kernel takes what the body or rule takes, without ``xp``, and returns NotImplemented for a layout it does not take.
+        """
+
+        def attach(kernel: Callable[..., Any]) -> Callable[..., Any]:
+            table = self.kernels if vjp is None else (self.joint if vjp < 0 else self.vjps[vjp]).kernels
+            table.update({(backend, dtype): kernel for dtype in kinds})
+            return kernel
+
+        return attach
+
+    def samples(self, *cases: Case) -> None:
+        """Add the inputs on which the generic tests try the op."""
+        self.cases.extend(cases)
+
+
+def op(
+    *,
+    dtype: DTypeRule = promote,
+    skip: str = "",
+    view: bool = False,
+    ref: str | None = None,
+    needs: str = "shapes that broadcast together",
+    hint: str = "",
+    code: str | None = None,
+    name: str | None = None,
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Op[P]]:
+    """Make an op from its generic body.
+
+    Parameters
+    ----------
+    dtype : DTypeRule
+        The dtype rule.
+    skip : str
+        Names of inputs, separated by spaces, that the dtype rule leaves alone (conditions, indices).
+    view : bool
+        The result may lie in the memory of an input.
+    ref : str, optional
+        Dotted name of a NumPy or SciPy function that the generic tests compare with.
+    needs, hint : str
+        What the inputs must be and how to mend them, for the error when the body fails.
+    code : str, optional
+        Name of the loop for small arrays in ``_core/arrays.pyx``.
+    name : str, optional
+        The name of the op; the body's by default.
+
+    Returns
+    -------
+    callable
+        A decorator for ``body(xp, *inputs, /, params, *, keyword_params)``: what stands before the slash is an array
+        input (``*xs`` takes any number), what stands behind it is a static parameter.
+    """
+
+    def make(body: Callable[Concatenate[Any, P], Any]) -> Op[P]:
+        signature = inspect.signature(body)
+        inputs: list[str] = []
+        input_defaults: list[Any] = []
+        params: list[str] = []
+        positional: list[str] = []
+        defaults: dict[str, Any] = {}
+        variadic = False
+        public = []
+        for parameter in list(signature.parameters.values())[1:]:
+            public.append(parameter)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                variadic = True
+                inputs.append(parameter.name)
+            elif parameter.kind is parameter.POSITIONAL_ONLY:
+                inputs.append(parameter.name)
+                if parameter.default is not parameter.empty:
+                    input_defaults.append(parameter.default)
+            else:
+                params.append(parameter.name)
+                if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                    positional.append(parameter.name)
+                if parameter.default is not parameter.empty:
+                    defaults[parameter.name] = parameter.default
+        title = name or body.__name__.strip("_")
+        skipped = tuple(i in skip.split() for i in inputs)
+        made: Op[P] = Op(
+            title, body, tuple(inputs), variadic, tuple(input_defaults), tuple(params), tuple(positional), defaults,
+            dtype, skipped, view, code,
+        )  # fmt: skip
+        made.__doc__, made.__name__, made.__qualname__ = body.__doc__, title, title
+        made.__module__ = body.__module__
+        made.__signature__ = signature.replace(parameters=public)
+        made.ref, made.needs, made.hint = ref, needs, hint
+        if title in REGISTRY:
+            raise ValueError(f"op {title!r} is registered twice")
+        REGISTRY[title] = made
+        return made
+
+    return make
+
+
+def explain(op: Op[Any], tensors: list[Any], params: dict[str, Any], error: Exception) -> Exception:
+    """Turn what an array library raised inside a body into an error that names the op and its arguments."""
+    if isinstance(error, (ShapeError, DTypeError, DeviceError, GradError)):
+        return error
+    names = [f"{op.inputs[0]}[{i}]" for i in range(len(tensors))] if op.variadic else op.inputs
+    got = [f"{n} {describe(t)}" for n, t in zip(names, tensors, strict=True) if t is not None]
+    got += [f"{key}={describe(value)}" for key, value in params.items() if value is not op.defaults.get(key)]
+    path = layer_path.get()
+    text = f"{path + ': ' if path else ''}{op.name}: got {', '.join(got)}, needs {op.needs}. {str(error).rstrip('.')}."
+    if op.hint:
+        text += f" {op.hint}"
+    if isinstance(error, (IndexError, MemoryError, OverflowError, ZeroDivisionError, np.linalg.LinAlgError)) and not isinstance(
+        error, np.exceptions.AxisError
+    ):
+        return type(error)(text)
+    return DTypeError(text) if isinstance(error, TypeError) else ShapeError(text)

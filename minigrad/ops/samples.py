@@ -1,0 +1,71 @@
+"""Samples: plain data that says on which inputs an op is tried, and which inputs it must refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["A", "Case", "binary", "case", "error", "unary"]
+
+
+@dataclass(frozen=True)
+class A:
+    """One array input, described and not yet drawn.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Its shape.
+    low, high : float
+        Its values lie between them (integers: ``low <= value < high``).
+    avoid : tuple of float
+        Points that values keep a distance of 0.1 from: kinks and poles.
+    kind : str
+        ``"float"``, ``"int"``, ``"bool"``; only floats are differentiated.
+    form : str
+        ``"any"``; ``"distinct"``: all values at least 0.1 apart; ``"spd"``: symmetric positive definite matrices;
+        ``"symmetric"``; ``"regular"``: matrices with singular values between 0.5 and 2, well apart; ``"sorted"``.
+    """
+
+    shape: tuple[int, ...]
+    low: float = -2.0
+    high: float = 2.0
+    avoid: tuple[float, ...] = ()
+    kind: str = "float"
+    form: str = "any"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of an op: array inputs (descriptions, or values taken as they are), parameters, and what must happen."""
+
+    inputs: tuple[Any, ...]
+    params: dict[str, Any] = field(default_factory=dict)
+    raises: type[Exception] | None = None
+    text: str = ""
+
+
+def case(*inputs: Any, **params: Any) -> Case:
+    """A call that works; a tuple of ints stands for an array of that shape."""
+    return Case(tuple(A(i) if isinstance(i, tuple) else i for i in inputs), params)
+
+
+def error(raises: type[Exception], text: str, *inputs: Any, **params: Any) -> Case:
+    """A call that must raise `raises` with `text` in its message."""
+    return Case(tuple(A(i) if isinstance(i, tuple) else i for i in inputs), params, raises, text)
+
+
+def unary(low: float = -2.0, high: float = 2.0, avoid: tuple[float, ...] = (), **params: Any) -> tuple[Case, ...]:
+    """The shapes that every elementwise op of one argument is tried on."""
+    return tuple(Case((A(shape, low, high, avoid),), params) for shape in [(), (3,), (2, 3), (0, 2), (2, 1, 3)])
+
+
+def binary(
+    first: tuple[float, float] = (-2.0, 2.0), second: tuple[float, float] | None = None, avoid: tuple[float, ...] = (), **params: Any
+) -> tuple[Case, ...]:
+    """The shapes, broadcasting among them, that every elementwise op of two arguments is tried on."""
+    second = second or first
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        ((), ()), ((3,), (3,)), ((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2, 2)), ((2, 3), ()), ((0, 3), (1, 3)),
+    ]  # fmt: skip
+    return tuple(Case((A(a, *first, avoid), A(b, *second, avoid)), params) for a, b in shapes)

@@ -1,0 +1,26 @@
+"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE, and the order of tests: the fast files first."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+EXAMPLES = 25
+
+hypothesis.settings.register_profile("dev", max_examples=EXAMPLES, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=2 * EXAMPLES, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("nightly", max_examples=20 * EXAMPLES, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+LAST = ("test_packaging", "test_examples", "test_benchmarks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests last, and what runs whole programs after what calls functions; nightly ones only in their profile."""
+    if os.environ.get("HYPOTHESIS_PROFILE") != "nightly":
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(pytest.mark.skip(reason="HYPOTHESIS_PROFILE=nightly runs it"))
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.stem in LAST))
