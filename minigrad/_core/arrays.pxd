@@ -19,3 +19,5 @@ cdef bint sole(PyObject* a) noexcept
 cdef bint overlaps(object a, object b) except -1
 cdef object hush()
 cdef int unhush(object token) except -1
+cdef bint add_to(object a, object b) except -1
+cdef object dtype_of(object a)

@@ -7,7 +7,7 @@ from numpy cimport NPY_DOUBLE, NPY_FLOAT, PyArray_TYPE, import_array, ndarray
 import os
 
 from minigrad._core.arrays cimport (
-    ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, hush, overlaps, unary, unhush,
+    ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, dtype_of, hush, overlaps, unary, unhush,
 )
 from minigrad._core.tape cimport (
     Node, Rule, TensorBase, Version, anomaly, check_versions, edge_of, new_node, new_pick, out_versions,
@@ -302,8 +302,8 @@ cdef class Op(Rule):
             arrays.append(array)
             if uniform and not (self.skip[0] if self.variadic else self.skip[i]):
                 if common is None:
-                    common = array.dtype
-                elif array.dtype is not common:
+                    common = dtype_of(array)
+                elif dtype_of(array) is not common:
                     uniform = False
         if backend is not _numpy_backend:
             self.find_backend(tensors)
@@ -353,7 +353,7 @@ cdef class Op(Rule):
                 out = out.astype(result)
             if self.result is not None:
                 expected = result if result is not None else common
-                if out.dtype is not expected and out.dtype != expected:
+                if dtype_of(out) is not expected and out.dtype != expected:
                     raise DTypeError(f"{self.name}: the result is {out.dtype}, the dtype rule says {expected}")
         if record or self.view or anomaly():
             return self.finish(tensors, out, compute, params, record)

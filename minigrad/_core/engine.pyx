@@ -4,9 +4,9 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from numpy cimport import_array, ndarray
+from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, import_array, ndarray
 
-from minigrad._core.arrays cimport ADD, binary, expand, filled, hush, same_shape, sole, unhush
+from minigrad._core.arrays cimport ADD, add_to, binary, dtype_of, expand, filled, hush, same_shape, sole, unhush
 from minigrad._core.tape cimport Node, Rule, TensorBase, anomaly, check_versions, edge_of, wrap
 
 import weakref
@@ -16,6 +16,11 @@ from minigrad.errors import DTypeError, GradError, ShapeError
 
 import_array()
 
+cdef extern from "Python.h":
+    int PyContextVar_Reset(object var, object token) except -1
+    object PyContextVar_Set(object var, object value)
+
+cdef object _grad_mode = grad_mode
 cdef object _namespace = None
 cdef dict _backends = {}
 cdef cython.pymutex _grad_lock
@@ -368,8 +373,9 @@ cdef PyObject* add_cotangents(PyObject* first, object b, bint create) except NUL
     a = <object>first
     if create:
         total = _namespace.add(a, b)
-    elif mine and type(b) is ndarray and a.dtype is b.dtype:
-        a += b
+    elif mine and type(b) is ndarray and dtype_of(a) is dtype_of(b):
+        if not add_to(a, b):
+            a += b
         total = a
     else:
         total = binary(ADD, a, b)
@@ -388,7 +394,7 @@ cdef object conform(object g, object edge, Node node, bint create):
     if type(edge) is Node:
         shape, dtype = (<Node>edge).shape, (<Node>edge).dtype
     else:
-        shape, dtype = (<TensorBase>edge).shape, (<TensorBase>edge)._array.dtype
+        shape, dtype = (<TensorBase>edge).shape, dtype_of((<TensorBase>edge)._array)
     if create:
         if not isinstance(g, TensorBase):
             g = _namespace.asarray(g, dtype=dtype)
@@ -403,7 +409,7 @@ cdef object conform(object g, object edge, Node node, bint create):
             g = unbroadcast(g, shape, _backends[type(g)].namespace, node)
             if type(g) not in _backends:
                 g = _backends[ndarray].asarray(g)
-    if g.dtype is not dtype and g.dtype != dtype:
+    if (create or dtype_of(g) is not dtype) and g.dtype != dtype:
         if node.compute is None or g.dtype != node.compute:
             raise DTypeError(f"{node.rule.name}: its vjp rule gave a {g.dtype} gradient for a {dtype} input")
         g = _namespace.astype(g, dtype) if create else g.astype(dtype)
@@ -483,8 +489,9 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
             leaf._grad = wrap(g if sole(<PyObject*>g) else _backends[type(g)].copy(g), None)
             return
         grad = <TensorBase>leaf._grad
-        if grad._node is None and not grad._leaf and type(grad._array) is ndarray and grad._array.flags.writeable:
-            grad._array += g
+        if grad._node is None and not grad._leaf and type(grad._array) is ndarray and PyArray_CHKFLAGS(<ndarray>grad._array, NPY_ARRAY_WRITEABLE):
+            if not add_to(grad._array, g):
+                grad._array += g
             if grad._version is not None:
                 grad._version.value += 1
                 grad._version.site = "accumulation into .grad by backward"
@@ -540,12 +547,12 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
         values.append(seed if create else (<TensorBase>seed)._array)
     seed = None
     seeds.clear()
-    token, quiet = grad_mode.set(create), hush()
+    token, quiet = PyContextVar_Set(_grad_mode, create), hush()
     try:
         run.go(roots, values)
     finally:
         unhush(quiet)
-        grad_mode.reset(token)
+        PyContextVar_Reset(_grad_mode, token)
     result = []
     for k in which:
         g = run.found[k]

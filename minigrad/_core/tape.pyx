@@ -5,6 +5,8 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from numpy cimport ndarray, PyArray_NDIM, PyArray_DIMS, import_array
 
+from minigrad._core.arrays cimport dtype_of
+
 import contextvars
 import os
 import sys
@@ -166,7 +168,7 @@ cdef Node new_node(Rule rule, dict params, tuple parents, tuple saved, object ar
     node.saved = saved
     if array is not None:
         node.shape = shape_of(array)
-        node.dtype = array.dtype
+        node.dtype = dtype_of(array)
     return node
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad._core import special
+from minigrad._core import philox, special
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -35,7 +35,8 @@ def _places(shape: tuple[int, ...], key: tuple[Any, ...]) -> Array:
     """The flat positions in an array of `shape` that an index reads."""
     lead = len(shape)
     if all(part is not Ellipsis for part in key):
-        lead = sum(part.ndim if isinstance(part, np.ndarray) and part.dtype == np.bool_ else 1 for part in key if part is not None)
+        masks = [part.ndim for part in key if isinstance(part, np.ndarray) and part.dtype == np.bool_]
+        lead = sum(masks) + sum(part is not None for part in key) - len(masks)
     rest = math.prod(shape[lead:])
     where: Any = 0
     for axis in range(lead):
@@ -55,10 +56,27 @@ def index_put(x: Array, values: Array, index: Any) -> Array:
 
 
 def index_extremum(x: Array, values: Array, index: Any, largest: bool) -> Array:
-    """A copy of `x` with ``copy[index] = maximum(copy[index], values)`` (or minimum), once for each occurrence of a place."""
+    """A copy of `x` that has the larger (or smaller) of itself and `values` at `index`; duplicates all count."""
     out = x.copy()
     (np.maximum if largest else np.minimum).at(out, index, values)
     return out
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)); where exp overflows, the result is the right 0."""
+    return 1 / (1 + np.exp(-x))
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)) without overflow."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def keep_mask(shape: tuple[int, ...], seed: int, counter: int, rate: float) -> Array:
+    """Bools that are False at a probability of `rate`, each a function of (seed, counter, its index)."""
+    out = np.empty(math.prod(shape), np.uint8)
+    philox.fill_keep_mask(seed, counter, rate, out)
+    return out.view(np.bool_).reshape(shape)
 
 
 class NumpyBackend:
@@ -71,6 +89,9 @@ class NumpyBackend:
         # NumPy itself is (almost) the array API; the rest of what op bodies call is added beside it
         self.namespace = SimpleNamespace(**{name: getattr(np, name) for name in dir(np) if not name.startswith("_")})
         self.namespace.erf = special.erf
+        self.namespace.sigmoid = sigmoid
+        self.namespace.softplus = softplus
+        self.namespace.keep_mask = keep_mask
         self.namespace.index_add = index_add
         self.namespace.index_put = index_put
         self.namespace.index_extremum = index_extremum

@@ -8,6 +8,7 @@ from minigrad.ops.comparison import *
 from minigrad.ops.complex import *
 from minigrad.ops.constants import *
 from minigrad.ops.creation import *
+from minigrad.ops.cross_entropy import *
 from minigrad.ops.datatypes import *
 from minigrad.ops.exponential import *
 from minigrad.ops.indexing import *

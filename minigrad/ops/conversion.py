@@ -25,20 +25,21 @@ def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = Non
     """
     wanted = None if dtype is None else dtypes.as_dtype(dtype, who)
     array = _read(value, wanted, who)
-    if array.dtype not in dtypes.ALL:
+    native = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+    if native not in dtypes.ALL:
         if array.dtype == object:
-            raise DTypeError(
-                message(who, "data", "an object array", "numbers or bools", "Convert the elements first: np.array(data, dtype=float)")
-            )
+            hint = "Convert the elements first: np.array(data, dtype=float)"
+            raise DTypeError(message(who, "data", "an object array", "numbers or bools", hint))
         raise DTypeError(message(who, "data", f"dtype {array.dtype}", "numbers or bools"))
     lends = isinstance(value, memoryview) or hasattr(value, "__array__") or hasattr(value, "__dlpack__")
     if copy is False and not lends:
-        raise ValueError(message(who, "copy", "False", f"True or None, since a {type(value).__name__} has no memory to share"))
+        need = f"True or None, since a {type(value).__name__} has no memory to share"
+        raise ValueError(message(who, "copy", "False", need))
     if wanted is None:
-        wanted = _default(array.dtype, typed=lends or _typed(value), who=who)
+        wanted = _default(native, typed=lends or _typed(value), who=who)
     if array.dtype != wanted:
         if copy is False:
-            raise ValueError(message(who, "copy", "False", f"True or None, since {array.dtype} has to be cast to {wanted}"))
+            raise _cast_needed(who, array.dtype, wanted)
         _check_cast(array.dtype, wanted, who)
         with np.errstate(all="ignore"):
             return array.astype(wanted)
@@ -65,16 +66,23 @@ def _read(value: Any, wanted: dtypes.DType | None, who: str) -> np.ndarray[Any, 
 def _default(found: dtypes.DType, *, typed: bool, who: str) -> dtypes.DType:
     """The dtype of a tensor when none was asked for: the array's own, and minigrad's defaults for Python numbers."""
     if typed:
-        return found if found.isnative else found.newbyteorder("=")
+        return found
     if found == dtypes.uint64:
-        raise OverflowError(message(who, "data", "an integer beyond int64", "integers that fit int64", "Pass dtype=mg.uint64"))
+        got = "an integer beyond int64"
+        raise OverflowError(message(who, "data", got, "integers that fit int64", "Pass dtype=mg.uint64"))
     return {dtypes.float64: dtypes.default_float, dtypes.complex128: dtypes.complex64}.get(found, found)
+
+
+def _cast_needed(who: str, own: dtypes.DType, wanted: dtypes.DType) -> ValueError:
+    """The error of ``copy=False`` where the dtype is another one."""
+    return ValueError(message(who, "copy", "False", f"True or None, since {own} has to be cast to {wanted}"))
 
 
 def _check_cast(own: dtypes.DType, wanted: dtypes.DType, who: str) -> None:
     """Refuse to drop imaginary parts."""
     if own in dtypes.COMPLEX and wanted not in dtypes.COMPLEX | dtypes.BOOL:
-        raise DTypeError(message(who, "dtype", f"{wanted} for {own} values", "a complex dtype", "Take mg.real(x) or mg.abs(x) first"))
+        hint = "Take mg.real(x) or mg.abs(x) first"
+        raise DTypeError(message(who, "dtype", f"{wanted} for {own} values", "a complex dtype", hint))
 
 
 def _plain(value: Any) -> Any:
@@ -82,8 +90,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tape.TensorBase):
         if value.requires_grad:
             raise GradError(
-                "tensor: data holds a tensor that requires grad, and the graph would be lost. Use mg.stack([...]) to keep it, "
-                "or t.detach() to drop it"
+                "tensor: data holds a tensor that requires grad, and the graph would be lost. Use mg.stack([...]) to "
+                "keep it, or t.detach() to drop it"
             )
         return value._array
     if isinstance(value, (list, tuple)):
@@ -103,16 +111,16 @@ def _typed(value: Any) -> bool:
 def check_device(device: Any, who: str) -> None:
     """Refuse a device that is not there."""
     if device not in (None, "cpu"):
-        raise DeviceError(message(who, "device", f"{device!r}", "'cpu', the only device there is", "A GPU needs minigrad[gpu]"))
+        need = "'cpu', the only device there is"
+        raise DeviceError(message(who, "device", f"{device!r}", need, "A GPU needs minigrad[gpu]"))
 
 
 def new(array: Any, *, requires_grad: bool = False, device: Any = None, who: str = "tensor") -> Tensor:
     """Wrap an array as a leaf."""
     check_device(device, who)
     if requires_grad and array.dtype not in dtypes.FLOATING:
-        raise GradError(
-            message(who, "requires_grad", f"True for a {array.dtype} tensor", "a floating dtype", "Cast with dtype=mg.float32")
-        )
+        got = f"True for a {array.dtype} tensor"
+        raise GradError(message(who, "requires_grad", got, "a floating dtype", "Cast with dtype=mg.float32"))
     return tape.new_tensor(array, requires_grad)  # type: ignore[no-any-return]
 
 
@@ -189,12 +197,13 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | 
     >>> t
     tensor([1., 0.], dtype=float64)
     """
+    check_device(device, "asarray")
     if isinstance(obj, tape.TensorBase):
         wanted = obj.dtype if dtype is None else dtypes.as_dtype(dtype, "asarray")
         if copy is False and wanted != obj.dtype:
-            raise ValueError(message("asarray", "copy", "False", f"True or None, since {obj.dtype} has to be cast to {wanted}"))
-        return astype(obj, wanted, copy=bool(copy), device=device)  # type: ignore[arg-type]
-    return new(to_array(obj, dtype, who="asarray", copy=copy), device=device, who="asarray")
+            raise _cast_needed("asarray", obj.dtype, wanted)
+        return astype(obj, wanted, copy=bool(copy))  # type: ignore[arg-type]
+    return new(to_array(obj, dtype, who="asarray", copy=copy), who="asarray")
 
 
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
@@ -229,11 +238,13 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     """
     check_device(device, "from_dlpack")
     if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
-        raise DTypeError(message("from_dlpack", "x", x, "an array with __dlpack__", "mg.asarray takes anything array-like"))
+        hint = "mg.asarray takes anything array-like"
+        raise DTypeError(message("from_dlpack", "x", x, "an array with __dlpack__", hint))
     try:
         array = np.from_dlpack(x)
     except (BufferError, RuntimeError) as error:
-        raise BufferError(message("from_dlpack", "x", x, "memory on the CPU of a dtype that NumPy has", str(error))) from None
+        need = "memory on the CPU of a dtype that NumPy has"
+        raise BufferError(message("from_dlpack", "x", x, need, str(error))) from None
     return new(to_array(array, who="from_dlpack", copy=copy), who="from_dlpack")
 
 
@@ -293,7 +304,7 @@ def astype(x: Tensor, dtype: Any, /, *, copy: bool = True, device: Any = None) -
     """
     check_device(device, "astype")
     wanted = dtypes.as_dtype(dtype, "astype")
-    if not copy and isinstance(x, tape.TensorBase) and x.dtype == wanted:
+    if not copy and isinstance(x, tape.TensorBase) and x.dtype == wanted:  # type: ignore[redundant-expr]
         return x
     return _astype(x, wanted, copy)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad._core import tape
-from minigrad.errors import DTypeError, GradError, ShapeError, message
+from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops.conversion import asarray, astype, convert, copy, from_dlpack, new, tensor, to_array
 from minigrad.ops.ranges import arange, linspace, meshgrid
 from minigrad.ops.registry import Array, keep, op
@@ -33,15 +33,13 @@ def as_shape(shape: Any, who: str) -> tuple[int, ...]:
     try:
         found = tuple(map(operator.index, extents))
     except TypeError:
-        raise DTypeError(message(who, "shape", shape, "an int or a tuple of ints")) from None
+        raise DTypeError(message(who, "shape", describe(shape), "an int or a tuple of ints")) from None
     if min(found, default=0) < 0:
         raise ShapeError(message(who, "shape", f"{found}", "extents of at least 0"))
     return found
 
 
-def _filled(
-    who: str, value: Any, shape: Any, wanted: dtypes.DType, device: Any, requires_grad: bool
-) -> Tensor:
+def _filled(who: str, value: Any, shape: Any, wanted: dtypes.DType, device: Any, requires_grad: bool) -> Tensor:
     """A leaf with one value everywhere; None leaves the memory as it comes."""
     extents = as_shape(shape, who)
     try:
@@ -49,7 +47,7 @@ def _filled(
             array = np.empty(extents, wanted)
         else:
             # zeros are free: the system hands out zeroed pages
-            array = np.zeros(extents, wanted) if value == 0 else np.full(extents, value, wanted)
+            array = np.zeros(extents, wanted) if value is 0 else np.full(extents, value, wanted)
     except OverflowError:
         raise OverflowError(message(who, "fill_value", value, f"a value that {wanted} can hold")) from None
     except ValueError as reason:
@@ -201,13 +199,13 @@ def _scalar(who: str, value: Any) -> complex:
     """A Python number from a number, or from an array or tensor with one element."""
     if isinstance(value, tape.TensorBase):
         if value.requires_grad:
-            need = "a number; the graph would be lost"
-            raise GradError(message(who, "fill_value", "a tensor that requires grad", need, "Use mg.broadcast_to(x, shape)"))
+            got, need = "a tensor that requires grad", "a number; the graph would be lost"
+            raise GradError(message(who, "fill_value", got, need, "Use mg.broadcast_to(x, shape)"))
         value = value._array
     if getattr(value, "ndim", None) == 0:
         value = value.item()
     if not isinstance(value, (bool, int, float, complex)):
-        raise DTypeError(message(who, "fill_value", value, "a number"))
+        raise DTypeError(message(who, "fill_value", describe(value), "a number"))
     return value
 
 
@@ -266,7 +264,14 @@ def full_like(
 
 
 def eye(
-    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    *,
+    k: int = 0,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """A matrix with ones on one diagonal and zeros elsewhere.
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import numpy as np
 
 from minigrad import dtypes
 from minigrad.dtypes import (
-    bfloat16, bool, complex64, complex128, finfo, float16, float32, float64, iinfo, int8, int16, int32, int64, isdtype,
-    uint8, uint16, uint32, uint64,
-)  # fmt: skip
+    bfloat16,
+    bool,
+    complex64,
+    complex128,
+    finfo,
+    float16,
+    float32,
+    float64,
+    iinfo,
+    int8,
+    int16,
+    int32,
+    int64,
+    isdtype,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
 from minigrad.errors import DTypeError, ShapeError, message
 
 __all__ = [
-    "bfloat16", "bool", "broadcast_shapes", "can_cast", "complex64", "complex128", "finfo", "float16", "float32", "float64",
-    "iinfo", "int8", "int16", "int32", "int64", "isdtype", "result_type", "uint8", "uint16", "uint32", "uint64",
+    "bfloat16", "bool", "broadcast_shapes", "can_cast", "complex64", "complex128", "finfo", "float16", "float32",
+    "float64", "iinfo", "int8", "int16", "int32", "int64", "isdtype", "result_type", "uint8", "uint16",
+    "uint32", "uint64",
 ]  # fmt: skip
 
 _NUMBERS = (int, float, complex)
@@ -51,7 +69,7 @@ def broadcast_shapes(*shapes: int | tuple[int, ...]) -> tuple[int, ...]:
         raise ShapeError(message("broadcast_shapes", "shapes", got, "extents that are equal or 1")) from None
 
 
-def can_cast(from_: Any, to: Any, /) -> bool:  # type: ignore[valid-type]
+def can_cast(from_: Any, to: Any, /) -> builtins.bool:
     """Whether the promotion rules take one dtype to another: the two together give `to`.
 
     Parameters

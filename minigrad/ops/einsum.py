@@ -24,16 +24,16 @@ Term = tuple[Label, ...]
 def einsum(subscripts: str, *operands: Tensor) -> Tensor:
     """Sum of products after Einstein's convention.
 
-    Every axis has a letter. Operands are multiplied where letters meet, and summed over the letters that the output lacks. Pairs of
-    operands are contracted by :func:`matmul`, the pair that shrinks the data most first, so gradients of any order and the speed are
-    those of matmul.
+    Every axis has a letter. Operands are multiplied where letters meet, and summed over the letters that the output
+    lacks. Pairs of operands are contracted by :func:`matmul`, the pair that shrinks the data most first, so gradients of
+    any order and the speed are those of matmul.
 
     Parameters
     ----------
     subscripts : str
-        ``"ij,jk->ik"``: the letters of each operand, and of the output. Without ``->`` the output has the letters that occur once,
-        in alphabetical order. ``...`` stands for any number of axes, which broadcast. A letter twice in one operand takes the
-        diagonal. Axes of extent 1 broadcast.
+        ``"ij,jk->ik"``: the letters of each operand, and of the output. Without ``->`` the output has the letters that
+        occur once, in alphabetical order. ``...`` stands for any number of axes, which broadcast. A letter twice in one
+        operand takes the diagonal. Axes of extent 1 broadcast.
     *operands : Tensor
         As many as there are terms.
 
@@ -126,9 +126,8 @@ def _extents(subscripts: str, terms: tuple[Term, ...], shapes: list[tuple[int, .
                 extents[label] = n
             if (n not in (1, known) and known != 1) or own.setdefault(label, n) != n:
                 place = repr(label) if isinstance(label, str) else "..."
-                raise ShapeError(
-                    message("einsum", "operands", ", ".join(map(str, shapes)), f"one extent for {place} of {subscripts!r}, or 1")
-                )
+                got = ", ".join(str(tuple(shape)) for shape in shapes)
+                raise ShapeError(message("einsum", "operands", got, f"one extent for {place} of {subscripts!r}, or 1"))
     return extents
 
 
@@ -155,8 +154,8 @@ def _cheapest(terms: list[Term], output: Term, extents: dict[Label, int]) -> tup
     def growth(pair: tuple[int, int]) -> int:
         rest = set(output).union(*(term for k, term in enumerate(terms) if k not in pair))
         both = set(terms[pair[0]]) | set(terms[pair[1]])
-        made, *gone = (math.prod(extents[label] for label in labels) for labels in (both & rest, terms[pair[0]], terms[pair[1]]))
-        return made - sum(gone)
+        size, first, second = (math.prod(extents[k] for k in t) for t in (both & rest, terms[pair[0]], terms[pair[1]]))
+        return size - first - second
 
     return min(combinations(range(len(terms)), 2), key=growth)
 
@@ -171,9 +170,8 @@ def _contract(
     summed = tuple(label for label in y_term if label in x_term and label not in keep)
     if not summed:
         both = tuple(label for label in x_term if label in y_term)
-        y = xp.reshape(
-            _arrange(xp, y, y_term, both + right), tuple(extents[label] if label in y_term else 1 for label in x_term + right)
-        )
+        beside = tuple(extents[label] if label in y_term else 1 for label in x_term + right)
+        y = xp.reshape(_arrange(xp, y, y_term, both + right), beside)
         return xp.reshape(x, x.shape + (1,) * len(right)) * y, x_term + right
     batch = tuple(label for label in x_term if label in y_term and label in keep)
     left = tuple(label for label in x_term if label not in y_term)

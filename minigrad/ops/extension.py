@@ -34,14 +34,10 @@ def _along(axis: int, places: Any) -> tuple[Any, ...]:
     return (slice(None),) * axis + (places,)
 
 
-@op(dtype=promote, needs="an element on every axis that is padded from its own elements")
+@op(dtype=promote, needs="values of its dtype, and an element on every axis that is padded from its own")
 def _pad(xp: Any, x: Array, /, widths: Widths, mode: str, value: complex) -> Array:
-    if mode == "constant":
-        return xp.pad(x, widths, constant_values=value)
-    for axis, width in enumerate(widths):
-        if width != (0, 0):
-            x = xp.take(x, _sources(x.shape[axis], width, mode), axis=axis)
-    return x
+    fill = {"constant_values": value} if mode == "constant" else {}
+    return xp.pad(x, widths or 0, mode, **fill)  # NumPy wants no empty widths, even without axes
 
 
 @_pad.vjp(0)
@@ -60,6 +56,7 @@ _pad.samples(
     case((2, 3), widths=((0, 1), (2, 0)), mode="constant", value=1.5),
     case((0, 2), widths=((1, 0), (1, 1)), mode="constant", value=0.0),
     case((), widths=(), mode="constant", value=0.0),
+    case((2,), widths=((0, 0),), mode="edge", value=0.0),
     case((2, 3), widths=((1, 2), (0, 1)), mode="edge", value=0.0),
     case((3, 2), widths=((2, 1), (0, 0)), mode="reflect", value=0.0),
     case((2, 3), widths=((1, 2), (4, 1)), mode="symmetric", value=0.0),
@@ -78,8 +75,8 @@ def pad(x: Tensor, pad_width: Any, /, mode: str = "constant", *, constant_values
     pad_width : int or tuple
         How many elements: one number for all sides, ``(before, after)`` for all axes, or one such pair for each axis.
     mode : str
-        ``"constant"``; or what the new elements repeat: ``"edge"`` the outermost one, ``"reflect"`` those inside it, mirrored,
-        ``"symmetric"`` the same with the outermost one, ``"wrap"`` those of the other end.
+        ``"constant"``; or what the new elements repeat: ``"edge"`` the outermost one, ``"reflect"`` those inside it,
+        mirrored, ``"symmetric"`` the same with the outermost one, ``"wrap"`` those of the other end.
     constant_values : number
         What ``"constant"`` pads with.
 
@@ -113,10 +110,14 @@ def pad(x: Tensor, pad_width: Any, /, mode: str = "constant", *, constant_values
     try:
         pairs = np.broadcast_to(given, (x.ndim, 2)).tolist()
     except ValueError:
-        raise ShapeError(message("pad", "pad_width", pad_width, f"a number, a pair, or a pair for each of {x.ndim} axes")) from None
+        need = f"a number, a pair, or a pair for each of {x.ndim} axes"
+        raise ShapeError(message("pad", "pad_width", pad_width, need)) from None
     if min(map(min, pairs), default=0) < 0:
         raise ShapeError(message("pad", "pad_width", pad_width, "numbers of at least 0", "Cut with a slice"))
-    if mode == "constant" and dtypes.promote([x.dtype], [constant_values], "pad") != x.dtype:
+    fits = dtypes.promote([x.dtype], [constant_values], "pad") == x.dtype or (
+        x.dtype == dtypes.bool and constant_values in (0, 1)
+    )
+    if mode == "constant" and not fits:
         raise DTypeError(message("pad", "constant_values", constant_values, f"a value that {x.dtype} can hold"))
     return _pad(x, tuple(map(tuple, pairs)), mode, constant_values)
 
@@ -151,7 +152,7 @@ _repeat.samples(
 )
 
 
-def repeat(x: Tensor, repeats: Any, /, *, axis: int | None = None) -> Tensor:
+def repeat(x: Tensor, repeats: Any, /, axis: int | None = None) -> Tensor:
     """Repeat each element: ``[a, b]`` gives ``[a, a, b, b]``.
 
     Parameters
@@ -183,10 +184,10 @@ def repeat(x: Tensor, repeats: Any, /, *, axis: int | None = None) -> Tensor:
     x = asarray(x)
     if axis is not None and not -x.ndim <= axis < x.ndim:
         raise ShapeError(message("repeat", "axis", f"{axis} for shape {x.shape}", "an axis of x"))
-    counts = np.asarray(asarray(repeats)._array)  # type: ignore[attr-defined]
-    if counts.dtype not in dtypes.INTEGER or counts.ndim > 1:
+    counts = np.asarray(asarray(repeats)._array)
+    if (counts.size and counts.dtype not in dtypes.INTEGER) or counts.ndim > 1:
         raise DTypeError(message("repeat", "repeats", counts, "an int or a vector of integers"))
-    return _repeat(x, int(counts.item()) if counts.size == 1 else counts, axis and axis % x.ndim)
+    return _repeat(x, int(counts.item()) if counts.size == 1 else counts.astype(np.int64), axis and axis % x.ndim)
 
 
 @op(dtype=promote, ref="numpy.tile", needs="counts of at least 0")

@@ -1,8 +1,8 @@
 """Indexing: reading places of a tensor.
 
-Everything that NumPy takes between brackets works. Integers, slices, None and Ellipsis give views; integer arrays, lists,
-tensors and boolean masks give copies. An index is no input of the graph: it is copied when the op is called, so changing it
-later changes nothing.
+Everything that NumPy takes between brackets works. Integers, slices, None and Ellipsis give views; integer arrays,
+lists, tensors and boolean masks give copies. An index is no input of the graph: it is copied when the op is called, so
+changing it later changes nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,20 @@ from minigrad.ops.manipulation import permute_dims
 from minigrad.ops.registry import Array, keep, op
 from minigrad.ops.samples import A, case, error
 from minigrad.ops.scatter import (
-    PARTS, Index, Key, accumulate, along, as_key, fitted, has_arrays, index_add, index_extremum, index_put, put_along_axis,
+    PARTS,
+    Index,
+    Key,
+    accumulate,
+    along,
+    as_key,
+    fitted,
+    has_arrays,
+    index_add,
+    index_extremum,
+    index_put,
+    put_along_axis,
     scatter_add,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -54,7 +65,7 @@ _getitem.samples(
     case((3, 2), index=(np.array([True, False, True]), 1)),
     case((3, 2), index=(True,)),
     error(IndexError, "index 3 is out of bounds for axis 0 with size 3", (3,), index=(3,)),
-    error(IndexError, "index -4 is out of bounds for axis 1 with size 3", (2, 3), index=(slice(None), np.array([0, -4]))),
+    error(IndexError, "-4 is out of bounds for axis 1 with size 3", (2, 3), index=(slice(None), np.array([0, -4]))),
     error(IndexError, "too many indices", (3,), index=(0, 0)),
     error(IndexError, "boolean index did not match", (3,), index=(np.array([True, False]),)),
     error(IndexError, "integer", (3,), index=(np.array([0.5]),)),
@@ -74,12 +85,14 @@ def getitem(x: Tensor, index: Index, /) -> Tensor:
     Returns
     -------
     Tensor
-        A view for integers, slices, None and Ellipsis alone, else a copy. A place that is read twice gets both gradients.
+        A view for integers, slices, None and Ellipsis alone, else a copy. A place that is read twice gets both
+        gradients.
 
     Raises
     ------
     IndexError
-        For an index outside an axis, more indices than axes, a mask of another shape, and an index that is not an integer.
+        For an index outside an axis, more indices than axes, a mask of another shape, and an index that is not an
+        integer.
 
     Examples
     --------
@@ -161,7 +174,7 @@ def take(x: Tensor, indices: Tensor, /, axis: int | None = None) -> Tensor:
 
 @op(dtype=keep, skip="indices", needs="indices with as many axes as x, equal or 1 in extent on all but one")
 def take_along_axis(xp: Any, x: Array, indices: Array, /, axis: int = -1) -> Array:
-    """Pick along one axis by indices that differ from row to row: ``out[i, j] = x[i, indices[i, j]]`` for the last axis.
+    """Pick along one axis by indices that differ from row to row; for the last: ``out[i, j] = x[i, indices[i, j]]``.
 
     Parameters
     ----------

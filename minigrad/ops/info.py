@@ -38,13 +38,15 @@ class NamespaceInfo:
             "indexing": dtypes.int64,
         }
 
-    def dtypes(self, *, device: str | None = None, kind: str | tuple[str, ...] | None = None) -> dict[str, dtypes.DType]:
+    def dtypes(
+        self, *, device: str | None = None, kind: str | tuple[str, ...] | None = None
+    ) -> dict[str, dtypes.DType]:
         """The dtypes of the standard by name: all of them, or those of a kind (see `isdtype`)."""
         check_device(device, "dtypes")
         return {str(dtype): dtype for dtype in STANDARD if kind is None or dtypes.isdtype(dtype, kind)}
 
 
-def __array_namespace_info__() -> NamespaceInfo:  # noqa: N807
+def __array_namespace_info__() -> NamespaceInfo:
     """The inspection object of the array API standard.
 
     Returns

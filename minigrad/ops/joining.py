@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops.conversion import asarray
 from minigrad.ops.registry import Array, exact, keep, op
@@ -204,7 +206,7 @@ def _extent(who: str, x: Tensor, axis: int) -> tuple[int, int]:
     return axis % x.ndim, x.shape[axis]
 
 
-def split(x: Tensor, indices_or_sections: int | Sequence[int], /, axis: int = 0) -> tuple[Tensor, ...]:
+def split(x: Tensor, indices_or_sections: Any, /, axis: int = 0) -> tuple[Tensor, ...]:
     """Cut a tensor along an axis, as `numpy.split` does.
 
     Parameters
@@ -234,16 +236,17 @@ def split(x: Tensor, indices_or_sections: int | Sequence[int], /, axis: int = 0)
     """
     x = asarray(x)
     place, extent = _extent("split", x, axis)
-    if isinstance(indices_or_sections, Sequence) or getattr(indices_or_sections, "ndim", 0):
-        given = [operator.index(cut) for cut in indices_or_sections]  # type: ignore[union-attr]
+    if np.ndim(indices_or_sections):
+        given = [operator.index(cut) for cut in indices_or_sections]
         cuts = [min(max(cut + extent if cut < 0 else cut, 0), extent) for cut in given]
         if cuts != sorted(cuts):
             raise ShapeError(message("split", "indices_or_sections", f"{given}", "cuts in ascending order"))
     else:
-        sections = operator.index(indices_or_sections)  # type: ignore[arg-type]
+        sections = operator.index(indices_or_sections)
         if sections < 1 or extent % sections:
             need = f"a divisor of axis {axis}'s extent {extent}"
-            raise ShapeError(message("split", "indices_or_sections", sections, need, "mg.chunk allows a smaller last part"))
+            hint = "mg.chunk allows a smaller last part"
+            raise ShapeError(message("split", "indices_or_sections", sections, need, hint))
         cuts = list(range(extent // sections, extent, extent // sections)) if extent else [0] * (sections - 1)
     return _split(x, tuple(cuts), place)  # type: ignore[return-value]
 

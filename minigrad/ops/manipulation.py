@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = [
-    "broadcast_arrays", "broadcast_to", "chunk", "concat", "expand_dims", "flatten", "flip", "moveaxis", "pad", "permute_dims",
-    "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile", "tril", "triu", "unstack",
+    "broadcast_arrays", "broadcast_to", "chunk", "concat", "expand_dims", "flatten", "flip", "moveaxis", "pad",
+    "permute_dims", "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "tile", "tril", "triu",
+    "unstack",
 ]  # fmt: skip
 
 Axes = int | tuple[int, ...] | None
@@ -100,7 +101,8 @@ def flatten(x: Tensor, /, start_axis: int = 0, end_axis: int = -1) -> Tensor:
     n = max(x.ndim, 1)
     first, last = (axis + n if axis < 0 else axis for axis in (start_axis, end_axis))
     if not 0 <= first <= last < n:
-        raise ShapeError(message("flatten", "axes", f"{start_axis} to {end_axis} for shape {x.shape}", "axes of x in order"))
+        got = f"{start_axis} to {end_axis} for shape {x.shape}"
+        raise ShapeError(message("flatten", "axes", got, "axes of x in order"))
     shape = x.shape
     return reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
 
@@ -300,7 +302,7 @@ flip.samples(
 
 @op(dtype=keep, ref="numpy.roll", needs="axes of x, and as many shifts")
 def roll(xp: Any, x: Array, /, shift: int | tuple[int, ...], axis: Axes = None) -> Array:
-    """Shift elements along an axis; what leaves at one end enters at the other. Without an axis, `x` is rolled as if flat.
+    """Shift elements along an axis; what leaves at one end enters at the other. Without an axis, `x` rolls as if flat.
 
     Examples
     --------

@@ -1,3 +1,102 @@
-"""Placeholder."""
+"""Noise that training adds. What is random is a function of (seed, counter, index), so backward makes it again."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from minigrad import dtypes
+from minigrad.backend.numpy import backend as cpu
+from minigrad.errors import message
+from minigrad.ops.creation import new
+from minigrad.ops.registry import Array, floating, op
+from minigrad.ops.samples import case
+
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = ["dropout", "keep_mask"]
+
+Key = tuple[int, int]  # seed and counter
+
+_draw_key: Callable[[], Key]
+
+
+def bind(draw_key: Callable[[], Key]) -> None:
+    """Say where keys come from; ``minigrad.random``, which stands on the ops, names its default generator."""
+    global _draw_key
+    _draw_key = draw_key
+
+
+def keep_mask(shape: tuple[int, ...], seed: int, counter: int, rate: float) -> Tensor:
+    """Bools that are False at a probability of `rate`, each a function of (seed, counter, its index).
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> bool(mg.ops.keep_mask((4,), 1, 0, 0.0).all())
+    True
+    """
+    return new(cpu.namespace.keep_mask(shape, seed, counter, rate))
+
+
+def drop(xp: Any, x: Array, rate: float, key: Key) -> Array:
+    """Zeros at a probability of `rate`, and what is kept scaled so that the mean stays."""
+    return xp.where(xp.keep_mask(x.shape, *key, rate), x * (1 / (1 - rate) if rate < 1 else 0.0), 0.0)
+
+
+@op(dtype=floating.but(kinds=dtypes.ALL - dtypes.COMPLEX))
+def _dropout(xp: Any, x: Array, /, rate: float, key: Key) -> Array:
+    return drop(xp, x, rate, key)
+
+
+_dropout.vjp(0)(lambda xp, g, *, rate, key: drop(xp, g, rate, key))
+_dropout.samples(
+    case((8,), rate=0.5, key=(1, 2)),
+    case((3, 4), rate=0.1, key=(3, 0)),
+    case((), rate=0.5, key=(5, 6)),
+    case((0, 3), rate=0.5, key=(7, 8)),
+    case((4,), rate=1.0, key=(9, 1)),
+)
+
+
+def dropout(x: Tensor, rate: float = 0.5, *, training: bool = True, key: Key | None = None) -> Tensor:
+    """Zero each element with probability `rate` and scale the others by ``1 / (1 - rate)``.
+
+    The mask is never stored: backward draws it again, for any number of threads the same.
+
+    N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever, R. Salakhutdinov, "Dropout: a simple way to prevent neural
+    networks from overfitting", 2014.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+    rate : float
+        The probability of a zero, 0 to 1.
+    training : bool
+        Without it, `x` comes back as it is.
+    key : tuple of int, optional
+        Seed and counter, as ``Generator.draw_key()`` gives them; by default the next ones of the default generator.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `rate` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> mg.dropout(mg.ones(8), 0.5, key=(1, 0)).shape
+    (8,)
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(message("dropout", "rate", rate, "a probability, 0 to 1"))
+    if not training or rate == 0:
+        return x
+    return _dropout(x, rate=float(rate), key=_draw_key() if key is None else key)

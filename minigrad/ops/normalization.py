@@ -1,3 +1,238 @@
-"""Placeholder."""
+"""Normalization: inputs brought to mean 0 and variance 1, then scaled and shifted by weights."""
 
-__all__: list[str] = []
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from minigrad import dtypes
+from minigrad.errors import ShapeError, describe, message
+from minigrad.ops.registry import Array, accumulate_float32, op
+from minigrad.ops.samples import A, case, error
+
+__all__ = ["batch_norm", "layer_norm", "rms_norm"]
+
+real = accumulate_float32.but(kinds=dtypes.ALL - dtypes.COMPLEX)
+Axes = int | tuple[int, ...]
+
+
+def trailing(who: str, x: Array, axis: Axes, *scales: tuple[str, Array | None]) -> tuple[tuple[int, ...], int]:
+    """The axes to normalize and their number of elements; checks that they are the last and the weights fit."""
+    axes = tuple(sorted(a + x.ndim if a < 0 else a for a in ((axis,) if isinstance(axis, int) else axis)))
+    if not axes or axes != tuple(range(x.ndim - len(axes), x.ndim)):
+        need = f"the last axis or axes of x {describe(x)}"
+        raise ShapeError(message(who, "axis", f"{axis}", need, "Move the axis with mg.moveaxis"))
+    features = tuple(x.shape[axes[0] :])
+    for name, scale in scales:
+        if scale is not None and tuple(scale.shape) != features:
+            found = f"of shape {tuple(scale.shape)}"
+            raise ShapeError(message(who, name, found, f"shape {features}, the normalized axes of x {describe(x)}"))
+    return axes, math.prod(features)
+
+
+def standardize(xp: Any, x: Array, axes: tuple[int, ...], n: int, eps: float) -> tuple[Array, Array]:
+    """``(x - mean) / deviation`` and ``1 / deviation``."""
+    centered = x - xp.sum(x, axis=axes, keepdims=True) / n
+    scale = 1 / xp.sqrt(xp.sum(centered * centered, axis=axes, keepdims=True) / n + eps)
+    return centered * scale, scale
+
+
+@op(dtype=real)
+def layer_norm(
+    xp: Any, x: Array, weight: Array | None = None, bias: Array | None = None, /, eps: float = 1e-5, *, axis: Axes = -1
+) -> Array:
+    """Layer normalization ``(x - mean) / sqrt(var + eps) * weight + bias``, mean and variance taken over the last axes.
+
+    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer normalization", 2016.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape with the features last.
+    weight, bias : Tensor, optional
+        Of the shape of the normalized axes.
+    eps : float
+        Added to the variance.
+    axis : int or tuple of int
+        The last axis, or the last few.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of `x`.
+
+    Raises
+    ------
+    ShapeError
+        If `weight` or `bias` does not fit, or the axes are not the last ones.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> mg.layer_norm(mg.tensor([[1.0, 2.0, 3.0]]), eps=0.0)
+    tensor([[-1.2247448,  0.       ,  1.2247448]])
+    """
+    axes, n = trailing("layer_norm", x, axis, ("weight", weight), ("bias", bias))
+    out, _ = standardize(xp, x, axes, n, eps)
+    if weight is not None:
+        out = out * weight
+    return out if bias is None else out + bias
+
+
+@layer_norm.vjp()
+def _(xp: Any, g: Array, x: Array, weight: Array | None, *, eps: float, axis: Axes) -> tuple[Array | None, ...]:
+    axes, n = trailing("layer_norm", x, axis)
+    normal, scale = standardize(xp, x, axes, n, eps)
+    inner = g if weight is None else g * weight
+    mean = xp.sum(inner, axis=axes, keepdims=True) / n
+    slope = xp.sum(inner * normal, axis=axes, keepdims=True) / n
+    return scale * (inner - mean - normal * slope), None if weight is None else g * normal, g
+
+
+layer_norm.samples(
+    case((2, 3)),
+    case((3,), (3,)),
+    case((2, 3), None, (3,)),
+    case((2, 2, 3), (3,), (3,)),
+    case((2, 2, 3), (2, 3), (2, 3), axis=(-2, -1)),
+    case((2, 4), (4,), eps=0.1),
+    case((0, 3), (3,), (3,)),
+    error(ShapeError, "weight is of shape (4,), needs shape (3,)", (2, 3), (4,)),
+    error(ShapeError, "bias is of shape (1, 3), needs shape (3,)", (2, 3), (3,), (1, 3)),
+    error(ShapeError, "the last axis or axes", (2, 3), axis=0),
+    error(ShapeError, "the last axis or axes", ()),
+)
+
+
+@op(dtype=real)
+def rms_norm(xp: Any, x: Array, weight: Array | None = None, /, eps: float = 1e-6, *, axis: Axes = -1) -> Array:
+    """Root mean square normalization ``x / sqrt(mean(x**2) + eps) * weight``, the mean taken over the last axes.
+
+    B. Zhang, R. Sennrich, "Root mean square layer normalization", 2019.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape with the features last.
+    weight : Tensor, optional
+        Of the shape of the normalized axes.
+    eps : float
+        Added to the mean square.
+    axis : int or tuple of int
+        The last axis, or the last few.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of `x`.
+
+    Raises
+    ------
+    ShapeError
+        If `weight` does not fit, or the axes are not the last ones.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> mg.rms_norm(mg.tensor([3.0, 4.0]), mg.tensor([5.0, 5.0]))
+    tensor([4.242641, 5.656854])
+    """
+    axes, n = trailing("rms_norm", x, axis, ("weight", weight))
+    out = x / xp.sqrt(xp.sum(x * x, axis=axes, keepdims=True) / n + eps)
+    return out if weight is None else out * weight
+
+
+@rms_norm.vjp()
+def _(xp: Any, g: Array, x: Array, weight: Array | None, *, eps: float, axis: Axes) -> tuple[Array | None, ...]:
+    axes, n = trailing("rms_norm", x, axis)
+    scale = 1 / xp.sqrt(xp.sum(x * x, axis=axes, keepdims=True) / n + eps)
+    normal = x * scale
+    inner = g if weight is None else g * weight
+    slope = xp.sum(inner * normal, axis=axes, keepdims=True) / n
+    return scale * (inner - normal * slope), None if weight is None else g * normal
+
+
+rms_norm.samples(
+    case((2, 3)),
+    case((3,), (3,)),
+    case((2, 2, 3), (3,)),
+    case((2, 2, 3), (2, 3), axis=(-2, -1)),
+    case((2, 4), (4,), eps=0.1),
+    case((0, 3), (3,)),
+    error(ShapeError, "weight is of shape (4,), needs shape (3,)", (2, 3), (4,)),
+    error(ShapeError, "the last axis or axes", (2, 3), axis=0),
+)
+
+
+@op(dtype=real)
+def batch_norm(
+    xp: Any,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    /,
+    eps: float = 1e-5,
+    *,
+    axis: int = 1,
+) -> Array:
+    """Batch normalization with given statistics: ``(x - mean) / sqrt(var + eps) * weight + bias`` for each channel.
+
+    In training, take mean and variance of the batch (``mg.mean`` and ``mg.var`` over all axes but that of the
+    channels): the gradient flows through them too. S. Ioffe, C. Szegedy, "Batch normalization", 2015.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+    mean, var : Tensor
+        One number for each channel.
+    weight, bias : Tensor, optional
+        One number for each channel.
+    eps : float
+        Added to the variance.
+    axis : int
+        The axis of the channels.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of `x`.
+
+    Raises
+    ------
+    ShapeError
+        If one of the others does not have one number for each channel.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> x = mg.tensor([[1.0, 2.0], [3.0, 6.0]])
+    >>> mg.batch_norm(x, mg.mean(x, axis=0), mg.var(x, axis=0), eps=0.0)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    """
+    if not -x.ndim <= axis < x.ndim:
+        raise ShapeError(message("batch_norm", "axis", f"{axis}", f"an axis of x {describe(x)}"))
+    channels = x.shape[axis]
+    for name, value in {"mean": mean, "var": var, "weight": weight, "bias": bias}.items():
+        if value is not None and tuple(value.shape) != (channels,):
+            found = f"of shape {tuple(value.shape)}"
+            raise ShapeError(message("batch_norm", name, found, f"shape ({channels},), axis {axis} of x {describe(x)}"))
+    aligned = tuple(channels if i == axis % x.ndim else 1 for i in range(x.ndim))
+    scale = 1 / xp.sqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    out = (x - xp.reshape(mean, aligned)) * xp.reshape(scale, aligned)
+    return out if bias is None else out + xp.reshape(bias, aligned)
+
+
+batch_norm.samples(
+    case((4, 3), (3,), A((3,), 0.5, 2.0)),
+    case((2, 3, 2), (3,), A((3,), 0.5, 2.0), (3,), (3,)),
+    case((2, 2, 3), (3,), A((3,), 0.5, 2.0), (3,), axis=-1, eps=0.1),
+    case((0, 3), (3,), A((3,), 0.5, 2.0)),
+    error(ShapeError, "mean is of shape (2,), needs shape (3,)", (4, 3), (2,), A((2,), 0.5, 2.0)),
+    error(ShapeError, "axis is 1, needs an axis of x", (4,), (4,), A((4,), 0.5, 2.0)),
+)

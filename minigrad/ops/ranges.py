@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops.conversion import asarray, new
 from minigrad.ops.manipulation import broadcast_arrays, reshape
 
@@ -18,21 +18,31 @@ if TYPE_CHECKING:
 
 __all__ = ["arange", "linspace", "meshgrid"]
 
+MOST = np.iinfo(np.intp).max // 8  # what an array of 64-bit numbers can have
+
 
 def _number(who: str, name: str, value: Any, kinds: tuple[type, ...] = (int, float)) -> Any:
     """A Python number from a number, or from an array or tensor without axes."""
     found = value.item() if getattr(value, "ndim", None) == 0 else value
     if not isinstance(found, kinds):
-        raise DTypeError(message(who, name, value, "a number"))
+        raise DTypeError(message(who, name, describe(value), "a number"))
     return found
 
 
 def arange(
-    start: float, /, stop: float | None = None, step: float = 1, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    start: float,
+    /,
+    stop: float | None = None,
+    step: float = 1,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """The numbers ``start + i * step`` of the half-open interval from `start` to `stop`.
 
-    There are ``ceil((stop - start) / step)`` of them, and none where that is negative. They are computed in 64 bits and cast.
+    There are ``ceil((stop - start) / step)`` of them, none where that is negative. They are computed in 64 bits and
+    cast.
 
     Parameters
     ----------
@@ -69,27 +79,29 @@ def arange(
     """
     first, last = (0, start) if stop is None else (start, stop)
     named = (("start", first), ("stop", last), ("step", step))
-    first, last, step = (_number("arange", name, value) for name, value in named)
-    integers = all(isinstance(value, int) for value in (first, last, step))
+    first, last, by = (_number("arange", name, value) for name, value in named)
+    integers = all(isinstance(value, int) for value in (first, last, by))
     default = dtypes.int64 if integers else dtypes.default_float
     wanted = default if dtype is None else dtypes.as_dtype(dtype, "arange")
     if wanted == dtypes.bool or wanted in dtypes.COMPLEX:
         raise DTypeError(message("arange", "dtype", str(wanted), "an integer or a floating dtype"))
-    if step == 0:
+    if by == 0:
         raise ValueError(message("arange", "step", "0", "a step other than 0"))
-    if not all(map(math.isfinite, (first, last, step))):
-        raise ValueError(message("arange", "bounds", (first, last, step), "finite numbers"))
-    count = max(0, -((first - last) // step) if integers else math.ceil((last - first) / step))
+    if not all(map(math.isfinite, (first, last, by))):
+        raise ValueError(message("arange", "bounds", (first, last, by), "finite numbers"))
+    count = max(0, -((first - last) // by) if integers else math.ceil((last - first) / by))
+    if count > MOST:
+        raise ShapeError(message("arange", "stop", describe(last), f"at most {MOST} numbers"))
     if wanted in dtypes.INTEGER and count:
         limits = np.iinfo(wanted)
-        edge = first + (count - 1) * step
+        edge = first + (count - 1) * by
         if min(first, edge) < limits.min or max(first, edge) > limits.max:
             raise OverflowError(message("arange", "dtype", str(wanted), f"a dtype that holds {first} to {edge}"))
     if integers and wanted in dtypes.INTEGER:
-        wide = dtypes.uint64 if wanted == dtypes.uint64 else dtypes.int64  # narrow types wrap in np.arange
-        array = np.arange(first, first + count * step, step, wide).astype(wanted)
+        wide: Any = np.uint64 if wanted == dtypes.uint64 else np.int64  # narrow types wrap in np.arange
+        array = np.arange(first, first + count * by, by, dtype=wide).astype(wanted)
     else:
-        array = (first + np.arange(count) * float(step)).astype(wanted)
+        array = (first + np.arange(count) * float(by)).astype(wanted)
     return new(array, requires_grad=requires_grad, device=device, who="arange")
 
 

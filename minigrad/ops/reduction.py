@@ -48,6 +48,12 @@ def reduction_samples(low: float = -2.0, high: float = 2.0, form: str = "any", e
     return [*cases, case(A((0, 3), low, high), axis=0)] if empty else cases
 
 
+def constant(*ops: Op[Any]) -> None:
+    """Say of ops with boolean or integer results that no gradient passes through them."""
+    for made in ops:
+        made.vjp(*range(len(made.inputs)))(lambda xp, g: None)
+
+
 class Accumulating(DTypeRule):
     """Sums and products of small integers and bools are 64 bits wide, so that they do not wrap."""
 
@@ -117,9 +123,10 @@ def _prod(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False) ->
 @_prod.vjp(0)
 def _(xp: Any, g: Array, x: Array, *, axis: Axis, keepdims: bool) -> Array:
     gone = collapsed(x.shape, axis)
-    order = (*(i for i in range(x.ndim) if i not in gone), *gone)
+    stay = [i for i in range(x.ndim) if i not in gone]
+    order = (*stay, *gone)
     rows = xp.permute_dims(x, order)
-    rest = others(xp, xp.reshape(rows, (*rows.shape[: x.ndim - len(gone)], math.prod(rows.shape[x.ndim - len(gone) :]))))
+    rest = others(xp, xp.reshape(rows, (*rows.shape[: len(stay)], math.prod(rows.shape[len(stay) :]))))
     back = xp.permute_dims(xp.reshape(rest, rows.shape), tuple(order.index(i) for i in range(x.ndim)))
     return back * xp.reshape(g, kept(x.shape, axis))
 
@@ -127,8 +134,8 @@ def _(xp: Any, g: Array, x: Array, *, axis: Axis, keepdims: bool) -> Array:
 def others(xp: Any, x: Array) -> Array:
     """For each element of the last axis the product of all the others.
 
-    Pairs are multiplied, the pairs' others found, and each element then lacks only its partner. Nothing is divided, so zeros
-    are no special case, at any order of differentiation.
+    Pairs are multiplied, the pairs' others found, and each element then lacks only its partner. Nothing is divided, so
+    zeros are no special case, at any order of differentiation.
     """
     n = x.shape[-1]
     if n < 2:
@@ -324,6 +331,8 @@ def all(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False) -> A
     """
     return xp.all(x, axis=axis, keepdims=keepdims)
 
+
+constant(any, all)
 
 for logical in (any, all):
     logical.samples(

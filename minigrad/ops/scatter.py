@@ -22,13 +22,14 @@ __all__ = ["index_add", "index_put", "put_along_axis", "scatter_add"]
 Index = Any  # what stands between brackets
 Key = tuple[Any, ...]  # an index with its tensors and lists turned into arrays
 
+_BASIC = frozenset({int, slice, type(Ellipsis)})
 PARTS = "integers, slices, None, Ellipsis, integer arrays or boolean masks"
 
 
 def as_key(index: Index, who: str = "getitem") -> Key:
     """An index as a tuple of Python ints, slices, None, Ellipsis and arrays that nobody else can change."""
     parts = index if type(index) is tuple else (index,)
-    key = tuple([p if type(p) is int or type(p) is slice or p is None or p is Ellipsis else _part(p, who) for p in parts])
+    key = tuple([part if part is None or type(part) in _BASIC else _part(part, who) for part in parts])
     # NumPy answers a scalar where every axis has an integer; the Ellipsis makes it a view
     return (*key, Ellipsis) if all(type(p) is int for p in key) else key
 
@@ -77,7 +78,7 @@ _index_add.samples(
 
 
 def index_add(shape: tuple[int, ...], index: Index, values: Tensor) -> Tensor:
-    """Zeros of `shape` with `values` added at `index`; a place that occurs twice gets both. The transpose of ``x[index]``.
+    """Zeros of `shape` with `values` added at `index`, the transpose of ``x[index]``. A place named twice gets both.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def index_put(x: Tensor, values: Tensor | float, /, index: Index) -> Tensor:
     return _index_put(x, values, index=as_key(index, "index_put"))
 
 
-@op(dtype=Into(accumulate=False, kinds=dtypes.BOOL | dtypes.INTEGER | dtypes.FLOATING), needs="values that broadcast to x[index]")
+@op(dtype=Into(accumulate=False, kinds=dtypes.ALL - dtypes.COMPLEX), needs="values that broadcast to x[index]")
 def _index_extremum(xp: Any, x: Array, values: Array, /, index: Key, largest: bool) -> Array:
     return xp.index_extremum(x, values, index, largest)
 
@@ -218,7 +219,16 @@ _index_extremum.samples(
 
 
 def index_extremum(x: Tensor, values: Tensor | float, index: Index, *, largest: bool) -> Tensor:
-    """A copy of `x` whose places at `index` are the largest (or smallest) of what was there and all `values` for the place."""
+    """A copy of `x` with the largest (or smallest) of what was there and of all `values` for a place at `index`.
+
+    What `At.max` and `At.min` call.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> mg.tensor([1.0, 5.0]).at[[0, 0]].max(mg.tensor([3.0, 2.0]))
+    tensor([3., 5.])
+    """
     return _index_extremum(x, values, index=as_key(index, "index_extremum"), largest=largest)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
-from minigrad.ops.reduction import Axis
+from minigrad.ops.reduction import Axis, constant
 from minigrad.ops.registry import Array, comparison, exact, op
 from minigrad.ops.samples import A, case, error
-
-if TYPE_CHECKING:
-    from minigrad.tensor import Tensor
 
 __all__ = ["argmax", "argmin", "count_nonzero", "nonzero", "searchsorted", "where"]
 
@@ -32,8 +31,9 @@ def where(xp: Any, condition: Array, x1: Array, x2: Array, /) -> Array:
     Returns
     -------
     Tensor
-        Of the broadcast shape. The gradient goes to the chosen one alone: where `x1` was taken, `x2` gets exactly 0. A NaN that
-        arises further back is not undone by that: write ``log(where(x > 0, x, 1))``, not ``where(x > 0, log(x), 0)``.
+        Of the broadcast shape. The gradient goes to the chosen one alone: where `x1` was taken, `x2` gets exactly 0.
+        What the rule of `x2` makes of that 0 is another matter: write ``log(where(x > 0, x, 1))`` and not
+        ``where(x > 0, log(x), 0)``, for the latter computes 0/0 at x = 0.
 
     Raises
     ------
@@ -237,7 +237,7 @@ count_nonzero.samples(
 )
 
 
-@op(dtype=ordered, skip="sorter", ref="numpy.searchsorted", needs="sorted values with one axis, and side 'left' or 'right'")
+@op(dtype=ordered, skip="sorter", needs="x1 with one axis, and side 'left' or 'right'")
 def searchsorted(xp: Any, x1: Array, x2: Array, sorter: Array | None = None, /, *, side: str = "left") -> Array:
     """Where to insert values so that a sorted tensor stays sorted.
 
@@ -272,11 +272,14 @@ def searchsorted(xp: Any, x1: Array, x2: Array, sorter: Array | None = None, /, 
 
 
 searchsorted.samples(
-    case(A((4,), form="sorted"), (3,)),
-    case(A((4,), form="sorted"), (2, 3), side="right"),
-    case(A((3,), form="sorted"), ()),
-    case(A((3,), 0, 4, kind="int", form="sorted"), A((3,), 0, 4, kind="int"), side="right"),
-    case(A((0,), form="sorted"), (2,)),
-    error(ShapeError, "one axis", (2, 2), (3,)),
-    error(ShapeError, "side", (3,), (3,), side="middle"),
+    case(A((4,), form="sorted"), (3,), None),
+    case(A((4,), form="sorted"), (2, 3), None, side="right"),
+    case(A((3,), form="sorted"), (), None),
+    case(np.array([1, 2, 2, 3]), A((5,), 0, 5, kind="int"), None, side="right"),
+    case(np.array([0.5, -1.0, 0.0]), (4,), np.array([1, 2, 0])),
+    case(A((0,), form="sorted"), (2,), None),
+    error(ShapeError, "one axis", (2, 2), (3,), None),
+    error(ShapeError, "side", (3,), (3,), None, side="middle"),
 )
+
+constant(argmax, argmin, nonzero, count_nonzero, searchsorted)

@@ -56,7 +56,7 @@ _unique.samples(
 
 def _of(x: Tensor, index: bool = False, inverse: bool = False, counts: bool = False) -> Any:
     """The op on `x` off the tape."""
-    return _unique(tape.new_tensor(asarray(x)._array), index, inverse, counts)  # type: ignore[attr-defined]
+    return _unique(tape.new_tensor(asarray(x)._array), index, inverse, counts)
 
 
 def unique_values(x: Tensor, /) -> Tensor:
@@ -104,7 +104,7 @@ def unique_counts(x: Tensor, /) -> UniqueCounts:
 
 
 def unique_inverse(x: Tensor, /) -> UniqueInverse:
-    """The distinct values, sorted, and for each element of `x` the place of its value: ``values[inverse_indices]`` is `x`.
+    """The distinct values, sorted, and the place of each element's value: ``values[inverse_indices]`` is `x`.
 
     Parameters
     ----------

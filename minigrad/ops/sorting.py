@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.ops.reduction import constant
 from minigrad.ops.registry import Array, comparison, exact, op
 from minigrad.ops.samples import A, case, error
 from minigrad.ops.scatter import along
@@ -95,11 +96,15 @@ def argsort(xp: Any, x: Array, /, axis: int = -1, *, descending: bool = False, s
     >>> mg.argsort(mg.tensor([3.0, 1.0, 2.0]))
     tensor([1, 2, 0])
     """
+    if x.ndim == 0:
+        raise ShapeError(message("argsort", "x", x, "at least one axis, to have an axis of x to sort along"))
     if not descending:
         return xp.argsort(x, axis=axis, stable=True)
     order = xp.argsort(xp.flip(x, axis=axis), axis=axis, stable=True)
     return x.shape[axis] - 1 - xp.flip(order, axis=axis)
 
+
+constant(argsort)
 
 for either in (sort, argsort):
     either.samples(
@@ -123,14 +128,15 @@ class TopK(NamedTuple):
     indices: Tensor
 
 
-@op(dtype=exact.but(kinds=REAL), needs="an axis of x with at least k values")
+@op(dtype=exact.but(kinds=REAL, same=False), needs="an axis of x with at least k values")
 def _topk(xp: Any, x: Array, /, k: int, *, axis: int = -1, largest: bool = True) -> tuple[Array, Array]:
     n = x.shape[axis] if -x.ndim <= axis < x.ndim else -1
     if not 0 <= k <= n:
-        raise ShapeError(message("topk", "k", f"{k} along axis {axis}", f"at most the extent of an axis of x with shape {x.shape}"))
+        need = f"an axis of x with as many values, where x has shape {x.shape}"
+        raise ShapeError(message("topk", "k", f"{k} along axis {axis}", need))
     last = xp.moveaxis(x, axis, -1)
     # the k largest in any order first: that spares sorting the rest
-    some = xp.argpartition(last, n - k if largest else k - 1, axis=-1) if 0 < k < n else xp.argsort(last, axis=-1, stable=True)
+    some = xp.argpartition(last, n - k if largest else k - 1, axis=-1) if 0 < k < n else xp.argsort(last, axis=-1)
     some = xp.sort(some[..., n - k :] if largest else some[..., :k], axis=-1)
     found = xp.take_along_axis(last, some, axis=-1)
     if largest:

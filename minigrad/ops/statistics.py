@@ -211,7 +211,9 @@ running = (
 _cumulative_sum.samples(*running)
 
 
-def cumulative_sum(x: Tensor, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
+def cumulative_sum(
+    x: Tensor, /, axis: int | None = None, *, dtype: Any = None, include_initial: bool = False
+) -> Tensor:
     """Running sum along an axis, accumulated at least in float32; integers are summed in 64 bits.
 
     Parameters
@@ -263,9 +265,9 @@ def _(xp: Any, g: Array, x: Array, out: Array, *, axis: int, include_initial: bo
         before, g = out[along(x.ndim, axis, slice(n))], g[along(x.ndim, axis, slice(1, None))]
     else:
         one = xp.ones_like(x[along(x.ndim, axis, slice(1))])
-        before = xp.concat([one, out[along(x.ndim, axis, slice(max(n - 1, 0)))]], axis=axis)[along(x.ndim, axis, slice(n))]
-    # gradient of x[k]: before[k] * s[k] with s[k] = g[k] + x[k+1] * s[k+1]. The recurrence is solved by doubling, without a
-    # division, so zeros are no special case
+        before = xp.concat([one, out[along(x.ndim, axis, slice(max(n - 1, 0)))]], axis=axis)
+    # the gradient of x[k] is before[k] * s[k] with s[k] = g[k] + x[k+1] * s[k+1]. The recurrence is solved by doubling,
+    # without a division, so zeros are no special case
     factor = shifted(xp, x, 1, axis)
     step = 1
     while step < n:
@@ -284,7 +286,9 @@ def shifted(xp: Any, x: Array, step: int, axis: int) -> Array:
 _cumulative_prod.samples(*running)
 
 
-def cumulative_prod(x: Tensor, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
+def cumulative_prod(
+    x: Tensor, /, axis: int | None = None, *, dtype: Any = None, include_initial: bool = False
+) -> Tensor:
     """Running product along an axis, accumulated at least in float32; integers are multiplied in 64 bits.
 
     Parameters
@@ -318,7 +322,9 @@ def cumulative_prod(x: Tensor, /, *, axis: int | None = None, dtype: Any = None,
     return _cumulative_prod(x if dtype is None else astype(x, dtype), axis=axis, include_initial=include_initial)
 
 
-def diff(x: Tensor, /, *, axis: int = -1, n: int = 1, prepend: Tensor | None = None, append: Tensor | None = None) -> Tensor:
+def diff(
+    x: Tensor, /, axis: int = -1, n: int = 1, *, prepend: Tensor | None = None, append: Tensor | None = None
+) -> Tensor:
     """Differences of neighbors along an axis: ``x[i + 1] - x[i]``, `n` times over.
 
     Parameters

@@ -137,6 +137,9 @@ class _Call:
         args, outputs = self.run(self.values, grad=True)
         if not outputs:
             raise GradcheckError(self.report("f returns nothing that is floating"))
+        for k, t in enumerate(outputs):
+            if t.dtype != dtypes.float64:
+                raise GradcheckError(self.report(f"output {k} is {t.dtype}; differences need a float64 result of float64 inputs"))
         self.cotangents = [_cotangent(rng, t.shape) for t in outputs]
         plain = [t._array.copy() for t in self.run(self.values)[1]]
         again = [t._array for t in self.run(self.values)[1]]
@@ -155,7 +158,7 @@ class _Call:
         pairs = [(t, c) for t, c in zip(outputs, self.cotangents, strict=True) if t.requires_grad]
         kept = [c.copy() for c in self.cotangents]
         if pairs:
-            autograd.backward([t for t, _ in pairs], [new(c.astype(t.dtype, copy=False)) for t, c in pairs])
+            autograd.backward([t for t, _ in pairs], [new(c) for _, c in pairs])
         for k, (c, copy) in enumerate(zip(self.cotangents, kept, strict=True)):
             if not np.array_equal(c, copy):
                 raise GradcheckError(self.report(f"backward changed the cotangent of output {k} in place"))
@@ -225,10 +228,10 @@ class _Call:
             moved, start = list(self.values), 0
             for i in self.where:
                 x = self.values[i]
-                moved[i] = x + (k * step) * v[start : start + x.size].reshape(x.shape)
+                moved[i] = np.asarray(x + (k * step) * v[start : start + x.size].reshape(x.shape))
                 start += x.size
             for t, c in zip(self.run(moved)[1], self.cotangents, strict=True):
-                terms = t._array.astype(np.float64, copy=False) * c
+                terms = t._array * c
                 total += weight * float(np.sum(terms))
                 size = max(size, float(np.sum(np.abs(terms))))
         return total / (12 * step), size

@@ -68,7 +68,7 @@ def draw(a: A, rng: np.random.Generator, number: int = 0, count: int = 1) -> Arr
     two inputs tie, ops like maximum have a kink.
     """
     if a.kind == "bool":
-        return rng.integers(0, 2, a.shape).astype(np.bool_)
+        return np.asarray(rng.integers(0, 2, a.shape), np.bool_)
     if a.kind == "int":
         if a.form == "distinct":
             return rng.permutation(np.arange(int(a.low), int(a.high)))[: int(np.prod(a.shape))].reshape(a.shape)
@@ -176,6 +176,6 @@ def relayout(array: Array, layout: str) -> Array:
         return own
     backwards = layout == "negative"
     room = np.zeros(tuple(n if backwards else 2 * n for n in array.shape), array.dtype)
-    view = room[tuple(slice(None, None, -1 if backwards else 2) for _ in array.shape)]
+    view = room[(*(slice(None, None, -1 if backwards else 2) for _ in array.shape), ...)]
     view[...] = array
     return view

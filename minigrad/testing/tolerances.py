@@ -27,7 +27,9 @@ def gradient(order: int) -> tuple[float, float]:
     return (1e-7, 1e-9) if order == 1 else (1e-6, 1e-8)
 
 
-def assert_close(actual: Any, expected: Any, dtype: dtypes.DType, what: str, *, factor: float = 1.0) -> None:
+def assert_close(
+    actual: Any, expected: Any, dtype: dtypes.DType, what: str, *, factor: float = 1.0, floor: float = 0.0, each: bool = False
+) -> None:
     """Raise AssertionError unless two arrays agree to what `dtype` can hold.
 
     Parameters
@@ -39,7 +41,11 @@ def assert_close(actual: Any, expected: Any, dtype: dtypes.DType, what: str, *, 
     what : str
         What is compared, for the message.
     factor : float
-        A multiple of the dtype's tolerance, for results of many roundings.
+        A multiple of the dtype's tolerance.
+    floor : float
+        A scale that the largest element counts for at least.
+    each : bool
+        Every element is its own scale, for values of very different magnitudes.
 
     Raises
     ------
@@ -64,14 +70,17 @@ def assert_close(actual: Any, expected: Any, dtype: dtypes.DType, what: str, *, 
     a, e = actual.astype(wide), expected.astype(wide)
     limit = factor * RELATIVE[dtype]
     finite = np.isfinite(e)
-    scale = float(np.max(np.abs(e[finite]), initial=0.0))
+    size = np.where(finite, np.abs(e), 0.0)
+    # below the smallest normal number the spacing no longer shrinks
+    tiny = dtypes.finfo(dtype).smallest_normal
+    allowed = limit * np.maximum(size if each else np.full(e.shape, size.max()), floor) + tiny
     with np.errstate(invalid="ignore"):
         gap = np.abs(a - e)
-    fine = np.where(finite, gap <= limit * max(scale, limit), (a == e) | (np.isnan(a) & np.isnan(e)))
+    fine = np.where(finite, gap <= allowed, (a == e) | (np.isnan(a) & np.isnan(e)))
     if not fine.all():
         worst = np.unravel_index(np.argmax(np.where(fine, -1.0, np.nan_to_num(gap, nan=np.inf, posinf=np.inf))), a.shape)
         at = tuple(int(i) for i in worst)
         raise AssertionError(
             f"{what}: element {at} is {a[worst]!r}, expected {e[worst]!r}, difference {gap[worst]:.3e}, "
-            f"allowed {limit * max(scale, limit):.3e} ({dtype})"
+            f"allowed {allowed[worst]:.3e} ({dtype})"
         )
