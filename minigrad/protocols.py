@@ -152,7 +152,8 @@ def function(called: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> 
     name = called.__name__
     space = ops.linalg if getattr(called, "__module__", "") == "numpy.linalg" else ops
     found = FUNCTIONS.get(name) if space is ops else None
-    found = found or getattr(space, RENAMED.get(name, name), None)
+    renamed = RENAMED.get(name, name)
+    found = found or getattr(space, renamed, None) or getattr(ops.linalg, renamed, None)
     if found is not None and kwargs.get("out") is None:
         kwargs.pop("out", None)
         return found(*args, **kwargs)

@@ -24,7 +24,11 @@ def index_add(shape: tuple[int, ...], index: Any, values: Array) -> Array:
         return out
     if values.dtype.itemsize == 2 and values.dtype.kind in "fV":
         return index_add(shape, index, values.astype(np.float32)).astype(values.dtype)
-    # add.at is several times faster with one axis
+    if values.size < 2048:
+        out = np.zeros(shape, values.dtype)
+        np.add.at(out, key, values)
+        return out
+    # add.at is several times faster with one axis, once the work outweighs finding the places
     where = _places(shape, key)
     out = np.zeros(math.prod(shape), values.dtype)
     np.add.at(out, where.reshape(-1), np.broadcast_to(values, where.shape).reshape(-1))

@@ -26,8 +26,8 @@ def erf(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.erf(mg.tensor([0.0, 1.0]))
-    tensor([0.       , 0.8427008])
+    >>> mg.round(mg.erf(mg.tensor([0.0, 1.0])), 4)
+    tensor([0.    , 0.8427])
     """
     return xp.erf(x)
 
@@ -43,8 +43,8 @@ def sigmoid(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.sigmoid(mg.tensor([0.0, 1.0, -100.0]))
-    tensor([0.5      , 0.7310586, 0.       ])
+    >>> mg.round(mg.sigmoid(mg.tensor([0.0, 1.0, -100.0])), 4)
+    tensor([0.5   , 0.7311, 0.    ])
     """
     return xp.sigmoid(x)
 
@@ -60,8 +60,8 @@ def softplus(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.softplus(mg.tensor([0.0, 100.0]))
-    tensor([  0.6931472, 100.       ])
+    >>> mg.round(mg.softplus(mg.tensor([0.0, 100.0])), 4)
+    tensor([  0.6931, 100.    ])
     """
     return xp.softplus(x)
 
@@ -77,8 +77,8 @@ def log_sigmoid(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.log_sigmoid(mg.tensor([0.0, -100.0]))
-    tensor([  -0.6931472, -100.       ])
+    >>> mg.round(mg.log_sigmoid(mg.tensor([0.0, -100.0])), 4)
+    tensor([  -0.6931, -100.    ])
     """
     return -xp.softplus(-x)
 
@@ -101,9 +101,7 @@ def relu(xp: Any, x: Array, /) -> Array:
 
 
 relu.vjp(0)(lambda xp, g, out: xp.where(out > 0, g, 0.0))
-relu.samples(
-    *unary(avoid=(0.0,)), case(A((3,), -3, 4, kind="int")), error(DTypeError, "relu", A((2,), kind="bool"))
-)
+relu.samples(*unary(avoid=(0.0,)), case(A((3,), -3, 4, kind="int")), error(DTypeError, "relu", A((2,), kind="bool")))
 
 
 @op(dtype=real)
@@ -155,8 +153,8 @@ def elu(xp: Any, x: Array, /, alpha: float = 1.0) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.elu(mg.tensor([-1.0, 2.0]))
-    tensor([-0.6321205,  2.       ])
+    >>> mg.round(mg.elu(mg.tensor([-1.0, 2.0])), 4)
+    tensor([-0.6321,  2.    ])
     """
     return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))
 
@@ -180,8 +178,8 @@ def selu(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.selu(mg.tensor([-1.0, 2.0]))
-    tensor([-1.1113307,  2.101402 ])
+    >>> mg.round(mg.selu(mg.tensor([-1.0, 2.0])), 4)
+    tensor([-1.1113,  2.1014])
     """
     return xp.where(x > 0, SELU_SCALE * x, SELU_SCALE * SELU_ALPHA * xp.expm1(xp.minimum(x, 0)))
 
@@ -212,19 +210,20 @@ GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 GELU_FLAT = 30.0  # beyond it tanh is -1 or 1 in every dtype, and cubes cannot overflow before it
 
 
-def gelu_tanh(xp: Any, x: Array) -> Array:
+def gelu_gate(xp: Any, x: Array) -> Array:
+    """``tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))``."""
     return xp.tanh(GELU_SCALE * x * (1 + GELU_CUBIC * x * x))
 
 
 @op(dtype=real)
 def _gelu_tanh(xp: Any, x: Array, /) -> Array:
-    return 0.5 * x * (1 + gelu_tanh(xp, x))
+    return 0.5 * x * (1 + gelu_gate(xp, x))
 
 
 @_gelu_tanh.vjp(0)
 def _(xp: Any, g: Array, x: Array) -> Array:
     x = xp.clip(x, -GELU_FLAT, GELU_FLAT)
-    t = gelu_tanh(xp, x)
+    t = gelu_gate(xp, x)
     return 0.5 * g * (1 + t + x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x))
 
 
@@ -255,8 +254,8 @@ def gelu(x: Any, /, approximate: str = "none") -> Any:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.gelu(mg.tensor([-1.0, 1.0]))
-    tensor([-0.15865526,  0.8413447 ])
+    >>> mg.round(mg.gelu(mg.tensor([-1.0, 1.0])), 4)
+    tensor([-0.1587,  0.8413])
     """
     if approximate not in ("none", "tanh"):
         raise ValueError(message("gelu", "approximate", repr(approximate), "'none' or 'tanh'"))
@@ -273,8 +272,8 @@ def silu(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.silu(mg.tensor([-1.0, 1.0]))
-    tensor([-0.26894143,  0.7310586 ])
+    >>> mg.round(mg.silu(mg.tensor([-1.0, 1.0])), 4)
+    tensor([-0.2689,  0.7311])
     """
     return x * xp.sigmoid(x)
 
@@ -297,14 +296,15 @@ def mish(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.mish(mg.tensor([-1.0, 1.0]))
-    tensor([-0.3034015,  0.8650984])
+    >>> mg.round(mg.mish(mg.tensor([-1.0, 1.0])), 4)
+    tensor([-0.3034,  0.8651])
     """
     return x * xp.tanh(xp.softplus(x))
 
 
 @mish.vjp(0)
 def _(xp: Any, g: Array, x: Array) -> Array:
+    x = xp.clip(x, -1000.0, 1000.0)  # straight beyond, in every dtype, and the products of order 2 stay finite
     t = xp.tanh(xp.softplus(x))
     return g * (t + x * xp.sigmoid(x) * (1 - t * t))
 
@@ -338,8 +338,8 @@ def hardswish(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.hardswish(mg.tensor([-4.0, 1.5, 4.0]))
-    tensor([0.   , 1.125, 4.   ])
+    >>> mg.hardswish(mg.tensor([-1.5, 1.5, 4.0]))
+    tensor([-0.375,  1.125,  4.   ])
     """
     return x * xp.clip(x / 6 + 0.5, 0.0, 1.0)
 

@@ -256,9 +256,7 @@ logical_not.samples(*special, case(A((), kind="bool")), case(A((2, 3), kind="boo
 
 
 @predicate(dtype=comparison.but(accumulate=True), ref="numpy.isclose")
-def isclose(
-    xp: Any, x1: Array, x2: Array, /, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> Array:
+def isclose(xp: Any, x1: Array, x2: Array, /, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Array:
     """Elementwise ``abs(x1 - x2) <= atol + rtol * abs(x2)``.
 
     Parameters

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minigrad import dtypes
 from minigrad._core import tape
-from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, message
+from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops.registry import Array, keep, op
 from minigrad.ops.samples import A, case, error
 
@@ -113,6 +114,25 @@ def check_device(device: Any, who: str) -> None:
     if device not in (None, "cpu"):
         need = "'cpu', the only device there is"
         raise DeviceError(message(who, "device", f"{device!r}", need, "A GPU needs minigrad[gpu]"))
+
+
+def as_number(who: str, name: str, value: Any, kinds: tuple[type, ...] = (int, float, complex)) -> Any:
+    """A Python number from a number, or from an array or tensor without axes."""
+    if isinstance(value, tape.TensorBase) and value.requires_grad:
+        need = "a number; the graph would be lost"
+        raise GradError(message(who, name, "a tensor that requires grad", need, "Call detach() on it"))
+    found = value.item() if getattr(value, "ndim", None) == 0 else value
+    if not isinstance(found, kinds):
+        raise DTypeError(message(who, name, describe(value), "a number"))
+    return found
+
+
+def as_index(who: str, name: str, value: Any) -> int:
+    """An int from anything that is one."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise DTypeError(message(who, name, value, "an int")) from None
 
 
 def new(array: Any, *, requires_grad: bool = False, device: Any = None, who: str = "tensor") -> Tensor:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 import numpy as np
 
 from minigrad import dtypes
-from minigrad._core import tape
-from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
-from minigrad.ops.conversion import asarray, astype, convert, copy, from_dlpack, new, tensor, to_array
+from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.ops.conversion import as_number, asarray, astype, convert, copy, from_dlpack, new, tensor, to_array
 from minigrad.ops.ranges import arange, linspace, meshgrid
 from minigrad.ops.registry import Array, keep, op
 from minigrad.ops.samples import case, error
@@ -47,7 +46,9 @@ def _filled(who: str, value: Any, shape: Any, wanted: dtypes.DType, device: Any,
             array = np.empty(extents, wanted)
         else:
             # zeros are free: the system hands out zeroed pages
-            array = np.zeros(extents, wanted) if value is 0 else np.full(extents, value, wanted)
+            array = (
+                np.zeros(extents, wanted) if isinstance(value, int) and not value else np.full(extents, value, wanted)
+            )
     except OverflowError:
         raise OverflowError(message(who, "fill_value", value, f"a value that {wanted} can hold")) from None
     except ValueError as reason:
@@ -156,7 +157,7 @@ def empty(shape: Shape, *, dtype: Any = None, device: Any = None, requires_grad:
 
 
 def full(
-    shape: Shape, fill_value: complex, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    shape: Shape, fill_value: complex | Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor with one value everywhere.
 
@@ -190,23 +191,9 @@ def full(
     >>> mg.full((2,), 7)
     tensor([7, 7])
     """
-    value = _scalar("full", fill_value)
+    value = as_number("full", "fill_value", fill_value)
     wanted = dtypes.promote([], [value]) if dtype is None else dtypes.as_dtype(dtype, "full")
     return _filled("full", value, shape, wanted, device, requires_grad)
-
-
-def _scalar(who: str, value: Any) -> complex:
-    """A Python number from a number, or from an array or tensor with one element."""
-    if isinstance(value, tape.TensorBase):
-        if value.requires_grad:
-            got, need = "a tensor that requires grad", "a number; the graph would be lost"
-            raise GradError(message(who, "fill_value", got, need, "Use mg.broadcast_to(x, shape)"))
-        value = value._array
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()
-    if not isinstance(value, (bool, int, float, complex)):
-        raise DTypeError(message(who, "fill_value", describe(value), "a number"))
-    return value
 
 
 def zeros_like(x: Tensor, /, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -249,7 +236,7 @@ def empty_like(x: Tensor, /, *, dtype: Any = None, device: Any = None, requires_
 
 
 def full_like(
-    x: Tensor, /, fill_value: complex, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+    x: Tensor, /, fill_value: complex | Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """One value in the shape, dtype and device of `x`, where no other is given.
 

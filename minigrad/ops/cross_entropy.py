@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["cross_entropy", "nll_loss"]
 
 
-def rows(xp: Any, targets: Array, classes: int, ignore_index: int | None) -> tuple[Array, Array]:
+def rows(xp: Any, targets: Array, ignore_index: int | None) -> tuple[Array, Array]:
     """Which rows count, and the class of each, 0 for those that do not."""
     if ignore_index is None:
         return xp.ones_like(targets, dtype=dtypes.bool), targets
@@ -93,7 +93,7 @@ def _cross_entropy(
     reduction: str = "mean",
 ) -> Array:
     classes = logits.shape[1]
-    counted, index = rows(xp, targets, classes, ignore_index)
+    counted, index = rows(xp, targets, ignore_index)
     check_classes(xp, index, classes)
     logp = log_probabilities(xp, logits, counted, ignore_index)
     weights = row_weights(xp, counted, index, weight, logits.dtype)
@@ -120,7 +120,7 @@ def _(
     reduction: str,
 ) -> Array:
     classes = logits.shape[1]
-    counted, index = rows(xp, targets, classes, ignore_index)
+    counted, index = rows(xp, targets, ignore_index)
     logp = log_probabilities(xp, logits, counted, ignore_index)
     weights = row_weights(xp, counted, index, weight, logits.dtype)
     if reduction == "mean":
@@ -147,15 +147,14 @@ def _(
     label_smoothing: float,
     reduction: str,
 ) -> Array:
-    classes = logits.shape[1]
-    counted, index = rows(xp, targets, classes, ignore_index)
+    counted, index = rows(xp, targets, ignore_index)
     logp = log_probabilities(xp, logits, counted, ignore_index)
     slope = (label_smoothing - 1) * picked(xp, logp, index)
     if reduction == "mean":
         g = g / total_weight(xp, row_weights(xp, counted, index, weight, logits.dtype))
         slope = slope - out
     hit = xp.where(counted, g * slope, 0.0)
-    share = label_smoothing / classes * xp.where(counted, g, 0.0)
+    share = label_smoothing / logits.shape[1] * xp.where(counted, g, 0.0)
     return xp.index_add(weight.shape, index, hit) - xp.sum(column(xp, share) * logp, axis=0)
 
 
@@ -175,6 +174,26 @@ _cross_entropy.samples(
 )
 
 
+def smoothed(targets: Array, label_smoothing: float) -> Array:
+    """Probabilities mixed with the uniform distribution."""
+    if not label_smoothing:
+        return targets
+    return targets * (1 - label_smoothing) + label_smoothing / targets.shape[1]
+
+
+def soft_terms(xp: Any, logits: Array, targets: Array) -> Array:
+    """``-targets * log_softmax(logits)``, 0 where a probability is 0 and its logit -inf."""
+    logp = log_softmax.body(xp, logits)
+    return -targets * xp.where(xp.logical_and(targets == 0, xp.isinf(logp)), 0.0, logp)
+
+
+def per_row(xp: Any, g: Array, n: int, reduction: str) -> Array:
+    """The cotangent of each of n rows, broadcasting along the classes."""
+    if reduction == "none":
+        return column(xp, g)
+    return g / max(n, 1) if reduction == "mean" else g
+
+
 @op(dtype=real, needs="logits and probabilities (rows, classes) of one shape and a weight for each class")
 def _soft_cross_entropy(
     xp: Any,
@@ -186,11 +205,7 @@ def _soft_cross_entropy(
     label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> Array:
-    logp = log_softmax.body(xp, logits)
-    if label_smoothing:
-        targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-    # a class that has a logit of -inf, as it should be, where its probability is 0
-    terms = -targets * xp.where(xp.logical_and(targets == 0, xp.isinf(logp)), 0.0, logp)
+    terms = soft_terms(xp, logits, smoothed(targets, label_smoothing))
     losses = xp.sum(terms if weight is None else terms * weight, axis=-1)
     if reduction == "none":
         return losses
@@ -202,49 +217,32 @@ def _soft_cross_entropy(
 def _(
     xp: Any, g: Array, logits: Array, targets: Array, weight: Array | None, *, label_smoothing: float, reduction: str
 ) -> Array:
-    if label_smoothing:
-        targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    targets = smoothed(targets, label_smoothing)
     if weight is not None:
         targets = targets * weight
-    if reduction == "mean":
-        g = g / max(logits.shape[0], 1)
-    elif reduction == "none":
-        g = column(xp, g)
+    g = per_row(xp, g, logits.shape[0], reduction)
     return g * (xp.exp(log_softmax.body(xp, logits)) * xp.sum(targets, axis=-1, keepdims=True) - targets)
 
 
 @_soft_cross_entropy.vjp(1)
-def _(
-    xp: Any, g: Array, logits: Array, weight: Array | None, *, label_smoothing: float, reduction: str
-) -> Array:
+def _(xp: Any, g: Array, logits: Array, weight: Array | None, *, label_smoothing: float, reduction: str) -> Array:
     slope = (label_smoothing - 1) * log_softmax.body(xp, logits)
     if weight is not None:
         slope = slope * weight
-    if reduction == "mean":
-        g = g / max(logits.shape[0], 1)
-    elif reduction == "none":
-        g = column(xp, g)
-    return g * slope
+    return per_row(xp, g, logits.shape[0], reduction) * slope
 
 
 @_soft_cross_entropy.vjp(2)
-def _(
-    xp: Any, g: Array, logits: Array, targets: Array, *, label_smoothing: float, reduction: str
-) -> Array:
-    if label_smoothing:
-        targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-    if reduction == "mean":
-        g = g / max(logits.shape[0], 1)
-    elif reduction == "none":
-        g = column(xp, g)
-    logp = log_softmax.body(xp, logits)
-    return -g * targets * xp.where(xp.logical_and(targets == 0, xp.isinf(logp)), 0.0, logp)
+def _(xp: Any, g: Array, logits: Array, targets: Array, *, label_smoothing: float, reduction: str) -> Array:
+    targets = smoothed(targets, label_smoothing)
+    return per_row(xp, g, logits.shape[0], reduction) * soft_terms(xp, logits, targets)
 
 
 PROBABILITIES = A((4, 3), 0.1, 0.9)
 _soft_cross_entropy.samples(
     *(case((4, 3), PROBABILITIES, reduction=r) for r in ("mean", "sum", "none")),
-    *(case((4, 3), PROBABILITIES, A((3,), 0.5, 2.0), label_smoothing=0.2, reduction=r) for r in ("mean", "sum", "none")),
+    case((4, 3), PROBABILITIES, A((3,), 0.5, 2.0), label_smoothing=0.2),
+    case((4, 3), PROBABILITIES, A((3,), 0.5, 2.0), label_smoothing=0.2, reduction="none"),
     case([[0.0, -float("inf")]], [[1.0, 0.0]]),
     case((0, 3), (0, 3)),
 )
@@ -300,10 +298,10 @@ def cross_entropy(
     --------
     >>> import minigrad as mg
     >>> logits = mg.tensor([[0.0, 0.0], [0.0, 100.0]])
-    >>> mg.cross_entropy(logits, mg.tensor([0, 1]))
-    tensor(0.3465736)
-    >>> mg.cross_entropy(logits, mg.tensor([[0.5, 0.5], [0.0, 1.0]]), reduction="none")
-    tensor([0.6931472, 0.       ])
+    >>> mg.round(mg.cross_entropy(logits, mg.tensor([0, 1])), 4)
+    tensor(0.3466)
+    >>> mg.round(mg.cross_entropy(logits, mg.tensor([[0.5, 0.5], [0.0, 1.0]]), reduction="none"), 4)
+    tensor([0.6931, 0.    ])
     """
     check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
@@ -334,7 +332,7 @@ def _nll_loss(
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> Array:
-    counted, index = rows(xp, targets, log_probabilities.shape[1], ignore_index)
+    counted, index = rows(xp, targets, ignore_index)
     check_classes(xp, index, log_probabilities.shape[1])
     weights = row_weights(xp, counted, index, weight, log_probabilities.dtype)
     losses = -weights * xp.where(counted, picked(xp, log_probabilities, index), 0.0)
@@ -383,8 +381,8 @@ def nll_loss(
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.nll_loss(mg.log(mg.tensor([[0.25, 0.75]])), mg.tensor([1]))
-    tensor(0.28768206)
+    >>> mg.round(mg.nll_loss(mg.log(mg.tensor([[0.25, 0.75]])), mg.tensor([1])), 4)
+    tensor(0.2877)
     """
     check_reduction("nll_loss", reduction)
     source, targets = prepare("nll_loss", "log_probabilities", log_probabilities, targets, weight, soft=False)

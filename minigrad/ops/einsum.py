@@ -25,8 +25,8 @@ def einsum(subscripts: str, *operands: Tensor) -> Tensor:
     """Sum of products after Einstein's convention.
 
     Every axis has a letter. Operands are multiplied where letters meet, and summed over the letters that the output
-    lacks. Pairs of operands are contracted by :func:`matmul`, the pair that shrinks the data most first, so gradients of
-    any order and the speed are those of matmul.
+    lacks. Pairs of operands are contracted by :func:`matmul`, the pair that shrinks the data most first, so gradients
+    of any order and the speed are those of matmul.
 
     Parameters
     ----------

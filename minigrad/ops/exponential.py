@@ -24,8 +24,8 @@ def exp(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.exp(mg.tensor([0.0, 1.0]))
-    tensor([1.       , 2.7182817])
+    >>> mg.round(mg.exp(mg.tensor([0.0, 1.0])), 4)
+    tensor([1.    , 2.7183])
     """
     return xp.exp(x)
 
@@ -109,7 +109,7 @@ def log2(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.log2(mg.tensor([1.0, 8.0]))
+    >>> mg.round(mg.log2(mg.tensor([1.0, 8.0])), 4)
     tensor([0., 3.])
     """
     return xp.log2(x)
@@ -126,7 +126,7 @@ def log10(xp: Any, x: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.log10(mg.tensor([1.0, 100.0]))
+    >>> mg.round(mg.log10(mg.tensor([1.0, 100.0])), 4)
     tensor([0., 2.])
     """
     return xp.log10(x)
@@ -143,8 +143,8 @@ def logaddexp(xp: Any, x1: Array, x2: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.logaddexp(mg.tensor([0.0, 1000.0]), mg.tensor([0.0, 1000.0]))
-    tensor([6.9314718e-01, 1.0006931e+03])
+    >>> mg.round(mg.logaddexp(mg.tensor([0.0, 100.0]), 0.0), 4)
+    tensor([  0.6931, 100.    ])
     """
     return xp.logaddexp(x1, x2)
 
@@ -200,8 +200,8 @@ def hypot(xp: Any, x1: Array, x2: Array, /) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.hypot(mg.tensor([3.0, 1e30]), 4.0)
-    tensor([5.e+00, 1.e+30])
+    >>> mg.hypot(mg.tensor([3.0, 6.0]), mg.tensor([4.0, 8.0]))
+    tensor([ 5., 10.])
     """
     return xp.hypot(x1, x2)
 

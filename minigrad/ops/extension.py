@@ -10,7 +10,7 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
-from minigrad.ops.conversion import asarray
+from minigrad.ops.conversion import as_number, asarray
 from minigrad.ops.registry import Array, op, promote
 from minigrad.ops.samples import case, error
 
@@ -114,15 +114,14 @@ def pad(x: Tensor, pad_width: Any, /, mode: str = "constant", *, constant_values
         raise ShapeError(message("pad", "pad_width", pad_width, need)) from None
     if min(map(min, pairs), default=0) < 0:
         raise ShapeError(message("pad", "pad_width", pad_width, "numbers of at least 0", "Cut with a slice"))
-    fits = dtypes.promote([x.dtype], [constant_values], "pad") == x.dtype or (
-        x.dtype == dtypes.bool and constant_values in (0, 1)
-    )
+    value = as_number("pad", "constant_values", constant_values)
+    fits = dtypes.promote([x.dtype], [value]) == x.dtype or (x.dtype == dtypes.bool and value in (0, 1))
     if mode == "constant" and not fits:
-        raise DTypeError(message("pad", "constant_values", constant_values, f"a value that {x.dtype} can hold"))
-    return _pad(x, tuple(map(tuple, pairs)), mode, constant_values)
+        raise DTypeError(message("pad", "constant_values", value, f"a value that {x.dtype} can hold"))
+    return _pad(x, tuple(map(tuple, pairs)), mode, value)
 
 
-@op(dtype=promote, needs="counts of at least 0: one, or one for each element of the axis")
+@op(dtype=promote, ref="numpy.repeat", needs="counts of at least 0: one, or one for each element of the axis")
 def _repeat(xp: Any, x: Array, /, repeats: Any, axis: int | None) -> Array:
     return xp.repeat(x, repeats, axis=axis)
 

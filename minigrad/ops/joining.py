@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad.errors import DTypeError, ShapeError, describe, message
-from minigrad.ops.conversion import asarray
+from minigrad.ops.conversion import as_index, asarray
 from minigrad.ops.registry import Array, exact, keep, op
 from minigrad.ops.samples import A, case, error
 
@@ -32,7 +31,7 @@ def _several(who: str, arrays: Any) -> tuple[Any, ...]:
     return found
 
 
-@op(dtype=exact, needs="arrays with axis `axis` and equal extents on the others")
+@op(dtype=exact, ref="numpy.concatenate", needs="arrays with axis `axis` and equal extents on the others")
 def _concat(xp: Any, *arrays: Array, axis: int | None = 0) -> Array:
     return xp.concat(arrays, axis=axis)
 
@@ -87,7 +86,7 @@ def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
     return _concat(*_several("concat", arrays), axis=axis)
 
 
-@op(dtype=exact, needs="arrays of one shape, and an axis of the result")
+@op(dtype=exact, ref="numpy.stack", needs="arrays of one shape, and an axis of the result")
 def _stack(xp: Any, *arrays: Array, axis: int = 0) -> Array:
     return xp.stack(arrays, axis=axis)
 
@@ -202,7 +201,7 @@ _split.samples(
 def _extent(who: str, x: Tensor, axis: int) -> tuple[int, int]:
     """An axis counted from the front, and its extent."""
     if not -x.ndim <= axis < x.ndim:
-        raise ShapeError(message(who, "axis", f"{axis} for {describe(x)}", f"an axis of x (-{x.ndim}..{x.ndim - 1})"))
+        raise ShapeError(message(who, "axis", f"{axis} for {describe(x)}", "an axis of x"))
     return axis % x.ndim, x.shape[axis]
 
 
@@ -237,12 +236,12 @@ def split(x: Tensor, indices_or_sections: Any, /, axis: int = 0) -> tuple[Tensor
     x = asarray(x)
     place, extent = _extent("split", x, axis)
     if np.ndim(indices_or_sections):
-        given = [operator.index(cut) for cut in indices_or_sections]
+        given = [as_index("split", "indices_or_sections", cut) for cut in indices_or_sections]
         cuts = [min(max(cut + extent if cut < 0 else cut, 0), extent) for cut in given]
         if cuts != sorted(cuts):
             raise ShapeError(message("split", "indices_or_sections", f"{given}", "cuts in ascending order"))
     else:
-        sections = operator.index(indices_or_sections)
+        sections = as_index("split", "indices_or_sections", indices_or_sections)
         if sections < 1 or extent % sections:
             need = f"a divisor of axis {axis}'s extent {extent}"
             hint = "mg.chunk allows a smaller last part"
@@ -281,7 +280,8 @@ def chunk(x: Tensor, chunks: int, /, axis: int = 0) -> tuple[Tensor, ...]:
     """
     x = asarray(x)
     place, extent = _extent("chunk", x, axis)
-    if operator.index(chunks) < 1:
-        raise ShapeError(message("chunk", "chunks", chunks, "at least 1"))
-    size = max(1, -(-extent // chunks))
+    parts = as_index("chunk", "chunks", chunks)
+    if parts < 1:
+        raise ShapeError(message("chunk", "chunks", parts, "at least 1"))
+    size = max(1, -(-extent // parts))
     return _split(x, tuple(range(size, extent, size)), place)  # type: ignore[return-value]

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
-from minigrad._core import tape
-from minigrad.errors import ShapeError, message
+from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.ops.creation import astype
-from minigrad.ops.decompositions import (
-    EighResult,
-    QRResult,
-    SVDResult,
-    cholesky,
-    column,
-    eigh,
-    eigvalsh,
-    qr,
-    require_matrix,
-    require_square,
-    row,
-    svd,
-    svdvals,
-)
+from minigrad.ops.decompositions import QRResult, cholesky, column, qr, require_matrix, require_square, row
+from minigrad.ops.determinants import SlogdetResult, det, slogdet
+from minigrad.ops.inverses import REGULAR, default_tolerance, inv, pinv, solve
 from minigrad.ops.matmul import matmul, matrix_transpose, outer, tensordot, vecdot
 from minigrad.ops.norms import matrix_norm, norm, vector_norm
 from minigrad.ops.reduction import accumulating
 from minigrad.ops.registry import Array, floating, keep, op, promote
 from minigrad.ops.samples import A, case, error
+from minigrad.ops.spectra import EighResult, SVDResult, eigh, eigvalsh, svd, svdvals
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -41,14 +27,6 @@ __all__ = [
 ]  # fmt: skip
 
 Shape = tuple[int, ...]
-REGULAR = "square matrices (..., n, n) that are not singular"
-
-
-class SlogdetResult(NamedTuple):
-    """What `slogdet` returns."""
-
-    sign: Tensor
-    logabsdet: Tensor
 
 
 @op(dtype=keep, view=True, ref="numpy.linalg.diagonal", needs="at least two axes", name="linalg.diagonal")
@@ -166,314 +144,6 @@ cross.samples(
 )
 
 
-@op(dtype=floating, ref="numpy.linalg.inv", needs=REGULAR, hint="mg.linalg.pinv takes any matrix.", name="linalg.inv")
-def inv(xp: Any, x: Array, /) -> Array:
-    """Inverse of square matrices.
-
-    Parameters
-    ----------
-    x : Tensor
-        (..., n, n).
-
-    Returns
-    -------
-    Tensor
-        (..., n, n).
-
-    Raises
-    ------
-    ShapeError
-        If the matrices are not square.
-    numpy.linalg.LinAlgError
-        If one is singular.
-
-    Examples
-    --------
-    >>> import minigrad as mg
-    >>> mg.linalg.inv(mg.tensor([[2.0, 0.0], [0.0, 4.0]]))
-    tensor([[0.5 , 0.  ],
-            [0.  , 0.25]])
-    """
-    require_square("linalg.inv", x)
-    return xp.linalg.inv(x)
-
-
-@inv.vjp(0)
-def _(xp: Any, g: Array, out: Array) -> Array:
-    t = xp.matrix_transpose(out)
-    return -(t @ g @ t)
-
-
-inv.samples(
-    case(A((3, 3), form="regular")),
-    case(A((2, 3, 3), form="regular")),
-    case(A((1, 1), form="regular")),
-    case((0, 0)),
-    error(ShapeError, "linalg.inv: x is float64 (2, 3), needs square matrices", (2, 3)),
-    error(np.linalg.LinAlgError, "linalg.inv: got x float64 (2, 2), needs square matrices", A((2, 2), 0.0, 0.0)),
-)
-
-
-@op(dtype=floating, ref="numpy.linalg.solve", needs=f"a: {REGULAR}; b: (n,) or (..., n, k)", name="linalg.solve")
-def solve(xp: Any, a: Array, b: Array, /) -> Array:
-    """Solution x of the linear systems ``a @ x = b``.
-
-    Parameters
-    ----------
-    a : Tensor
-        (..., n, n).
-    b : Tensor
-        One vector (n,), or matrices (..., n, k) of right-hand sides. Leading axes broadcast.
-
-    Returns
-    -------
-    Tensor
-        (..., n) for a vector, else (..., n, k).
-
-    Raises
-    ------
-    ShapeError
-        If `a` is not square or `b` does not fit.
-    numpy.linalg.LinAlgError
-        If a matrix is singular.
-
-    Examples
-    --------
-    >>> import minigrad as mg
-    >>> mg.linalg.solve(mg.tensor([[2.0, 0.0], [0.0, 4.0]]), mg.tensor([2.0, 2.0]))
-    tensor([1. , 0.5])
-    """
-    require_square("linalg.solve", a, "a")
-    if b.ndim == 0:
-        raise ShapeError(message("linalg.solve", "b", b, "a vector (n,) or matrices (..., n, k)"))
-    return xp.linalg.solve(a, b)
-
-
-@solve.vjp()
-def _(xp: Any, g: Array, a: Array, b_shape: Shape, out: Array) -> tuple[Array, Array]:
-    vector = len(b_shape) == 1
-    if vector:
-        g, out = column(xp, g), column(xp, out)
-    gb = xp.linalg.solve(xp.matrix_transpose(a), g)
-    ga = -(gb @ xp.matrix_transpose(out))
-    return ga, xp.reshape(gb, gb.shape[:-1]) if vector else gb
-
-
-solve.samples(
-    case(A((3, 3), form="regular"), (3,)),
-    case(A((3, 3), form="regular"), (3, 2)),
-    case(A((2, 3, 3), form="regular"), (3,)),
-    case(A((2, 3, 3), form="regular"), (3, 2)),
-    case(A((3, 3), form="regular"), (2, 3, 1)),
-    case(A((2, 1, 2, 2), form="regular"), (3, 2, 2)),
-    error(ShapeError, "linalg.solve: a is float64 (2, 3), needs square matrices", (2, 3), (2,)),
-    error(ShapeError, "b: (n,) or (..., n, k)", A((3, 3), form="regular"), (2,)),
-    error(ShapeError, "b is float64 (), needs a vector", A((3, 3), form="regular"), ()),
-    error(np.linalg.LinAlgError, "linalg.solve: got a float64 (2, 2)", A((2, 2), 0.0, 0.0), (2,)),
-)
-
-
-@op(dtype=floating, needs="square matrices (..., n, n)", name="linalg.cofactor")
-def _cofactor(xp: Any, x: Array, /) -> Array:
-    """The derivative of the determinant: ``det(x) * inv(x).T``, and its limit where `x` is singular.
-
-    With ``x = U @ diag(s) @ Vh`` it is ``det(U) det(Vh) U @ diag(p) @ Vh``, where p_i is the product of all s but s_i:
-    no division.
-    """
-    require_square("linalg.cofactor", x)
-    u, s, vh = xp.linalg.svd(x)
-    others = xp.prod(xp.where(xp.eye(s.shape[-1], dtype=dtypes.bool), 1.0, row(xp, s)), axis=-1)
-    return (u * row(xp, others)) @ vh * _orientation(xp, u, vh)
-
-
-def _orientation(xp: Any, u: Array, vh: Array) -> Array:
-    """The determinant of ``u @ vh``, 1 or -1, as a stack of 1 x 1 matrices."""
-    return column(xp, column(xp, xp.sign(xp.linalg.det(u) * xp.linalg.det(vh))))
-
-
-@_cofactor.vjp(0)
-def _(xp: Any, g: Array, x: Array) -> Array:
-    # for diagonal x the second derivatives of det are the products of all entries but two
-    u, s, vh = xp.linalg.svd(x)
-    t = xp.matrix_transpose
-    h = t(u) @ g @ t(vh)
-    one = xp.eye(s.shape[-1], dtype=dtypes.bool)
-    chosen = xp.expand_dims(one, axis=1) | xp.expand_dims(one, axis=0)
-    pairs = xp.prod(xp.where(chosen, 1.0, row(xp, row(xp, s))), axis=-1)
-    pairs = xp.where(one, 0.0, pairs)
-    core = xp.where(one, pairs @ column(xp, xp.linalg.diagonal(h)), -pairs * t(h))
-    return u @ core @ vh * _orientation(xp, u, vh)
-
-
-_cofactor.samples(
-    case(A((3, 3), form="regular")),
-    case(A((2, 2, 2), form="regular")),
-    case(A((1, 1))),
-    error(ShapeError, "linalg.cofactor: x is float64 (2, 3), needs square matrices", (2, 3)),
-)
-
-
-@op(dtype=floating, ref="numpy.linalg.det", needs="square matrices (..., n, n)", name="linalg.det")
-def det(xp: Any, x: Array, /) -> Array:
-    """Determinant of square matrices.
-
-    Parameters
-    ----------
-    x : Tensor
-        (..., n, n).
-
-    Returns
-    -------
-    Tensor
-        (...). Its first and second derivatives are right for singular matrices too; the third needs distinct singular
-        values.
-
-    Raises
-    ------
-    ShapeError
-        If the matrices are not square.
-
-    Examples
-    --------
-    >>> import minigrad as mg
-    >>> mg.linalg.det(mg.tensor([[2.0, 1.0], [0.0, 4.0]]))
-    tensor(8.)
-    """
-    require_square("linalg.det", x)
-    return xp.linalg.det(x)
-
-
-@det.vjp(0)
-def _(xp: Any, g: Array, x: Array) -> Array:
-    # no array library has cofactors: the op serves tensors, its body arrays
-    cofactor = _cofactor(x) if isinstance(x, tape.TensorBase) else _cofactor.body(xp, x)
-    return column(xp, column(xp, g)) * cofactor
-
-
-det.samples(
-    case(A((3, 3), form="regular")),
-    case((2, 3, 3)),
-    case((1, 1)),
-    case(A((2, 2), 0.0, 0.0)),
-    case(A((3, 3), 1.0, 1.0)),
-    case((0, 0)),
-    error(ShapeError, "linalg.det: x is float64 (2, 3), needs square matrices", (2, 3)),
-    error(ShapeError, "needs square matrices", ()),
-)
-
-
-@op(
-    dtype=floating.but(same=False),
-    ref="numpy.linalg.slogdet",
-    needs="square matrices (..., n, n)",
-    name="linalg.slogdet",
-)
-def _slogdet(xp: Any, x: Array, /) -> tuple[Array, Array]:
-    require_square("linalg.slogdet", x)
-    return tuple(xp.linalg.slogdet(x))
-
-
-@_slogdet.vjp(0)
-def _(xp: Any, g: tuple[Array, Array], x: Array) -> Array:
-    return column(xp, column(xp, g[1])) * xp.matrix_transpose(xp.linalg.inv(x))
-
-
-_slogdet.samples(
-    case(A((3, 3), form="regular")),
-    case(A((2, 3, 3), form="regular")),
-    error(ShapeError, "linalg.slogdet: x is float64 (2, 3), needs square matrices", (2, 3)),
-)
-
-
-def slogdet(x: Tensor, /) -> SlogdetResult:
-    """Sign of the determinant and logarithm of its magnitude, which neither overflow nor underflow.
-
-    Parameters
-    ----------
-    x : Tensor
-        (..., n, n).
-
-    Returns
-    -------
-    SlogdetResult
-        ``sign`` (...), whose gradient is 0, and ``logabsdet`` (...), which is ``-inf`` and has no gradient where `x` is
-        singular.
-
-    Raises
-    ------
-    ShapeError
-        If the matrices are not square.
-    numpy.linalg.LinAlgError
-        In backward, where a matrix is singular.
-
-    Examples
-    --------
-    >>> import minigrad as mg
-    >>> mg.linalg.slogdet(mg.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    SlogdetResult(sign=tensor(-1.), logabsdet=tensor(0.))
-    """
-    return SlogdetResult(*_slogdet(x))  # type: ignore[misc]
-
-
-@op(dtype=floating, ref="numpy.linalg.pinv", needs="matrices (..., m, n)", name="linalg.pinv")
-def pinv(xp: Any, x: Array, /, *, rtol: float | None = None) -> Array:
-    """Moore-Penrose inverse of matrices.
-
-    Parameters
-    ----------
-    x : Tensor
-        (..., m, n).
-    rtol : float, optional
-        Singular values below `rtol` times the largest count as 0; ``max(m, n)`` times the machine epsilon by default.
-
-    Returns
-    -------
-    Tensor
-        (..., n, m). Its derivative is that along matrices of the same rank.
-
-    Raises
-    ------
-    ShapeError
-        If `x` has no two axes.
-
-    Notes
-    -----
-    Rule: G. H. Golub, V. Pereyra, *The differentiation of pseudo-inverses and nonlinear least squares problems whose
-    variables separate*, 1973.
-
-    Examples
-    --------
-    >>> import minigrad as mg
-    >>> mg.linalg.pinv(mg.tensor([[2.0, 0.0], [0.0, 0.0]]))
-    tensor([[0.5, 0. ],
-            [0. , 0. ]])
-    """
-    require_matrix("linalg.pinv", x)
-    return xp.linalg.pinv(x, rcond=_tolerance(x, rtol))
-
-
-def _tolerance(x: Array, rtol: float | None) -> float:
-    return max(x.shape[-2:]) * float(np.finfo(x.dtype).eps) if rtol is None else rtol
-
-
-@pinv.vjp(0)
-def _(xp: Any, g: Array, x: Array, out: Array) -> Array:
-    pt, gt = xp.matrix_transpose(out), xp.matrix_transpose(g)
-    # (1 - x p) g' p p' + p' p g' (1 - p x), with the small products first
-    wide, tall = gt @ out @ pt, pt @ (out @ gt)
-    return wide - x @ (out @ wide) + tall - (tall @ out) @ x - pt @ g @ pt
-
-
-pinv.samples(
-    case(A((3, 3), form="regular")),
-    case(A((4, 2), form="regular")),
-    case(A((2, 4), form="regular")),
-    case(A((2, 3, 2), form="regular")),
-    case(A((3, 2), form="regular"), rtol=1e-3),
-    error(ShapeError, "linalg.pinv: x is float64 (3,), needs matrices", (3,)),
-)
-
-
 @op(
     dtype=floating.but(same=False),
     ref="numpy.linalg.matrix_rank",
@@ -508,7 +178,7 @@ def matrix_rank(xp: Any, x: Array, /, *, rtol: float | None = None) -> Array:
     """
     require_matrix("linalg.matrix_rank", x)
     s = xp.linalg.svdvals(x)
-    return xp.sum(s > _tolerance(x, rtol) * xp.max(s, axis=-1, keepdims=True), axis=-1)
+    return xp.sum(s > default_tolerance(x, rtol) * xp.max(s, axis=-1, keepdims=True), axis=-1)
 
 
 matrix_rank.samples(
@@ -556,14 +226,17 @@ def matrix_power(xp: Any, x: Array, /, n: int) -> Array:
     if n == 0:
         return xp.zeros_like(x) + xp.eye(x.shape[-1], dtype=x.dtype)
     if n < 0:
+        if x.dtype in dtypes.INTEGER:
+            raise DTypeError(message("linalg.matrix_power", "x", x, "a floating dtype for a negative power"))
         x, n = xp.linalg.inv(x), -n
-    result = None
-    while n:
+    while n % 2 == 0:
+        x, n = x @ x, n // 2
+    result = +x
+    while n := n // 2:
+        x = x @ x
         if n % 2:
-            result = x if result is None else result @ x
-        n //= 2
-        x = x @ x if n else x
-    return +result
+            result = result @ x
+    return result
 
 
 matrix_power.samples(
@@ -573,4 +246,5 @@ matrix_power.samples(
     case(A((2, 2), form="regular"), n=-3),
     case(A((2, 2), kind="int", low=-3, high=3), n=3),
     error(ShapeError, "linalg.matrix_power: x is float64 (2, 3), needs square matrices", (2, 3), n=2),
+    error(DTypeError, "needs a floating dtype for a negative power", A((2, 2), 1, 3, kind="int"), n=-1),
 )

@@ -38,12 +38,16 @@ def matrix_transpose(xp: Any, x: Array, /) -> Array:
 
 matrix_transpose.vjp(0)(lambda xp, g: xp.matrix_transpose(g))
 matrix_transpose.samples(
-    case((2, 3)), case((4, 2, 3)), case((0, 2)), error(ShapeError, "at least two axes", (3,)), error(ShapeError, "at least two axes", ())
+    case((2, 3)),
+    case((4, 2, 3)),
+    case((0, 2)),
+    error(ShapeError, "at least two axes", (3,)),
+    error(ShapeError, "at least two axes", ()),
 )
 
 
 def product(xp: Any, x1: Array, x2: Array) -> Array:
-    """``x1 @ x2``; for one matrix `x2` the leading axes of `x1` become one, so that BLAS runs once and not once a matrix."""
+    """``x1 @ x2``, where a stack `x1` becomes one matrix if `x2` is one: BLAS runs once, not once a matrix."""
     if x1.ndim > 2 and x2.ndim == 2:
         rows = xp.matmul(xp.reshape(x1, (math.prod(x1.shape[:-1]), x1.shape[-1])), x2)
         return xp.reshape(rows, (*x1.shape[:-1], x2.shape[-1]))
@@ -83,8 +87,8 @@ def _right(xp: Any, g: Array, x1: Array, x2_shape: Shape) -> Array:
 def matmul(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Matrix product ``x1 @ x2`` of stacks of matrices.
 
-    Half types are multiplied and summed in float32. The leading axes of `x1` are flattened where `x2` is one matrix, forward and
-    backward.
+    Half types are multiplied and summed in float32. Where `x2` is one matrix, a stack `x1` is multiplied in one piece,
+    forward and backward.
 
     Parameters
     ----------
@@ -138,7 +142,11 @@ matmul.samples(
 )
 
 
-@op(dtype=numeric, needs="x (..., k), weight (k, n) and bias (n,)", hint="The weight is (in, out): y = x @ weight + bias.")
+@op(
+    dtype=numeric,
+    needs="x (..., k), weight (k, n) and bias (n,)",
+    hint="The weight is (in, out): y = x @ weight + bias.",
+)
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, /) -> Array:
     """Affine map ``x @ weight + bias``.
 
@@ -171,13 +179,13 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, /) -> Ar
     if weight.ndim != 2:
         raise ShapeError(message("linear", "weight", weight, "a matrix (in, out)"))
     if x.ndim == 0 or x.shape[-1] != weight.shape[0]:
-        raise ShapeError(
-            message("linear", "x", x, f"{weight.shape[0]} features on its last axis, as weight {tuple(weight.shape)} is (in, out)")
-        )
+        need = f"{weight.shape[0]} features on its last axis, as weight {tuple(weight.shape)} is (in, out)"
+        raise ShapeError(message("linear", "x", x, need))
     if bias is None:
         return product(xp, x, weight)
     if bias.shape != weight.shape[1:]:
-        raise ShapeError(message("linear", "bias", bias, f"shape ({weight.shape[1]},), as weight is {tuple(weight.shape)}"))
+        need = f"shape ({weight.shape[1]},), as weight is {tuple(weight.shape)}"
+        raise ShapeError(message("linear", "bias", bias, need))
     return product(xp, x, weight) + bias
 
 
@@ -205,7 +213,11 @@ linear.samples(
 )
 
 
-@op(dtype=numeric, ref="numpy.vecdot", needs="vectors of one length on the axis, and other axes that broadcast together")
+@op(
+    dtype=numeric,
+    ref="numpy.vecdot",
+    needs="vectors of one length on the axis, and other axes that broadcast together",
+)
 def vecdot(xp: Any, x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
     """Dot product of vectors along an axis, ``sum(conj(x1) * x2)``; the other axes broadcast.
 
@@ -279,18 +291,19 @@ outer.samples(
 @op(dtype=numeric, ref="numpy.tensordot", needs="contracted axes of equal extents")
 def _tensordot(xp: Any, x1: Array, x2: Array, /, *, axes: Axes = 2) -> Array:
     if isinstance(axes, int):
-        if not 0 <= axes <= min(x1.ndim, x2.ndim):
-            raise ShapeError(message("tensordot", "axes", axes, f"at most the {min(x1.ndim, x2.ndim)} axes that both have"))
+        both = min(x1.ndim, x2.ndim)
+        if not 0 <= axes <= both:
+            raise ShapeError(message("tensordot", "axes", axes, f"at most the {both} axes that both have"))
         first, second = list(range(x1.ndim - axes, x1.ndim)), list(range(axes))
     else:
         first, second = (
             [a % n if -n <= a < n else _no_axis(a, n) for a in ((side,) if isinstance(side, int) else side)]
             for side, n in zip(axes, (x1.ndim, x2.ndim), strict=True)
         )
-    if [x1.shape[i] for i in first] != [x2.shape[j] for j in second] or len({*first}) != len(first) or len({*second}) != len(second):
-        raise ShapeError(
-            message("tensordot", "axes", axes, f"pairs of different axes with equal extents in {tuple(x1.shape)} and {tuple(x2.shape)}")
-        )
+    twice = len({*first}) < len(first) or len({*second}) < len(second)
+    if twice or [x1.shape[i] for i in first] != [x2.shape[j] for j in second]:
+        need = f"pairs of different axes with equal extents in {tuple(x1.shape)} and {tuple(x2.shape)}"
+        raise ShapeError(message("tensordot", "axes", axes, need))
     left = [i for i in range(x1.ndim) if i not in first]
     right = [j for j in range(x2.ndim) if j not in second]
     rows, inner, columns = (
@@ -314,7 +327,7 @@ _tensordot.samples(
     case((), (), axes=0),
     case((0, 3), (3, 2), axes=1),
     case((2, 0), (0, 2), axes=1),
-    error(ShapeError, "axes is 1, needs pairs of different axes with equal extents in (2, 3) and (2, 3)", (2, 3), (2, 3), axes=1),
+    error(ShapeError, "axes is 1, needs pairs of different axes with equal extents in (2, 3)", (2, 3), (2, 3), axes=1),
     error(ShapeError, "axes is 3, needs at most the 2 axes", (2, 3), (2, 3), axes=3),
     error(ShapeError, "axes is 5, needs an axis of a tensor with 2 axes", (2, 3), (2, 3), axes=(5, 0)),
 )
@@ -346,4 +359,7 @@ def tensordot(x1: Tensor, x2: Tensor, /, axes: Axes = 2) -> Tensor:
     >>> mg.tensordot(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([1.0, 10.0]), axes=1)
     tensor([21., 43.])
     """
-    return _tensordot(x1, x2, axes=axes if isinstance(axes, int) else tuple(tuple(a) if isinstance(a, list) else a for a in axes))
+    if not isinstance(axes, int):
+        first, second = (side if isinstance(side, int) else tuple(side) for side in axes)
+        axes = (first, second)
+    return _tensordot(x1, x2, axes=axes)

@@ -43,8 +43,8 @@ def vector_norm(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = Fal
     Returns
     -------
     Tensor
-        The gradient of a zero vector is 0, of order 2 as well. Largest and smallest magnitudes that tie share the gradient equally;
-        the count has gradient 0.
+        The gradient of a zero vector is 0, of order 2 as well. Largest and smallest magnitudes that tie share the
+        gradient equally; the count has gradient 0.
 
     Raises
     ------
@@ -109,7 +109,12 @@ vector_norm.samples(
 )
 
 
-@op(dtype=floating.but(same=False), ref="numpy.linalg.matrix_norm", needs="matrices (..., m, n)", name="linalg.matrix_norm")
+@op(
+    dtype=floating.but(same=False),
+    ref="numpy.linalg.matrix_norm",
+    needs="matrices (..., m, n)",
+    name="linalg.matrix_norm",
+)
 def matrix_norm(xp: Any, x: Array, /, *, keepdims: bool = False, ord: float | str = "fro") -> Array:
     """Norm of matrices.
 
@@ -210,6 +215,6 @@ def norm(x: Tensor, /, ord: float | str | None = None, axis: Axis = None, keepdi
             raise ShapeError(message("linalg.norm", "ord", order, "a number for vectors"))
         return vector_norm(x, axes, keepdims=keepdims, ord=order)
     if len(axes) != 2:
-        raise ShapeError(message("linalg.norm", "axis", f"{len(axes)} axes", "one axis for vectors or two for matrices"))
+        raise ShapeError(message("linalg.norm", "axis", f"{len(axes)} axes", "one axis for vectors, two for matrices"))
     out = matrix_norm(moveaxis(x, axes, (-2, -1)), ord="fro" if ord is None else ord)
     return reshape(out, kept(x.shape, axes)) if keepdims else out

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, describe, message
-from minigrad.ops.conversion import asarray, new
+from minigrad.ops.conversion import as_index, as_number, asarray, new
 from minigrad.ops.manipulation import broadcast_arrays, reshape
 
 if TYPE_CHECKING:
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["arange", "linspace", "meshgrid"]
 
 MOST = np.iinfo(np.intp).max // 8  # what an array of 64-bit numbers can have
-
-
-def _number(who: str, name: str, value: Any, kinds: tuple[type, ...] = (int, float)) -> Any:
-    """A Python number from a number, or from an array or tensor without axes."""
-    found = value.item() if getattr(value, "ndim", None) == 0 else value
-    if not isinstance(found, kinds):
-        raise DTypeError(message(who, name, describe(value), "a number"))
-    return found
 
 
 def arange(
@@ -79,7 +70,7 @@ def arange(
     """
     first, last = (0, start) if stop is None else (start, stop)
     named = (("start", first), ("stop", last), ("step", step))
-    first, last, by = (_number("arange", name, value) for name, value in named)
+    first, last, by = (as_number("arange", name, value, (int, float)) for name, value in named)
     integers = all(isinstance(value, int) for value in (first, last, by))
     default = dtypes.int64 if integers else dtypes.default_float
     wanted = default if dtype is None else dtypes.as_dtype(dtype, "arange")
@@ -149,16 +140,12 @@ def linspace(
     >>> mg.linspace(0, 1, 5)
     tensor([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
-    kinds = (int, float, complex)
-    first, last = _number("linspace", "start", start, kinds), _number("linspace", "stop", stop, kinds)
+    first, last = as_number("linspace", "start", start), as_number("linspace", "stop", stop)
     default = dtypes.complex64 if isinstance(first, complex) or isinstance(last, complex) else dtypes.default_float
     wanted = default if dtype is None else dtypes.as_dtype(dtype, "linspace")
     if default == dtypes.complex64 and wanted not in dtypes.COMPLEX:
         raise DTypeError(message("linspace", "dtype", str(wanted), "a complex dtype, as the ends are complex"))
-    try:
-        count = operator.index(num)
-    except TypeError:
-        raise DTypeError(message("linspace", "num", num, "an int")) from None
+    count = as_index("linspace", "num", num)
     if count < 0:
         raise ShapeError(message("linspace", "num", count, "at least 0"))
     array = np.linspace(first, last, count, endpoint=endpoint)

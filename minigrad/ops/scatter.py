@@ -28,6 +28,8 @@ PARTS = "integers, slices, None, Ellipsis, integer arrays or boolean masks"
 
 def as_key(index: Index, who: str = "getitem") -> Key:
     """An index as a tuple of Python ints, slices, None, Ellipsis and arrays that nobody else can change."""
+    if type(index) is int:
+        return (index, Ellipsis)
     parts = index if type(index) is tuple else (index,)
     key = tuple([part if part is None or type(part) in _BASIC else _part(part, who) for part in parts])
     # NumPy answers a scalar where every axis has an integer; the Ellipsis makes it a view

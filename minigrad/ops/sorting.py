@@ -51,7 +51,7 @@ def sort(xp: Any, x: Array, /, axis: int = -1, *, descending: bool = False, stab
     >>> mg.sort(mg.tensor([3.0, 1.0, 2.0]), descending=True)
     tensor([3., 2., 1.])
     """
-    ordered = xp.sort(x, axis=axis, stable=True)
+    ordered = xp.sort(x, axis=axis)  # of values alone, a stable order cannot be told from another
     return xp.flip(ordered, axis=axis) if descending else ordered
 
 

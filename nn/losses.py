@@ -1,0 +1,197 @@
+"""Losses as modules: a loss is made once with its options, and called with a prediction and a target.
+
+What each computes stands in the function of the same name (`minigrad.cross_entropy` and so on). None of them broadcasts a
+target against a prediction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad import ops
+from minigrad.errors import message
+from minigrad.nn.module import Module
+from minigrad.tensor import Tensor
+
+__all__ = [
+    "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss", "SmoothL1Loss",
+]  # fmt: skip
+
+
+class Loss(Module):
+    """Base of the losses: keeps the reduction, ``"mean"``, ``"sum"`` or ``"none"``."""
+
+    reductions: tuple[str, ...] = ("mean", "sum", "none")
+
+    def __init__(self, reduction: str) -> None:
+        if reduction not in self.reductions:
+            need = f"one of {', '.join(self.reductions)}"
+            raise ValueError(message(type(self).__name__, "reduction", repr(reduction), need))
+        self.reduction = reduction
+
+    def extra_repr(self) -> str:
+        """The reduction, where it is not the mean."""
+        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
+
+
+class CrossEntropyLoss(Loss):
+    """Cross entropy of logits against class indices or probabilities; see `minigrad.cross_entropy`.
+
+    Parameters
+    ----------
+    weight : Tensor, optional
+        A factor for each class; kept as a buffer.
+    ignore_index : int, optional
+        Targets of this index do not count.
+    label_smoothing : float
+        How much of the uniform distribution is mixed into the target.
+    reduction : str
+        ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+    >>> mg.round(loss(mg.tensor([[0.0, 0.0]]), mg.tensor([1])), 4)
+    tensor(0.6931)
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(message("CrossEntropyLoss", "label_smoothing", label_smoothing, "a number from 0 to 1"))
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.label_smoothing = float(label_smoothing)
+
+    def forward(self, logits: Tensor, targets: Any) -> Tensor:
+        """The loss of logits (..., classes)."""
+        return ops.cross_entropy(
+            logits,
+            targets,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction=self.reduction,
+        )
+
+
+class NLLLoss(Loss):
+    """Negative log-likelihood of log-probabilities against class indices; see `minigrad.nll_loss`."""
+
+    weight: Tensor | None
+
+    def __init__(self, *, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+
+    def forward(self, log_probabilities: Tensor, targets: Any) -> Tensor:
+        """The loss of log-probabilities (..., classes)."""
+        options = {"ignore_index": self.ignore_index, "reduction": self.reduction}
+        return ops.nll_loss(log_probabilities, targets, weight=self.weight, **options)  # type: ignore[arg-type]
+
+
+class BCEWithLogitsLoss(Loss):
+    """Cross entropy of yes-or-no questions, from logits; see `minigrad.binary_cross_entropy_with_logits`.
+
+    Parameters
+    ----------
+    weight, pos_weight : Tensor, optional
+        Factors for each loss and for its part of yes; kept as buffers.
+    reduction : str
+        ``"mean"``, ``"sum"`` or ``"none"``.
+    """
+
+    weight: Tensor | None
+    pos_weight: Tensor | None
+
+    def __init__(self, *, weight: Any = None, pos_weight: Any = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.register_buffer("pos_weight", pos_weight)
+
+    def forward(self, logits: Tensor, target: Any) -> Tensor:
+        """The loss of logits of any shape and a target of the same."""
+        return ops.binary_cross_entropy_with_logits(logits, target, self.weight, self.pos_weight, reduction=self.reduction)
+
+
+class MSELoss(Loss):
+    """Squared error; see `minigrad.mse_loss`.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> nn.MSELoss()(mg.tensor([1.0, 3.0]), mg.tensor([0.0, 0.0]))
+    tensor(5.)
+    """
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+
+    def forward(self, prediction: Tensor, target: Any) -> Tensor:
+        """The loss of a prediction and a target of one shape."""
+        return ops.mse_loss(prediction, target, reduction=self.reduction)
+
+
+class L1Loss(Loss):
+    """Absolute error; see `minigrad.l1_loss`."""
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+
+    def forward(self, prediction: Tensor, target: Any) -> Tensor:
+        """The loss of a prediction and a target of one shape."""
+        return ops.l1_loss(prediction, target, reduction=self.reduction)
+
+
+class HuberLoss(Loss):
+    """Squared error near 0, absolute error beyond `delta`; see `minigrad.huber_loss`."""
+
+    def __init__(self, *, delta: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.delta = float(delta)
+
+    def forward(self, prediction: Tensor, target: Any) -> Tensor:
+        """The loss of a prediction and a target of one shape."""
+        return ops.huber_loss(prediction, target, delta=self.delta, reduction=self.reduction)
+
+
+class SmoothL1Loss(Loss):
+    """Absolute error, rounded off below `beta`; see `minigrad.smooth_l1_loss`."""
+
+    def __init__(self, *, beta: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.beta = float(beta)
+
+    def forward(self, prediction: Tensor, target: Any) -> Tensor:
+        """The loss of a prediction and a target of one shape."""
+        return ops.smooth_l1_loss(prediction, target, beta=self.beta, reduction=self.reduction)
+
+
+class KLDivLoss(Loss):
+    """Kullback-Leibler divergence of log-probabilities from probabilities; see `minigrad.kl_div`.
+
+    ``reduction="batchmean"`` is the divergence itself, averaged over axis 0.
+    """
+
+    reductions = ("mean", "sum", "none", "batchmean")
+
+    def __init__(self, *, log_target: bool = False, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.log_target = log_target
+
+    def forward(self, prediction: Tensor, target: Any) -> Tensor:
+        """The loss of a prediction and a target of one shape."""
+        return ops.kl_div(prediction, target, log_target=self.log_target, reduction=self.reduction)
