@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextvars
 from typing import Any
 
+import numpy as np
+
 __all__ = ["DTypeError", "DeviceError", "GradError", "ShapeError", "describe", "layer_path", "message"]
 
 # the path of the layer being called (``encoder.layers.0.attention``), kept by nn.Module
@@ -83,6 +85,8 @@ def describe(value: Any) -> str:
     """
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype} {tuple(value.shape)}"
+    if isinstance(value, np.dtype):
+        return str(value)
     if value is None or isinstance(value, (bool, int, float, complex, str)):
         return repr(value)
     if isinstance(value, (tuple, list)) and len(value) <= 4:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from minigrad import dtypes
 from minigrad._core import philox
 from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.ops import noise
 from minigrad.ops.creation import asarray, new
 from minigrad.tensor import Tensor
 
@@ -664,3 +665,6 @@ def seed(seed: SupportsIndex) -> None:
     True
     """
     _default.set_state({"algorithm": ALGORITHM, "seed": seed, "counter": 0})
+
+
+noise.bind(draw_key)  # dropout draws its keys here, and ops may not import what stands on them

@@ -285,7 +285,10 @@ class Tensor(dispatch.Operators):
     def __repr__(self) -> str:
         # "tensor(" is 7 characters; NumPy indents the following lines by as much
         text = np.array2string(engine.to_numpy(self), separator=", ", prefix=" " * 7) if self.size else self._empty_text()
-        marks = "" if self.dtype in (np.float32, np.int64, np.bool_) else f", dtype={self.dtype}"
+        # what the same text would make again needs no mark
+        marks = "" if self.dtype in (np.float32, np.int64, np.bool_) and self.size else f", dtype={self.dtype}"
+        if not self.size and self.dtype == np.float32:
+            marks = ""
         if self._node is not None:
             marks += f", grad_fn=<{self._node.name}>"
         elif self._leaf:

@@ -34,7 +34,8 @@ from minigrad.nn.parameter import Parameter
 from minigrad.nn.sequential import Sequential
 
 __all__ = [
-    "ELU", "GELU", "SELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dense", "Dropout", "HuberLoss", "Identity", "KLDivLoss",
-    "L1Loss", "LeakyReLU", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module", "NLLLoss", "Parameter", "ReLU",
-    "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "activations", "functional", "init",
+    "ELU", "GELU", "SELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dense", "Dropout", "HuberLoss", "Identity",
+    "KLDivLoss", "L1Loss", "LeakyReLU", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module",
+    "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
+    "activations", "functional", "init",
 ]  # fmt: skip

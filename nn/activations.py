@@ -11,8 +11,8 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "ELU", "GELU", "SELU", "Identity", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "ReLU", "SiLU", "Sigmoid", "Softmax",
-    "Softplus", "Tanh", "get",
+    "ELU", "GELU", "SELU", "Identity", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "ReLU", "SiLU", "Sigmoid",
+    "Softmax", "Softplus", "Tanh", "get",
 ]  # fmt: skip
 
 
@@ -79,7 +79,10 @@ class SELU(Module):
 
 
 class GELU(Module):
-    """``x * Phi(x)``, Phi the normal distribution function; ``approximate="tanh"`` as GPT-2 computes it; see `minigrad.gelu`."""
+    """``x * Phi(x)``, Phi the normal distribution function; see `minigrad.gelu`.
+
+    ``approximate="tanh"`` is the form that GPT-2 uses.
+    """
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):

@@ -30,8 +30,8 @@ class Dense(Module):
     bias : bool
         Whether there is a bias.
     in_features : int, optional
-        Features of the input. Left out, it is read from the first batch; until then the weight has no elements, `state_dict`
-        and an optimizer's `step` raise, and `load_state_dict` gives the weight its shape.
+        Features of the input. Left out, it is read from the first batch. Until then the weight has no elements,
+        `state_dict` and an optimizer's `step` raise, and `load_state_dict` gives the weight its shape.
     kernel_initializer, bias_initializer : str or callable
         What fills the weight and the bias: a function of `minigrad.nn.init`, or its name.
     dtype : dtype, optional

@@ -13,8 +13,8 @@ __all__ = ["Dropout"]
 class Dropout(Module):
     """Set each element to 0 with a probability while training, and scale the others by ``1 / (1 - rate)``.
 
-    In evaluation mode the input passes unchanged. Srivastava et al., "Dropout: a simple way to prevent neural networks from
-    overfitting", 2014.
+    In evaluation mode the input passes unchanged. Srivastava et al., "Dropout: a simple way to prevent neural networks
+    from overfitting", 2014.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """Initializers: functions that fill a tensor in place and return it.
 
-Each takes the tensor first and a `generator` by name (the default one otherwise), so any of them, bare or with arguments
-bound by `functools.partial`, serves as a layer's ``kernel_initializer``. A layer takes their names as strings too.
+Each takes the tensor first and, where it draws, a `generator` by name (the default one otherwise). So any of them, bare
+or with arguments bound by `functools.partial`, serves as a layer's ``kernel_initializer``, and so does its name.
 
-The fans of a weight are counted on its last two axes, (in, out); the axes before them are a window (a convolution's), whose
-size multiplies both.
+The fans of a weight are counted on its last two axes, (in, out); the axes before them are a window (a convolution's),
+whose size multiplies both.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from minigrad.random import Generator
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "constant", "fans", "get", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "kaiming_normal", "kaiming_uniform",
-    "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal", "truncated_normal", "uniform", "xavier_normal",
-    "xavier_uniform", "zeros",
+    "constant", "fans", "get", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "kaiming_normal",
+    "kaiming_uniform", "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal", "truncated_normal", "uniform",
+    "xavier_normal", "xavier_uniform", "zeros",
 ]  # fmt: skip
 
 # the standard deviation that is left of 1 when a normal distribution is cut at two standard deviations
@@ -120,8 +120,8 @@ def truncated_normal(
 def glorot_uniform(t: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill from U(-a, a), ``a = gain * sqrt(6 / (fan_in + fan_out))``.
 
-    It keeps the variance of activations and of gradients about equal from layer to layer: Glorot and Bengio, "Understanding
-    the difficulty of training deep feedforward neural networks", 2010.
+    It keeps the variance of activations and of gradients about equal from layer to layer: Glorot and Bengio,
+    "Understanding the difficulty of training deep feedforward neural networks", 2010.
 
     Examples
     --------
@@ -170,9 +170,10 @@ def lecun_normal(t: Tensor, *, generator: Generator | None = None) -> Tensor:
 def orthogonal(t: Tensor, gain: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with `gain` times a matrix whose columns (or rows, where these are fewer) are orthonormal.
 
-    The axes before the last count as one. The matrix is the Q of a normal random matrix, its signs fixed by those of R, so
-    that it is uniform over all such matrices: Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep
-    linear neural networks", 2014; Mezzadri, "How to generate random matrices from the classical compact groups", 2007.
+    The axes before the last count as one. The matrix is the Q of a normal random matrix, its signs fixed by those of R,
+    so that it is uniform over all such matrices: Saxe et al., "Exact solutions to the nonlinear dynamics of learning in
+    deep linear neural networks", 2014; Mezzadri, "How to generate random matrices from the classical compact groups",
+    2007.
 
     Examples
     --------
@@ -203,8 +204,8 @@ kaiming_uniform, kaiming_normal = he_uniform, he_normal
 _BY_NAME: dict[str, Callable[..., Tensor]] = {
     f.__name__: f
     for f in (
-        zeros, ones, uniform, normal, truncated_normal, glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform,
-        lecun_normal, orthogonal,
+        zeros, ones, uniform, normal, truncated_normal, glorot_uniform, glorot_normal, he_uniform, he_normal,
+        lecun_uniform, lecun_normal, orthogonal,
     )
 }  # fmt: skip
 
@@ -226,5 +227,6 @@ def get(initializer: str | Callable[..., Any]) -> Callable[..., Any]:
     found = _BY_NAME.get(initializer) if isinstance(initializer, str) else initializer
     if not callable(found):
         got = repr(initializer) if isinstance(initializer, str) else initializer
-        raise ValueError(message("init.get", "initializer", got, f"a function that fills a tensor, or one of {', '.join(_BY_NAME)}"))
+        need = f"a function that fills a tensor, or one of {', '.join(_BY_NAME)}"
+        raise ValueError(message("init.get", "initializer", got, need))
     return found

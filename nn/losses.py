@@ -1,7 +1,7 @@
 """Losses as modules: a loss is made once with its options, and called with a prediction and a target.
 
-What each computes stands in the function of the same name (`minigrad.cross_entropy` and so on). None of them broadcasts a
-target against a prediction.
+What each computes stands in the function of the same name (`minigrad.cross_entropy` and so on). None of them broadcasts
+a target against a prediction.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class BCEWithLogitsLoss(Loss):
 
     def forward(self, logits: Tensor, target: Any) -> Tensor:
         """The loss of logits of any shape and a target of the same."""
-        return ops.binary_cross_entropy_with_logits(logits, target, self.weight, self.pos_weight, reduction=self.reduction)
+        weights = self.weight, self.pos_weight
+        return ops.binary_cross_entropy_with_logits(logits, target, *weights, reduction=self.reduction)
 
 
 class MSELoss(Loss):

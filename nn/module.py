@@ -33,8 +33,8 @@ class LoadReport(NamedTuple):
 class Module:
     """Base of layers and models.
 
-    Assign parameters, modules, and lists, tuples or dicts of them as attributes, and write `forward`. Call the module, not
-    `forward`: the call runs the hooks and lets errors name the layer (``encoder.layers.0.query: linear: ...``).
+    Assign parameters, modules, and lists, tuples or dicts of them as attributes, and write `forward`. Call the module,
+    not `forward`: the call runs the hooks and lets errors name the layer (``encoder.layers.0.query: linear: ...``).
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class Module:
         return [m for _, m in self.named_children()]
 
     def named_modules(self) -> list[tuple[str, Module]]:
-        """This module (named ``""``) and all below it, parents first; one that occurs twice is listed once."""
+        """All modules of the tree with their paths, itself first under ``""``; one that occurs twice is listed once."""
         found: list[tuple[str, Module]] = []
         seen: set[int] = set()
 
@@ -180,7 +180,7 @@ class Module:
         return found
 
     def modules(self) -> list[Module]:
-        """This module and all below it, parents first, each once."""
+        """All modules of the tree, itself first, each once."""
         return [m for _, m in self.named_modules()]
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
@@ -264,8 +264,8 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> LoadReport:
         """Copy values into the parameters and buffers; all of them fit, or nothing is changed.
 
-        Values are cast to the dtype of what they are copied into. A parameter that waits for its first batch takes its shape
-        from the state.
+        Values are cast to the dtype of what they are copied into. A parameter that waits for its first batch takes its
+        shape from the state.
 
         Parameters
         ----------
@@ -296,7 +296,7 @@ class Module:
             mis-shaped: weight is (1, 2), needs (2, 3)
         """
         own = {name: t for name, t, persistent in self._tensors() if persistent}
-        given = {name: value.detach() if isinstance(value, Tensor) else np.asarray(value) for name, value in state.items()}
+        given = {name: v.detach() if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
         misshaped, mistyped = [], []
         for name, t in own.items():

@@ -21,8 +21,8 @@ _first_batch = threading.Lock()
 class Parameter(Tensor):
     """A leaf tensor that requires grad and that `Module` finds among its attributes.
 
-    Operations on it give plain tensors. Optimizers and `Module.load_state_dict` write into its memory, and an attribute may
-    be set on it (``p.no_decay = True``); copies and pickles keep both.
+    Operations on it give plain tensors. Optimizers and `Module.load_state_dict` write into its memory. Attributes may
+    be set on it (``p.no_decay = True``); copies and pickles keep them.
 
     Parameters
     ----------
@@ -55,7 +55,8 @@ class Parameter(Tensor):
         values = data.detach() if isinstance(data, Tensor) else data
         made = ops.tensor(values, dtype=dtype, device=device)
         if made.dtype not in dtypes.FLOATING:
-            raise DTypeError(message("Parameter", "data", made, "a floating dtype", "Pass dtype=mg.float32, or register_buffer"))
+            hint = "Pass dtype=mg.float32, or keep it as a buffer (register_buffer)"
+            raise DTypeError(message("Parameter", "data", made, "a floating dtype", hint))
         self._array = made._array
         self._leaf = bool(requires_grad)
 

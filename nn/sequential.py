@@ -40,10 +40,9 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Module | Iterable[Module]) -> None:
-        self._layers: list[Module] = []
-        one = layers[0] if len(layers) == 1 and isinstance(layers[0], Iterable) and not isinstance(layers[0], Module) else layers
-        for layer in one:
-            self.add(layer)
+        first = layers[0] if len(layers) == 1 else None
+        given = first if isinstance(first, Iterable) and not isinstance(first, Module) else layers
+        self._set(list(given))
 
     def add(self, layer: Any) -> Self:
         """Append a module; returns the model, so that calls can be chained."""
@@ -57,7 +56,7 @@ class Sequential(Module):
                 if isinstance(layer, type):
                     got, hint = f"the class {layer.__name__}", f"Make a layer of it: {layer.__name__}(...)"
                 raise TypeError(message("Sequential", f"layer {i}", got, "a module", hint))
-        self._layers = layers
+        self._layers: list[Module] = layers
         for i, layer in enumerate(layers):
             layer._name = str(i)
 
@@ -84,7 +83,11 @@ class Sequential(Module):
     def __getitem__(self, index: slice) -> Sequential: ...
 
     def __getitem__(self, index: int | slice) -> Module:
-        return Sequential(self._layers[index]) if isinstance(index, slice) else self._layers[index]
+        if not isinstance(index, slice):
+            return self._layers[index]
+        part = Sequential()
+        object.__setattr__(part, "_layers", self._layers[index])  # an error still names a layer as the whole model does
+        return part
 
     def __setitem__(self, index: int, layer: Module) -> None:
         layers: list[Any] = list(self._layers)

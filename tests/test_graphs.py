@@ -127,7 +127,8 @@ class Graphs(RuleBasedStateMachine):
         numbers = objects(own(numbers))
         assert tensor.shape == numbers.shape
         assert_close(tensor.detach().numpy(), values_of(numbers), mg.float64, "value")
-        assert tensor.requires_grad == any(n.wanted for n in numbers.ravel()) or numbers.size == 0
+        # the graph knows tensors, the twin each number: one that was overwritten leads nowhere, though its tensor is recorded
+        assert tensor.requires_grad or not any(n.wanted for n in numbers.ravel())
         self.pairs.append((tensor, numbers))
 
     @initialize(seed=seeds)
@@ -284,8 +285,9 @@ class Graphs(RuleBasedStateMachine):
         c = self.cotangent(a.shape, seed)
         g = mg.grad(t, x, mg.tensor(c), retain_graph=True, allow_unused=True)
         found = pull(a, c)
-        assert (g is None) == (not any(id(n) in found for n in b.ravel()))
-        if g is not None:
+        if g is None:
+            assert not any(id(n) in found for n in b.ravel())
+        else:
             assert_close(g.numpy(), gathered(b, found), mg.float64, "grad", factor=100, floor=1.0)
 
     @invariant()

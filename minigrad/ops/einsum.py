@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
@@ -21,7 +21,7 @@ Label = str | int  # a letter, or the place from the right of an axis that an el
 Term = tuple[Label, ...]
 
 
-def einsum(subscripts: str, *operands: Tensor) -> Tensor:
+def einsum(subscripts: str, *operands: Tensor | Array) -> Tensor:
     """Sum of products after Einstein's convention.
 
     Every axis has a letter. Operands are multiplied where letters meet, and summed over the letters that the output
@@ -34,7 +34,7 @@ def einsum(subscripts: str, *operands: Tensor) -> Tensor:
         ``"ij,jk->ik"``: the letters of each operand, and of the output. Without ``->`` the output has the letters that
         occur once, in alphabetical order. ``...`` stands for any number of axes, which broadcast. A letter twice in one
         operand takes the diagonal. Axes of extent 1 broadcast.
-    *operands : Tensor
+    *operands : Tensor or array
         As many as there are terms.
 
     Returns
@@ -64,21 +64,82 @@ def einsum(subscripts: str, *operands: Tensor) -> Tensor:
     return _einsum(*operands, subscripts=subscripts)
 
 
+class Move(NamedTuple):
+    """What is done to a tensor before a product: sum over axes, reorder them, reshape; None where nothing is to do."""
+
+    axes: tuple[int, ...] | None
+    order: tuple[int, ...] | None
+    shape: tuple[int, ...] | None
+
+
+class Step(NamedTuple):
+    """A product of two of the tensors at hand; the result is appended to them."""
+
+    first: int
+    second: int
+    x: Move
+    y: Move
+    how: str  # a function of the namespace
+    shape: tuple[int, ...] | None
+
+
+class Plan(NamedTuple):
+    """All that is known from the subscripts and shapes alone."""
+
+    shapes: tuple[tuple[int, ...] | None, ...]  # of each operand, without axes of extent 1 that others stretch
+    diagonals: tuple[tuple[Move, ...], ...]  # of each operand
+    steps: tuple[Step, ...]
+    last: Move
+
+
 @op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), view=True, needs="subscripts that fit the operands")
 def _einsum(xp: Any, *operands: Array, subscripts: str) -> Array:
-    terms, output = parse(subscripts, tuple(x.ndim for x in operands))
-    extents = _extents(subscripts, terms, [x.shape for x in operands])
-    todo = [_simplify(xp, x, term, extents) for x, term in zip(operands, terms, strict=True)]
-    while len(todo) > 1:
-        i, j = _cheapest([term for _, term in todo], output, extents)
-        y, x = todo.pop(j), todo.pop(i)
-        keep = set(output).union(*(term for _, term in todo))
-        todo.append(_contract(xp, *x, *y, keep, extents))
-    x, term = _sum_out(xp, *todo[0], set(output))
-    return _arrange(xp, x, term, output)
+    todo = list(operands)
+    plan = make_plan(subscripts, tuple(x.shape for x in operands))
+    for i, (shape, moves) in enumerate(zip(plan.shapes, plan.diagonals, strict=True)):
+        todo[i] = todo[i] if shape is None else xp.reshape(todo[i], shape)
+        for move in moves:
+            todo[i] = xp.linalg.diagonal(_apply(xp, todo[i], move))
+    for first, second, x, y, how, shape in plan.steps:
+        b, a = todo.pop(second), todo.pop(first)
+        out = getattr(xp, how)(_apply(xp, a, x), _apply(xp, b, y))
+        todo.append(out if shape is None else xp.reshape(out, shape))
+    out = _apply(xp, todo[0], plan.last)
+    # an operand that needs no work comes back as a view, not as the operand itself
+    return xp.reshape(out, out.shape) if out is operands[0] else out
+
+
+def _apply(xp: Any, x: Array, move: Move) -> Array:
+    axes, order, shape = move
+    if axes is not None:
+        # integers stay as narrow as they are, as in matmul
+        x = xp.sum(x, axis=axes, dtype=None if x.dtype in dtypes.FLOATING else x.dtype)
+    if order is not None:
+        x = xp.permute_dims(x, order)
+    return x if shape is None else xp.reshape(x, shape)
 
 
 @lru_cache(maxsize=1024)
+def make_plan(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+    """Read the subscripts and order the products."""
+    terms, output = parse(subscripts, tuple(map(len, shapes)))
+    extents = _extents(subscripts, terms, shapes)
+    squeezed, diagonals, todo, steps = [], [], [], []
+    for term, shape in zip(terms, shapes, strict=True):
+        kept = tuple(label for label, n in zip(term, shape, strict=True) if n == extents[label])
+        squeezed.append(None if kept == term else tuple(extents[label] for label in kept))
+        moves, left = _diagonals(kept)
+        diagonals.append(moves)
+        todo.append(left)
+    while len(todo) > 1:
+        i, j = _cheapest(todo, output, extents)
+        y, x = todo.pop(j), todo.pop(i)
+        step, made = _step(i, j, x, y, set(output).union(*todo), extents)
+        steps.append(step)
+        todo.append(made)
+    return Plan(tuple(squeezed), tuple(diagonals), tuple(steps), _move(todo[0], set(output), output, extents))
+
+
 def parse(subscripts: str, ndims: tuple[int, ...]) -> tuple[tuple[Term, ...], Term]:
     """The labels of the axes of each operand and of the output."""
     left, arrow, right = subscripts.replace(" ", "").partition("->")
@@ -115,7 +176,7 @@ def _unreadable(subscripts: str, need: str) -> ShapeError:
     return ShapeError(message("einsum", "subscripts", repr(subscripts), need))
 
 
-def _extents(subscripts: str, terms: tuple[Term, ...], shapes: list[tuple[int, ...]]) -> dict[Label, int]:
+def _extents(subscripts: str, terms: tuple[Term, ...], shapes: tuple[tuple[int, ...], ...]) -> dict[Label, int]:
     """The extent of each label; 1 gives way to any other."""
     extents: dict[Label, int] = {}
     for term, shape in zip(terms, shapes, strict=True):
@@ -131,19 +192,17 @@ def _extents(subscripts: str, terms: tuple[Term, ...], shapes: list[tuple[int, .
     return extents
 
 
-def _simplify(xp: Any, x: Array, term: Term, extents: dict[Label, int]) -> tuple[Array, Term]:
-    """Take the diagonal of labels that occur twice; drop the axes of extent 1 that other operands stretch."""
-    kept = tuple(label for label, n in zip(term, x.shape, strict=True) if n == extents[label])
-    if kept != term:
-        x = xp.reshape(x, tuple(n for label, n in zip(term, x.shape, strict=True) if n == extents[label]))
-    while len(set(kept)) < len(kept):
-        label = next(label for label in kept if kept.count(label) > 1)
-        i = kept.index(label)
-        j = kept.index(label, i + 1)
-        rest = [k for k in range(len(kept)) if k not in (i, j)]
-        x = xp.linalg.diagonal(xp.permute_dims(x, (*rest, i, j)))
-        kept = (*(kept[k] for k in rest), label)
-    return x, kept
+def _diagonals(term: Term) -> tuple[tuple[Move, ...], Term]:
+    """The moves before each diagonal that labels which occur twice call for, and the labels that are left."""
+    moves: list[Move] = []
+    while len(set(term)) < len(term):
+        label = next(label for label in term if term.count(label) > 1)
+        i = term.index(label)
+        j = term.index(label, i + 1)
+        rest = [k for k in range(len(term)) if k not in (i, j)]
+        moves.append(Move(None, (*rest, i, j), None))
+        term = (*(term[k] for k in rest), label)
+    return tuple(moves), term
 
 
 def _cheapest(terms: list[Term], output: Term, extents: dict[Label, int]) -> tuple[int, int]:
@@ -160,43 +219,41 @@ def _cheapest(terms: list[Term], output: Term, extents: dict[Label, int]) -> tup
     return min(combinations(range(len(terms)), 2), key=growth)
 
 
-def _contract(
-    xp: Any, x: Array, x_term: Term, y: Array, y_term: Term, keep: set[Label], extents: dict[Label, int]
-) -> tuple[Array, Term]:
-    """Multiply two operands and sum over the labels that nobody needs any more."""
-    x, x_term = _sum_out(xp, x, x_term, keep | set(y_term))
-    y, y_term = _sum_out(xp, y, y_term, keep | set(x_term))
-    right = tuple(label for label in y_term if label not in x_term)
-    summed = tuple(label for label in y_term if label in x_term and label not in keep)
-    if not summed:
-        both = tuple(label for label in x_term if label in y_term)
-        beside = tuple(extents[label] if label in y_term else 1 for label in x_term + right)
-        y = xp.reshape(_arrange(xp, y, y_term, both + right), beside)
-        return xp.reshape(x, x.shape + (1,) * len(right)) * y, x_term + right
-    batch = tuple(label for label in x_term if label in y_term and label in keep)
-    left = tuple(label for label in x_term if label not in y_term)
-    outer, rows, inner, columns = (tuple(extents[label] for label in labels) for labels in (batch, left, summed, right))
-    x, y = _arrange(xp, x, x_term, batch + left + summed), _arrange(xp, y, y_term, batch + summed + right)
-    k = math.prod(inner)
-    if not left and not right:
-        return xp.vecdot(xp.reshape(x, (*outer, k)), xp.reshape(y, (*outer, k))), batch
-    z = xp.matmul(xp.reshape(x, (*outer, math.prod(rows), k)), xp.reshape(y, (*outer, k, math.prod(columns))))
-    return xp.reshape(z, outer + rows + columns), batch + left + right
-
-
-def _sum_out(xp: Any, x: Array, term: Term, keep: set[Label]) -> tuple[Array, Term]:
-    """Sum over the labels that are not in `keep`."""
+def _move(term: Term, keep: set[Label], order: Term, extents: dict[Label, int], *groups: Term) -> Move:
+    """Sum over what is not in `keep`, bring the rest in `order`, and make each of `groups`, if given, one axis."""
     axes = tuple(i for i, label in enumerate(term) if label not in keep)
-    if not axes:
-        return x, term
-    # integers stay as narrow as they are, as in matmul
-    dtype = None if x.dtype in dtypes.FLOATING else x.dtype
-    return xp.sum(x, axis=axes, dtype=dtype), tuple(label for label in term if label in keep)
+    left = tuple(label for label in term if label in keep)
+    flat = tuple(math.prod(extents[label] for label in group) for group in groups)
+    return Move(
+        axes or None,
+        None if left == order else tuple(left.index(label) for label in order),
+        None if not groups or all(len(group) == 1 for group in groups) else flat,
+    )
 
 
-def _arrange(xp: Any, x: Array, term: Term, order: Term) -> Array:
-    """Reorder the axes from `term` to `order`."""
-    return x if term == order else xp.permute_dims(x, tuple(term.index(label) for label in order))
+def _step(first: int, second: int, x: Term, y: Term, keep: set[Label], extents: dict[Label, int]) -> tuple[Step, Term]:
+    """Multiply two operands and sum over the labels that nobody needs any more."""
+    x_keep, y_keep = keep | set(y), keep | set(x)
+    x_left, y_left = (tuple(k for k in term if k in kept) for term, kept in ((x, x_keep), (y, y_keep)))
+    both = tuple(label for label in x_left if label in y_left)
+    left = tuple(label for label in x_left if label not in y_left)
+    right = tuple(label for label in y_left if label not in x_left)
+    summed = tuple(label for label in y_left if label in both and label not in keep)
+    batch = tuple(label for label in both if label in keep)
+    if not summed:
+        made = x_left + right
+        beside = [(label,) if label in y_left else () for label in made]
+        a = _move(x, x_keep, x_left, extents, *((label,) if label in x_left else () for label in made))
+        return Step(first, second, a, _move(y, y_keep, both + right, extents, *beside), "multiply", None), made
+    each = [(label,) for label in batch]
+    if not left and not right:
+        a, b = (_move(t, kept, batch + summed, extents, *each, summed) for t, kept in ((x, x_keep), (y, y_keep)))
+        return Step(first, second, a, b, "vecdot", None), batch
+    a = _move(x, x_keep, batch + left + summed, extents, *each, left, summed)
+    b = _move(y, y_keep, batch + summed + right, extents, *each, summed, right)
+    made = batch + left + right
+    shape = None if len(left) == len(right) == 1 else tuple(extents[label] for label in made)
+    return Step(first, second, a, b, "matmul", shape), made
 
 
 _einsum.samples(

@@ -51,7 +51,7 @@ def _(xp: Any, g: Array, x_shape: Shape, *, offset: int) -> Array:
     if missing:
         g = xp.concat((g, xp.zeros((*batch, missing), dtype=g.dtype)), axis=-1)
     g = column(xp, g) if offset >= 0 else row(xp, g)
-    return xp.where(xp.eye(m, n, k=offset, dtype=dtypes.bool), g, 0.0)
+    return xp.where(xp.eye(m, n, k=offset, dtype=dtypes.bool), g, xp.zeros_like(g))
 
 
 diagonal.samples(

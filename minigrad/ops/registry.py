@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
@@ -118,6 +117,14 @@ class Op(dispatch.Op, Generic[P]):
     ref: str | None
     cases: list[Case]
 
+    @property
+    def __signature__(self) -> Any:
+        """The public signature: the body's without ``xp``."""
+        import inspect
+
+        whole = inspect.signature(self.body)
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
     if TYPE_CHECKING:
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor: ...
@@ -130,9 +137,9 @@ class Op(dispatch.Op, Generic[P]):
         """
 
         def attach(rule: Callable[..., Any]) -> Callable[..., Any]:
-            names, params = [], []
-            for parameter in list(inspect.signature(rule).parameters.values())[2:]:
-                (params if parameter.kind is parameter.KEYWORD_ONLY else names).append(parameter.name)
+            code = rule.__code__
+            names = list(code.co_varnames[2 : code.co_argcount])
+            params = list(code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount])
             for index in which or (None,):
                 self.add_rule(index, rule, names, params)
             return rule
@@ -197,38 +204,14 @@ def op(
     """
 
     def make(body: Callable[Concatenate[Any, P], Any]) -> Op[P]:
-        signature = inspect.signature(body)
-        inputs: list[str] = []
-        input_defaults: list[Any] = []
-        params: list[str] = []
-        positional: list[str] = []
-        defaults: dict[str, Any] = {}
-        variadic = False
-        public = []
-        for parameter in list(signature.parameters.values())[1:]:
-            public.append(parameter)
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                variadic = True
-                inputs.append(parameter.name)
-            elif parameter.kind is parameter.POSITIONAL_ONLY:
-                inputs.append(parameter.name)
-                if parameter.default is not parameter.empty:
-                    input_defaults.append(parameter.default)
-            else:
-                params.append(parameter.name)
-                if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-                    positional.append(parameter.name)
-                if parameter.default is not parameter.empty:
-                    defaults[parameter.name] = parameter.default
+        inputs, variadic, input_defaults, params, positional, defaults = _sorted_arguments(body)
         title = name or body.__name__.strip("_")
         skipped = tuple(i in skip.split() for i in inputs)
         made: Op[P] = Op(
-            title, body, tuple(inputs), variadic, tuple(input_defaults), tuple(params), tuple(positional), defaults,
-            dtype, skipped, view, code,
+            title, body, inputs, variadic, input_defaults, params, positional, defaults, dtype, skipped, view, code,
         )  # fmt: skip
         made.__doc__, made.__name__, made.__qualname__ = body.__doc__, title, title
         made.__module__ = body.__module__
-        made.__signature__ = signature.replace(parameters=public)
         made.ref, made.needs, made.hint = ref, needs, hint
         if title in REGISTRY:
             raise ValueError(f"op {title!r} is registered twice")
@@ -236,6 +219,27 @@ def op(
         return made
 
     return make
+
+
+def _sorted_arguments(
+    body: Callable[..., Any],
+) -> tuple[tuple[str, ...], bool, tuple[Any, ...], tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+    """Sort the arguments of a body after ``xp``, from its code object: `inspect.signature` is slow to import and to call.
+
+    Returns the inputs, whether there is any number of them, their trailing defaults, the static parameters, those of them
+    that may be given by position, and the defaults of the parameters.
+    """
+    code = body.__code__
+    names = code.co_varnames
+    only, count, keyword = code.co_posonlyargcount, code.co_argcount, code.co_kwonlyargcount
+    variadic = bool(code.co_flags & 0x04)  # CO_VARARGS
+    own = body.__defaults__ or ()
+    with_default = dict(zip(names[count - len(own) : count], own, strict=True))
+    inputs = (names[count + keyword],) if variadic else names[1:only]
+    positional = () if variadic else names[max(only, 1) : count]
+    params = positional + names[count : count + keyword]
+    defaults = {n: with_default[n] for n in positional if n in with_default} | (body.__kwdefaults__ or {})
+    return inputs, variadic, tuple(with_default[n] for n in inputs if n in with_default), params, positional, defaults
 
 
 def explain(op: Op[Any], tensors: list[Any], params: dict[str, Any], error: Exception) -> Exception:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["A", "Case", "binary", "case", "error", "unary"]
 
 
-@dataclass(frozen=True)
 class A:
     """One array input, described and not yet drawn.
 
@@ -27,22 +25,36 @@ class A:
         ``"symmetric"``; ``"regular"``: matrices with singular values between 0.5 and 2, well apart; ``"sorted"``.
     """
 
-    shape: tuple[int, ...]
-    low: float = -2.0
-    high: float = 2.0
-    avoid: tuple[float, ...] = ()
-    kind: str = "float"
-    form: str = "any"
+    # a plain class: dataclasses import inspect, which every `import minigrad` would pay for
+    __slots__ = ("avoid", "form", "high", "kind", "low", "shape")
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        low: float = -2.0,
+        high: float = 2.0,
+        avoid: tuple[float, ...] = (),
+        kind: str = "float",
+        form: str = "any",
+    ) -> None:
+        self.shape, self.low, self.high, self.avoid, self.kind, self.form = shape, low, high, avoid, kind, form
+
+    def __repr__(self) -> str:
+        return f"A({self.shape}, {self.low}, {self.high}, avoid={self.avoid}, kind={self.kind!r}, form={self.form!r})"
 
 
-@dataclass(frozen=True)
 class Case:
     """One call of an op: array inputs (descriptions, or values taken as they are), parameters, and what must happen."""
 
-    inputs: tuple[Any, ...]
-    params: dict[str, Any] = field(default_factory=dict)
-    raises: type[Exception] | None = None
-    text: str = ""
+    __slots__ = ("inputs", "params", "raises", "text")
+
+    def __init__(
+        self, inputs: tuple[Any, ...], params: dict[str, Any], raises: type[Exception] | None = None, text: str = ""
+    ) -> None:
+        self.inputs, self.params, self.raises, self.text = inputs, params, raises, text
+
+    def __repr__(self) -> str:
+        return f"Case({self.inputs}, {self.params}, raises={self.raises})"
 
 
 def case(*inputs: Any, **params: Any) -> Case:

@@ -291,10 +291,9 @@ def check_low_precision(trial: Trial) -> None:
 @each
 def check_layouts(trial: Trial) -> None:
     """However the inputs lie in memory, results and gradients are equal, and the inputs stay as they are."""
-    inputs = trial.inputs()
-    outputs = trial.outputs(inputs)
-    cotangents = trial.cotangents()
-    grads = trial.pull(inputs, cotangents)
+    inputs, cotangents = trial.inputs(), trial.cotangents()
+    outputs, grads = trial.outputs(inputs), trial.pull(inputs, cotangents)
+    unchanged(inputs, trial.inputs())
     for layout in LAYOUTS[1:]:
         moved = [relayout(v, layout) if isinstance(v, np.ndarray) else v for v in inputs]
         for k, (out, expected) in enumerate(zip(trial.outputs(moved), outputs, strict=True)):
@@ -302,9 +301,14 @@ def check_layouts(trial: Trial) -> None:
         turned = [relayout(c, layout) for c in cotangents]
         for i, grad, expected in zip(trial.varying, trial.pull(moved, turned), grads, strict=True):
             assert_close(grad, expected, grad.dtype, f"gradient of {layout} input {i}")
-        for i, (now, then) in enumerate(zip(moved, inputs, strict=True)):
-            if isinstance(now, np.ndarray):
-                assert np.array_equal(now, then, equal_nan=now.dtype.kind in "fc"), f"input {i} was changed in place"
+        unchanged(moved, inputs)
+
+
+def unchanged(now: list[Any], before: list[Any]) -> None:
+    """Assert that arrays hold what they held."""
+    for i, (a, b) in enumerate(zip(now, before, strict=True)):
+        if isinstance(a, np.ndarray):
+            assert np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"), f"input {i} was changed in place"
 
 
 @each

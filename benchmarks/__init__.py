@@ -1,0 +1,3 @@
+"""Benchmarks: minigrad and its peers on the same work, each in a process of its own."""
+
+FAMILIES = ("overhead", "chain", "mlp")

@@ -1,0 +1,73 @@
+"""The report as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def duration(seconds: float) -> str:
+    """Seconds with three digits and a fitting unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def spread(rounds: list[float], median: float) -> str:
+    """The lowest and the highest round in percent of the median."""
+    return f"{100 * (min(rounds) / median - 1):+.0f}/{100 * (max(rounds) / median - 1):+.0f} %"
+
+
+def goal(parts: dict[str, float | None]) -> str:
+    """A goal in words."""
+    texts = []
+    if parts["ratio"] is not None:
+        texts.append(f"{parts['ratio']:g} x torch")
+    if parts["seconds"] is not None:
+        texts.append(duration(parts["seconds"]))
+    return ", ".join(texts) or "-"
+
+
+def table(report: dict[str, Any]) -> str:
+    """One line a workload: time, spread over the rounds and peak memory of each side, ratios, goal, reached or not."""
+    peers = [side for side in report["sides"] if side != "minigrad"]
+    head = ["workload", "minigrad", "rounds", "peak"]
+    for peer in peers:
+        head += [peer, "rounds", "peak", "ratio"]
+    lines = [[*head, "goal", "reached"]]
+    for row in report["rows"]:
+        line = [row["workload"], *measured(row, "minigrad")]
+        for peer in peers:
+            line += [*measured(row, peer), f"{row['ratios'][peer]:.3f}" if peer in row["ratios"] else "-"]
+            if report["sides"][peer] is None:
+                line[-4] = "not installed"
+        line += [goal(row["goal"]), {True: "yes", False: "no", None: "-"}[row["reached"]]]
+        lines.append(line)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )
+
+
+def measured(row: dict[str, Any], side: str) -> list[str]:
+    """Time, spread and peak memory of a side."""
+    if side not in row["seconds"]:
+        return ["-", "-", "-"]
+    seconds = row["seconds"][side]
+    return [duration(seconds), spread(row["rounds"][side], seconds), f"{row['peak_bytes'][side] / 2**20:.0f} MiB"]
+
+
+def heading(report: dict[str, Any]) -> str:
+    """The machine, the settings, and the version and BLAS of each side."""
+    machine = report["machine"]
+    load = "" if machine["load"] is None else f", load {machine['load']:.2f} at the start"
+    lines = [
+        f"{report['date']}, {machine['cpu']} ({machine['vectors']}{', virtual machine' if machine['virtual'] else ''}), "
+        f"{machine['processors']} processors, {machine['system']}{load}",
+        f"{report['threads']} threads, medians of {report['repeat']} rounds" + (", quick" if report["quick"] else ""),
+    ]
+    for name, side in report["sides"].items():
+        text = "not installed" if side is None else f"{side['version']}, BLAS: {side['blas']}"
+        lines.append(f"{name} {text}" + ("" if side is None else f", NumPy {side['numpy']}, Python {side['python']}"))
+    return "\n".join(lines)

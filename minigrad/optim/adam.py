@@ -1,0 +1,169 @@
+"""Adam and AdamW: steps scaled by running moments of the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad._core import optimize
+from minigrad.errors import message
+from minigrad.optim.optimizer import Array, Group, Optimizer, State
+
+__all__ = ["Adam", "AdamW"]
+
+
+class Adam(Optimizer):
+    """Adam: adaptive moment estimation.
+
+    ::
+
+        g = gradient + weight_decay * x
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        x = x - lr * m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)        in step t = 1, 2, ...
+
+    Kingma and Ba, "Adam: a method for stochastic optimization", 2015. With `amsgrad` the largest v so far stands in the
+    square root: Reddi, Kale and Kumar, "On the convergence of Adam and beyond", 2018.
+
+    Parameters
+    ----------
+    params : iterable
+        See `Optimizer`.
+    lr : float
+        Learning rate.
+    betas : pair of float
+        Decay of the running mean of the gradient and of its square.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        An L2 penalty, added to the gradient, so that the moments see it; `AdamW` decays the weights instead.
+    amsgrad : bool
+        Use the largest second moment so far.
+    maximize : bool
+        Ascend instead.
+
+    Examples
+    --------
+    >>> from minigrad import nn, optim
+    >>> w = nn.Parameter([3.0])
+    >>> optimizer = optim.Adam([w], lr=0.1)
+    >>> for _ in range(100):
+    ...     optimizer.zero_grad()
+    ...     (w * w).sum().backward()
+    ...     optimizer.step()
+    >>> abs(w.item()) < 0.1
+    True
+    """
+
+    decoupled = False  # whether weight_decay shrinks the weights themselves
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def check(self, group: Group) -> None:
+        """Check ranges."""
+        for name in ("lr", "eps", "weight_decay"):
+            self.require(group, name)
+        betas = group["betas"]
+        if len(betas) != 2 or not all(isinstance(b, (int, float)) and 0.0 <= b < 1.0 for b in betas):
+            raise ValueError(message(self._who, "betas", f"{betas}", "two numbers in [0, 1)"))
+
+    def init(self, x: Array, group: Group) -> State:
+        """The moments."""
+        state = {"step": 0, "exp_avg": np.zeros_like(x), "exp_avg_sq": np.zeros_like(x)}
+        if group["amsgrad"]:
+            state["max_exp_avg_sq"] = np.zeros_like(x)
+        return state
+
+    def update(self, x: Array, g: Array, state: State, group: Group) -> None:
+        """Write the new values of one parameter into `x`."""
+        step = state["step"] = state["step"] + 1
+        m, v, v_max = state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq")
+        (beta1, beta2), lr, eps, weight_decay = group["betas"], group["lr"], group["eps"], group["weight_decay"]
+        maximize = group["maximize"]
+        if optimize.adam(x, g, m, v, v_max, lr, beta1, beta2, eps, weight_decay, self.decoupled, maximize, step):
+            return
+        self.conform(x, state)
+        m, v, v_max = state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq")
+        if maximize:
+            g = -g
+        if weight_decay and self.decoupled:
+            x *= 1.0 - lr * weight_decay
+        elif weight_decay:
+            g = g + weight_decay * x
+        scratch = np.multiply(g, 1.0 - beta1)
+        m *= beta1
+        m += scratch
+        np.multiply(g, 1.0 - beta2, out=scratch)
+        scratch *= g
+        v *= beta2
+        v += scratch
+        if v_max is not None:
+            np.maximum(v_max, v, out=v_max)
+        np.sqrt(v if v_max is None else v_max, out=scratch)
+        scratch *= 1.0 / math.sqrt(1.0 - beta2**step)
+        scratch += eps
+        np.divide(m, scratch, out=scratch)
+        scratch *= lr / (1.0 - beta1**step)
+        x -= scratch
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+    Before the step of `Adam`, which then has no penalty, ``x = x * (1 - lr * weight_decay)``: the decay is not divided
+    by the root of the second moment. Loshchilov and Hutter, "Decoupled weight decay regularization", 2019.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, amsgrad, maximize
+        As for `Adam`.
+    weight_decay : float
+        How much of each weight a step of learning rate 1 takes away.
+
+    Examples
+    --------
+    >>> from minigrad import nn, optim
+    >>> w = nn.Parameter([1.0])
+    >>> optimizer = optim.AdamW([w], lr=0.1, weight_decay=0.5)
+    >>> (w * 0).sum().backward()
+    >>> optimizer.step()
+    >>> w
+    tensor([0.95], requires_grad=True)
+    """
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

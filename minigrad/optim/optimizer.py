@@ -1,0 +1,283 @@
+"""Optimizer: the base of all of them. It keeps the parameters in groups and a state for each parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+from minigrad import dtypes, ops
+from minigrad._core import optimize, tape
+from minigrad.errors import DTypeError, GradError, describe, message
+from minigrad.nn.module import Module, check_initialized, clear_gradients
+from minigrad.nn.parameter import Parameter
+from minigrad.tensor import Tensor
+
+__all__ = ["Array", "Group", "Optimizer", "State"]
+
+Array = Any  # an array of the parameter's backend
+Group = dict[str, Any]  # hyperparameters, "params" (tensors) and "names"
+State = dict[str, Any]  # arrays and numbers
+
+TRAINED = frozenset({dtypes.float32, dtypes.float64})
+KEEP = "Keep the parameters in float32: model.to(mg.float32)"
+
+
+class Optimizer:
+    """Base of the optimizers.
+
+    A subclass is two functions on arrays, `init` and `update`, and `check` for its hyperparameters. A step writes into the
+    memory of the parameters and records nothing. Parameters are float32 or float64; a half one is refused, because an
+    update smaller than half its last digit would be lost.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, of (str, Tensor), or of dict
+        What to train: ``model.parameters()``, ``model.named_parameters()``, or groups, dicts with ``"params"`` and
+        hyperparameters of their own.
+    defaults : dict
+        Hyperparameters of the groups that do not say otherwise.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The groups; ``optimizer.param_groups[0]["lr"] = 0.01`` changes a hyperparameter.
+    state : dict
+        The state of each parameter that has been updated.
+
+    Raises
+    ------
+    ValueError
+        If there are no parameters, one is there twice, or a hyperparameter is out of range or unknown.
+    GradError
+        If a tensor is no leaf.
+    DTypeError
+        If a parameter is neither float32 nor float64.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn, optim
+    >>> class Signs(optim.Optimizer):
+    ...     def __init__(self, params, lr):
+    ...         super().__init__(params, {"lr": lr})
+    ...     def update(self, x, g, state, group):
+    ...         x -= group["lr"] * (g > 0)
+    >>> w = nn.Parameter([1.0, 1.0])
+    >>> (w * mg.tensor([2.0, -2.0])).sum().backward()
+    >>> Signs([w], lr=0.5).step()
+    >>> w
+    tensor([0.5, 1. ], requires_grad=True)
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
+        self.defaults = dict(defaults)
+        self.state: dict[Tensor, State] = {}
+        self.param_groups: list[Group] = []
+        if isinstance(params, (Module, Tensor, Mapping)):
+            hint = "Pass model.parameters()" if isinstance(params, Module) else "Put it into a list"
+            raise TypeError(message(self._who, "params", params, "an iterable of parameters", hint))
+        given = list(params)
+        if not given:
+            raise ValueError(
+                message(self._who, "params", "empty", "at least one parameter", "Has the model any layers?")
+            )
+        if not any(isinstance(entry, Mapping) for entry in given):
+            given = [{"params": given}]
+        for group in given:
+            self.add_param_group(group)
+
+    @property
+    def _who(self) -> str:
+        return type(self).__name__
+
+    # --- what a subclass writes -------------------------------------------------------------------------------------
+
+    def init(self, x: Array, group: Group) -> State:
+        """Make the state of one parameter, when it is updated for the first time."""
+        return {}
+
+    def update(self, x: Array, g: Array, state: State, group: Group) -> None:
+        """Write the new values of one parameter into `x`, and its new state into `state`; `g` must stay as it is."""
+        raise NotImplementedError(f"{self._who}: needs a method update(self, x, g, state, group)")
+
+    def conform(self, x: Array, state: State) -> None:
+        """Cast the state to the dtype of the parameter, which ``model.to(dtype)`` may have changed."""
+        for name, value in state.items():
+            if hasattr(value, "dtype") and value.dtype != x.dtype:
+                if x.dtype not in TRAINED:
+                    raise DTypeError(message(self._who, "a parameter", describe(x), "float32 or float64", KEEP))
+                state[name] = value.astype(x.dtype)
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError where a hyperparameter of a group is out of range."""
+        self.require(group, "lr")
+
+    def require(self, group: Group, name: str, low: float = 0.0, below: float = math.inf) -> None:
+        """Raise ValueError where a hyperparameter is not a number in [low, below)."""
+        value = group[name]
+        if isinstance(value, bool) or not isinstance(value, Real) or not low <= value < below:
+            need = f"a finite number of at least {low:g}" if below == math.inf else f"a number in [{low:g}, {below:g})"
+            raise ValueError(message(self._who, name, value, need))
+
+    # --- what a training loop calls ---------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient.
+
+        Raises
+        ------
+        ShapeError
+            If a parameter still waits for the batch that completes its shape.
+        """
+        changed = []
+        states = self.state
+        for group in self.param_groups:
+            for p in group["params"]:
+                grad = p._grad
+                if grad is None:
+                    if isinstance(p, Parameter) and not p.is_initialized:
+                        check_initialized(f"{self._who}.step", self._name(group, p), p)
+                    continue
+                x = p._array
+                state = states.get(p)
+                if state is None:
+                    self._check_dtype(group, p)
+                    state = states[p] = self.init(x, group)
+                self.update(x, grad._array, state, group)
+                changed.append(p)
+        optimize.mark_updated(changed, f"{self._who}.step")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of all parameters, or fill them with zeros."""
+        for group in self.param_groups:
+            clear_gradients(group["params"], set_to_none)
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Add a group: a dict with ``"params"`` and the hyperparameters that differ from the defaults."""
+        unknown = [key for key in group if key != "params" and key not in self.defaults]
+        if unknown or "params" not in group:
+            need = f"'params' and any of {', '.join(self.defaults)}"
+            raise ValueError(message(self._who, "group", f"a dict with {', '.join(map(repr, group))}", need))
+        params, names = [], []
+        entries = group["params"]
+        seen = {id(p) for other in self.param_groups for p in other["params"]}
+        for i, entry in enumerate([entries] if isinstance(entries, Tensor) else entries):
+            name, p = entry if isinstance(entry, tuple) and len(entry) == 2 else (None, entry)
+            where = f"parameter {i}" if name is None else f"parameter {name!r}"
+            if not isinstance(p, Tensor):
+                raise TypeError(message(self._who, where, p, "a tensor that requires grad"))
+            if p._node is not None:
+                hint = "Optimize the tensor that it was computed from"
+                raise GradError(message(self._who, where, f"the result of {p._node.name}", "a leaf", hint))
+            if id(p) in seen:
+                raise ValueError(message(self._who, where, "there twice", "each parameter once"))
+            seen.add(id(p))
+            params.append(p)
+            names.append(name)
+        made = {**self.defaults, **{key: value for key, value in group.items() if key != "params"}}
+        self.check(made)
+        made["params"], made["names"] = params, names
+        for p in params:
+            self._check_dtype(made, p)
+        self.param_groups.append(made)
+
+    def _check_dtype(self, group: Group, p: Tensor) -> None:
+        if p.dtype not in TRAINED:
+            raise DTypeError(message(self._who, self._name(group, p), describe(p), "float32 or float64", KEEP))
+
+    def _name(self, group: Group, p: Tensor) -> str:
+        i = next(i for i, other in enumerate(group["params"]) if other is p)
+        return f"parameter {group['names'][i] or i!r}"
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot of the state: dicts, lists, numbers, strings and (copies of) tensors.
+
+        Returns
+        -------
+        dict
+            ``"optimizer"``: the class's name. ``"param_groups"``: the hyperparameters of each group, and under
+            ``"params"`` the keys of its parameters: their names where they have some, else their numbers. ``"state"``:
+            the state of each parameter by its key.
+
+        Examples
+        --------
+        >>> from minigrad import nn, optim
+        >>> optim.SGD([("w", nn.Parameter([1.0]))], lr=0.1).state_dict()["param_groups"][0]["params"]
+        ['w']
+        """
+        state, groups = {}, []
+        for group, keys in zip(self.param_groups, self._keys(), strict=True):
+            groups.append({key: group[key] for key in self.defaults} | {"params": keys})
+            for key, p in zip(keys, group["params"], strict=True):
+                if p in self.state:
+                    state[key] = {
+                        name: tape.new_tensor(value.copy()) if hasattr(value, "dtype") else value
+                        for name, value in self.state[p].items()
+                    }
+        return {"optimizer": self._who, "param_groups": groups, "state": state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, hyperparameters included; all of it fits, or nothing is changed.
+
+        Parameters
+        ----------
+        state : mapping
+            Its lists and tuples may have changed places, as in JSON; its tensors may be arrays.
+
+        Raises
+        ------
+        ValueError
+            If it is of another optimizer, or its groups, parameters or shapes are others.
+        """
+        self._compare("optimizer", state["optimizer"], self._who)
+        groups, keys = state["param_groups"], self._keys()
+        self._compare("number of groups", len(groups), len(keys))
+        loaded: dict[Tensor, State] = {}
+        hyper: list[Group] = []
+        for i, (group, given, own) in enumerate(zip(self.param_groups, groups, keys, strict=True)):
+            self._compare(f"parameters of group {i}", list(given["params"]), own)
+            self._compare(f"hyperparameters of group {i}", sorted(given), sorted([*self.defaults, "params"]))
+            hyper.append({k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k != "params"})
+            self.check(hyper[-1])
+            for key, p in zip(own, group["params"], strict=True):
+                if key in state["state"]:
+                    loaded[p] = self._restored(key, p, self.init(p._array, hyper[-1]), state["state"][key])
+        for group, values in zip(self.param_groups, hyper, strict=True):
+            group.update(values)
+        self.state = loaded
+
+    def _restored(self, key: str, p: Tensor, fresh: State, given: Mapping[str, Any]) -> State:
+        """The state of one parameter, of the kinds, shapes and dtypes that a fresh one has."""
+        self._compare(f"state of parameter {key!r}", sorted(given), sorted(fresh))
+        made: State = {}
+        for name, like in fresh.items():
+            if hasattr(like, "dtype"):
+                value = ops.tensor(given[name], dtype=like.dtype, device=p.device)
+                self._compare(f"shape of {name} of parameter {key!r}", value.shape, tuple(like.shape))
+                made[name] = value._array
+            else:
+                made[name] = type(like)(given[name])
+        return made
+
+    def _keys(self) -> list[list[str]]:
+        """What each group's parameters are called in a state dict."""
+        keys, count = [], 0
+        for group in self.param_groups:
+            keys.append([name or str(count + i) for i, name in enumerate(group["names"])])
+            count += len(group["params"])
+        return keys
+
+    def _compare(self, what: str, given: Any, own: Any) -> None:
+        if given != own:
+            raise ValueError(message(f"{self._who}.load_state_dict", what, f"{given!r}", f"{own!r}"))
+
+    def __repr__(self) -> str:
+        lines = []
+        for group in self.param_groups:
+            values = ", ".join(f"{key}={group[key]}" for key in self.defaults)
+            lines.append(f"{sum(p.size for p in group['params']):,} parameters: {values}")
+        return f"{self._who}({'; '.join(lines)})"
