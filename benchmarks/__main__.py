@@ -18,9 +18,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)}; all by default")
-    parser.add_argument("--vs", default="torch", metavar="PEERS", help="peers, with commas: torch, jax (default: torch; '' for none)")
+    parser.add_argument(
+        "--vs", default="torch", metavar="PEERS", help="peers, with commas: torch, jax (default: torch; '' for none)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
-    parser.add_argument("--threads", type=positive, default=machine.processors(), help="of each side (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=positive, default=machine.processors(), help="of each side (default: %(default)s)"
+    )
     parser.add_argument("--repeat", type=positive, metavar="ROUNDS", help="rounds of turns (default: 7, quick 1)")
     parser.add_argument("--quick", action="store_true", help="a few calls each: shows that it works, not how fast")
     for peer in ("torch", "jax"):
@@ -38,7 +42,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.vs = [peer for peer in arguments.vs.split(",") if peer]
     for peer in arguments.vs:
         if peer not in PEERS or peer == "minigrad":
-            parser.error(f"unknown peer {peer!r}, needs one of {', '.join(name for name in PEERS if name != 'minigrad')}")
+            parser.error(
+                f"unknown peer {peer!r}, needs one of {', '.join(name for name in PEERS if name != 'minigrad')}"
+            )
     return arguments
 
 

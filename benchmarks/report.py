@@ -45,7 +45,9 @@ def table(report: dict[str, Any]) -> str:
         lines.append(line)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))])
+        "  ".join(
+            [line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))]
+        )
         for line in lines
     )
 
@@ -62,9 +64,9 @@ def heading(report: dict[str, Any]) -> str:
     """The machine, the settings, and the version and BLAS of each side."""
     machine = report["machine"]
     load = "" if machine["load"] is None else f", load {machine['load']:.2f} at the start"
+    kind = machine["vectors"] + (", virtual machine" if machine["virtual"] else "")
     lines = [
-        f"{report['date']}, {machine['cpu']} ({machine['vectors']}{', virtual machine' if machine['virtual'] else ''}), "
-        f"{machine['processors']} processors, {machine['system']}{load}",
+        f"{report['date']}, {machine['cpu']} ({kind}), {machine['processors']} processors, {machine['system']}{load}",
         f"{report['threads']} threads, medians of {report['repeat']} rounds" + (", quick" if report["quick"] else ""),
     ]
     for name, side in report["sides"].items():

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = [
-    "backward", "detect_anomaly", "enable_grad", "grad", "hessian", "hvp", "is_grad_enabled", "jacobian", "jvp", "no_grad",
-    "set_grad_enabled", "value_and_grad", "vjp",
+    "backward", "detect_anomaly", "enable_grad", "grad", "hessian", "hvp", "is_grad_enabled", "jacobian", "jvp",
+    "no_grad", "set_grad_enabled", "value_and_grad", "vjp",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,7 +35,9 @@ class _Mode:
         self._tokens.append(self.variable.set(self.value))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.variable.reset(self._tokens.pop())
 
     def __call__(self, function: F) -> F:
@@ -106,9 +108,9 @@ class set_grad_enabled(_Mode):
 
 
 class detect_anomaly(_Mode):
-    """Find the first op, forward or backward, that makes a NaN or inf of finite operands: a context manager or a decorator.
+    """Find the first op, forward or backward, that makes a NaN or inf of finite operands.
 
-    It checks every result, so it is slow. The error names the op, its operands' shapes and ranges, and the user's line.
+    A context manager or a decorator. It checks every result, so it is slow. The error names the op, its operands' shapes and ranges, and the user's line.
 
     Examples
     --------
@@ -126,7 +128,7 @@ class detect_anomaly(_Mode):
         tape.count_anomaly_user(1)
         return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: Any) -> None:  # noqa: PYI036
         super().__exit__(*error)
         tape.count_anomaly_user(-1)
 
@@ -221,16 +223,25 @@ def grad(
     for i, t in enumerate(wanted):
         edge = tape.edge(t)
         if edge is None:
-            raise GradError(f"grad: input {i} ({describe(t)}) does not require grad. Set requires_grad=True before it is used")
+            raise GradError(
+                f"grad: input {i} ({describe(t)}) does not require grad. Set requires_grad=True before it is used"
+            )
         edges.append(edge)
-    found = engine.run_backward(many, seeds, edges, create_graph if retain_graph is None else retain_graph, create_graph)
+    found = engine.run_backward(
+        many, seeds, edges, create_graph if retain_graph is None else retain_graph, create_graph
+    )
     for i, g in enumerate(found):
         if g is None and not allow_unused:
-            raise GradError(f"grad: the outputs do not depend on input {i} ({describe(wanted[i])}). Pass allow_unused=True to get None")
+            raise GradError(
+                f"grad: the outputs do not depend on input {i} ({describe(wanted[i])}). "
+                "Pass allow_unused=True to get None"
+            )
     return found[0] if single else tuple(found)
 
 
-def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False
+) -> Callable[..., Any]:
     """A function that gives the value of `f` and its gradient by some of its arguments.
 
     Parameters
@@ -245,8 +256,8 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, h
     Returns
     -------
     callable
-        Gives ``(value, gradient)`` (``((value, aux), gradient)``); the gradient has the structure of the argument, or is
-        a tuple of such. It may be differentiated again.
+        Gives ``(value, gradient)`` (``((value, aux), gradient)``); the gradient has the structure of the argument, or
+        is a tuple of such. It may be differentiated again.
 
     Raises
     ------
@@ -280,7 +291,11 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, h
         given = list(args)
         for n in numbers:
             if not -len(args) <= n < len(args):
-                raise GradError(message("value_and_grad", "argnums", str(n), f"the place of one of {len(args)} positional arguments"))
+                raise GradError(
+                    message(
+                        "value_and_grad", "argnums", str(n), f"the place of one of {len(args)} positional arguments"
+                    )
+                )
             given[n] = lift(args[n])
         outer = outer and is_grad_enabled()
         with enable_grad():
@@ -330,8 +345,8 @@ def vjp(f: Callable[..., Any], inputs: Any, v: Any = None) -> tuple[Any, Any]:
 def jvp(f: Callable[..., Any], inputs: Any, v: Any) -> tuple[Any, Any]:
     """The value of `f` and the product of its Jacobian with a tangent, J v.
 
-    It is the derivative of the vjp by its cotangent (J. Townsend, "A new trick for calculating Jacobian vector products",
-    2017), so it holds for every op.
+    It is the derivative of the vjp by its cotangent (J. Townsend, "A new trick for calculating Jacobian vector
+    products", 2017), so it holds for every op.
 
     Parameters
     ----------
@@ -532,7 +547,9 @@ def _fresh_all(inputs: Any, who: str) -> tuple[list[Any], bool, bool]:
     return [_fresh(x, who) for x in many], single, is_grad_enabled() and any(x.requires_grad for x in many)
 
 
-def _pull(outputs: list[Any], inputs: list[Any], cotangents: list[Any], create: bool, retain: bool = False) -> list[Any]:
+def _pull(
+    outputs: list[Any], inputs: list[Any], cotangents: list[Any], create: bool, retain: bool = False
+) -> list[Any]:
     """Cotangents of the inputs; zeros for what the outputs do not depend on."""
     live = [(t, g) for t, g in zip(outputs, cotangents, strict=True) if t.requires_grad]
     if not live:
@@ -551,7 +568,7 @@ def _outside(outputs: Any, outer: bool) -> Any:
     """The outputs, cut from the inner graph unless somebody differentiates further."""
     if outer:
         return outputs
-    return outputs.detach() if isinstance(outputs, tape.TensorBase) else type(outputs)(t.detach() for t in outputs)
+    return type(outputs)(t.detach() for t in outputs) if isinstance(outputs, (tuple, list)) else outputs.detach()
 
 
 def _rebuild(like: Any, leaves: Any) -> Any:

@@ -2,7 +2,8 @@
 
 The rules, in the order they apply:
 
-1. Tensors and NumPy arrays have a dtype; Python numbers (and NumPy scalars) are *weak* and take the dtype of what they meet.
+1. Tensors and NumPy arrays have a dtype; Python numbers (and NumPy scalars) are *weak*: they take the dtype of what they
+   meet.
 2. Within a kind the wider dtype wins; float16 with bfloat16 gives float32.
 3. A floating dtype meets an integer one: the floating one wins, at its own width (NumPy would widen to float64).
 4. A weak float that meets only integers or bools gives float32, the default floating dtype.
@@ -18,9 +19,9 @@ import numpy as np
 from minigrad.errors import DTypeError, message
 
 __all__ = [
-    "ALL", "BOOL", "COMPLEX", "FLOATING", "HALF", "INTEGER", "DType", "as_dtype", "bfloat16", "bool", "complex64", "complex128",
-    "default_float", "finfo", "float16", "float32", "float64", "iinfo", "int8", "int16", "int32", "int64", "is_floating",
-    "isdtype", "promote", "uint8", "uint16", "uint32", "uint64",
+    "ALL", "BOOL", "COMPLEX", "FLOATING", "HALF", "INTEGER", "SIGNED", "UNSIGNED", "DType", "as_dtype", "bfloat16",
+    "bool", "complex64", "complex128", "default_float", "finfo", "float16", "float32", "float64", "iinfo", "int8", "int16", "int32",
+    "int64", "is_floating", "isdtype", "promote", "uint8", "uint16", "uint32", "uint64",
 ]  # fmt: skip
 
 DType: TypeAlias = "np.dtype[Any]"
@@ -70,7 +71,8 @@ def as_dtype(dtype: Any, op: str = "dtype") -> DType:
     Parameters
     ----------
     dtype : object
-        ``mg.float32``, ``"float32"``, ``np.float32``, ``float`` (the default floating dtype), ``int`` (int64), ``bool``.
+        ``mg.float32``, ``"float32"``, ``np.float32``, ``float`` (the default floating dtype), ``int`` (int64) or
+        ``bool``.
     op : str, optional
         Who asks, for the error.
 
@@ -148,7 +150,7 @@ def isdtype(dtype: Any, kind: Any) -> _bool:
     if isinstance(kind, str) and kind in _KINDS:
         return dtype in _KINDS[kind]
     try:
-        return dtype == as_dtype(kind, "isdtype")
+        return _bool(dtype == as_dtype(kind, "isdtype"))
     except DTypeError:
         raise ValueError(message("isdtype", "kind", f"{kind!r}", f"a dtype or one of {', '.join(_KINDS)}")) from None
 
@@ -180,9 +182,11 @@ def finfo(dtype: Any) -> Any:
     found = as_dtype(getattr(dtype, "dtype", dtype), "finfo")
     if found not in FLOATING | COMPLEX:
         raise DTypeError(message("finfo", "dtype", str(found), "a floating dtype", "For integers ask mg.iinfo"))
-    info: Any = ml_dtypes.finfo(found) if found == bfloat16 else np.finfo(found)
+    info: Any = ml_dtypes.finfo(found) if found == bfloat16 else np.finfo(found)  # type: ignore[no-untyped-call]
     real = np.dtype(info.dtype)
-    return _Info(real.itemsize * 8, float(info.eps), float(info.max), float(info.min), float(info.smallest_normal), real)
+    return _Info(
+        real.itemsize * 8, float(info.eps), float(info.max), float(info.min), float(info.smallest_normal), real
+    )
 
 
 def iinfo(dtype: Any) -> Any:
@@ -220,10 +224,17 @@ class _Info:
     __slots__ = ("bits", "dtype", "eps", "max", "min", "smallest_normal")
 
     def __init__(self, bits: int, eps: float, top: float, bottom: float, normal: float, dtype: DType) -> None:
-        self.bits, self.eps, self.max, self.min, self.smallest_normal, self.dtype = bits, eps, top, bottom, normal, dtype
+        self.bits, self.eps, self.max, self.min, self.smallest_normal, self.dtype = (
+            bits,
+            eps,
+            top,
+            bottom,
+            normal,
+            dtype,
+        )
 
     def __repr__(self) -> str:
-        return f"finfo({self.dtype}: bits={self.bits}, eps={self.eps}, max={self.max}, smallest_normal={self.smallest_normal})"
+        return f"finfo({self.dtype}: bits={self.bits}, eps={self.eps}, max={self.max})"
 
 
 def promote(dtypes: list[DType], weak: list[Any] = [], op: str = "result_type") -> DType:  # noqa: B006

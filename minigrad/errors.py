@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DTypeError", "DeviceError", "GradError", "ShapeError", "describe", "layer_path", "message"]
+__all__ = ["AxisError", "DTypeError", "DeviceError", "GradError", "ShapeError", "describe", "layer_path", "message"]
 
 # the path of the layer being called (``encoder.layers.0.attention``), kept by nn.Module
 layer_path: contextvars.ContextVar[str] = contextvars.ContextVar("minigrad_layer_path", default="")
@@ -15,6 +15,10 @@ layer_path: contextvars.ContextVar[str] = contextvars.ContextVar("minigrad_layer
 
 class ShapeError(ValueError):
     """A shape, an axis or an index does not fit."""
+
+
+class AxisError(ShapeError, IndexError):
+    """A tensor has no such axis; an IndexError too, as NumPy's is."""
 
 
 class DTypeError(TypeError):
@@ -87,6 +91,13 @@ def describe(value: Any) -> str:
         return f"{value.dtype} {tuple(value.shape)}"
     if isinstance(value, np.dtype):
         return str(value)
+    if value is Ellipsis:
+        return "..."
+    if isinstance(value, slice):
+        return ":".join(
+            "" if part is None else str(part)
+            for part in (value.start, value.stop, value.step)[: 2 + (value.step is not None)]
+        )
     if value is None or isinstance(value, (bool, int, float, complex, str)):
         return repr(value)
     if isinstance(value, (tuple, list)) and len(value) <= 4:

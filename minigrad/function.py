@@ -37,7 +37,11 @@ class Context:
         """Keep tensors (inputs, outputs or others) for backward; a later in-place change of one is found out."""
         for t in tensors:
             if t is not None and not isinstance(t, tape.TensorBase):
-                raise GradError(message("save_for_backward", "tensors", t, "tensors or None", "Set other things as attributes of ctx"))
+                raise GradError(
+                    message(
+                        "save_for_backward", "tensors", t, "tensors or None", "Set other things as attributes of ctx"
+                    )
+                )
         self._saved = tensors
 
     @property
@@ -52,8 +56,8 @@ class Context:
 class Function:
     """Base of operations with a backward of their own.
 
-    Write ``forward(ctx, *args)``, which computes on tensors without recording, and ``backward(ctx, *gradients)``, which gives
-    one gradient (or None) for each argument of forward. Backward is made of ordinary operations, so with
+    Write ``forward(ctx, *args)``, which computes on tensors without recording, and ``backward(ctx, *gradients)``, which
+    gives one gradient (or None) for each argument of forward. Backward is made of ordinary operations, so with
     ``create_graph=True`` it is recorded and can be differentiated again. Call ``MyFunction.apply(*args)``.
 
     Examples
@@ -98,7 +102,9 @@ class Function:
         if not any(ctx.needs_input_grad):
             return result
         places = {id(t): k for k, t in enumerate(many)}
-        ctx._outputs = [(i, places[id(t)]) for i, t in enumerate(ctx._saved) if id(t) in places and all(t is not a for a in args)]
+        ctx._outputs = [
+            (i, places[id(t)]) for i, t in enumerate(ctx._saved) if id(t) in places and all(t is not a for a in args)
+        ]
         # an output must not be held by its own node: keep the bare array
         ctx._saved = tuple(t.detach() if id(t) in places and all(t is not a for a in args) else t for t in ctx._saved)
         # an input handed through is an output of its own
@@ -118,8 +124,8 @@ class Function:
         gradients = list(given) if isinstance(given, tuple) else [given]
         if len(gradients) != len(parents):
             raise GradError(
-                f"{cls.__name__}.backward: gave {len(gradients)} gradients, needs {len(parents)}, one for each argument of forward. "
-                "Give None for what has no gradient"
+                f"{cls.__name__}.backward: gave {len(gradients)} gradients, needs {len(parents)}, one for each argument "
+                "of forward. Give None for what has no gradient"
             )
         for g in gradients:
             if g is not None and not isinstance(g, tape.TensorBase):
@@ -130,8 +136,8 @@ class Function:
 def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run `f` without keeping what its backward needs; backward runs it again.
 
-    Memory for the inside of `f` is held only while it runs and while its backward runs, for about a third more time. The
-    random state is put back for the second run, so dropout draws the same masks. Gradients reach the arguments and
+    Memory for the inside of `f` is held only while it runs and while its backward runs, for about a third more time.
+    The random state is put back for the second run, so dropout draws the same masks. Gradients reach the arguments and
     everything else that `f` uses (parameters, closures), by ``backward`` and by ``grad``, to any order.
 
     Parameters

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from minigrad import ops
 from minigrad._core import tape
 from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
-from minigrad.ops.indexing import as_key
+from minigrad.ops.scatter import as_key
 
 if TYPE_CHECKING:
     from minigrad.ops.registry import Op
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["assign", "update"]
 
+T = TypeVar("T", bound="Tensor")
 
-def update(t: Tensor, op: Op[Any], other: Any) -> Tensor:
+
+def update(t: T, op: Op[Any], other: Any) -> T:
     """``t op= other``."""
     _write(t, op(_before(t, other), other), op.name)
     return t
@@ -30,7 +32,9 @@ def assign(t: Tensor, index: Any, value: Any) -> None:
         value = ops.asarray(np.asarray(value, t.dtype) if not hasattr(value, "dtype") else value)
     if value.dtype != t.dtype:
         if not np.can_cast(value.dtype, t.dtype, "same_kind"):
-            raise DTypeError(message("setitem", "value", value, f"{t.dtype} like the tensor", "Cast it with value.astype(t.dtype)"))
+            raise DTypeError(
+                message("setitem", "value", value, f"{t.dtype} like the tensor", "Cast it with value.astype(t.dtype)")
+            )
         value = ops.astype(value, t.dtype)
     if tape.is_recording() and (t.requires_grad or value.requires_grad):
         _write(t, ops.index_put(_before(t, value), value, index), "setitem")
@@ -45,7 +49,7 @@ def assign(t: Tensor, index: Any, value: Any) -> None:
 
 
 def _before(t: Tensor, other: Any) -> Tensor:
-    """The tensor as it is now: while recording a copy at the same place on the tape, for a residual must keep its value."""
+    """The tensor as it is now; while recording a copy at its place on the tape, since a residual must keep its value."""
     if not tape.is_recording() or not (t.requires_grad or getattr(other, "requires_grad", False)):
         return t.detach()
     if t._leaf:
@@ -56,7 +60,7 @@ def _before(t: Tensor, other: Any) -> Tensor:
     if tape.is_shared(t):
         raise GradError(
             "in-place change of a recorded tensor that shares its memory with another (a view, or a detached tensor): "
-            "the other one's history would be wrong. Make a new tensor (t = t + u, t.at[i].set(v)), or change a t.clone()"
+            "the other's history would be wrong. Make a new tensor (t = t + u, t.at[i].set(v)), or change a t.clone()"
         )
     copy: Tensor = tape.new_tensor(t._array.copy())
     tape.adopt(copy, t)
@@ -66,13 +70,25 @@ def _before(t: Tensor, other: Any) -> Tensor:
 def _write(t: Tensor, result: Tensor, name: str) -> None:
     """Put a result into the memory of a tensor, and the tensor into the result's place on the tape."""
     if result.shape != t.shape:
-        raise ShapeError(message(f"in-place {name}", "result", describe(result), f"shape {t.shape} like the tensor that is changed"))
+        raise ShapeError(
+            message(f"in-place {name}", "result", describe(result), f"shape {t.shape} like the tensor that is changed")
+        )
     if result.dtype != t.dtype:
         raise DTypeError(
-            message(f"in-place {name}", "result", describe(result), f"{t.dtype} like the tensor that is changed", "Make a new tensor")
+            message(
+                f"in-place {name}",
+                "result",
+                describe(result),
+                f"{t.dtype} like the tensor that is changed",
+                "Make a new tensor",
+            )
         )
     if not t._array.flags.writeable:
-        raise ValueError(message(f"in-place {name}", "x", "a read-only tensor", "memory that may be written to", "Change a t.clone()"))
+        raise ValueError(
+            message(
+                f"in-place {name}", "x", "a read-only tensor", "memory that may be written to", "Change a t.clone()"
+            )
+        )
     t._array[...] = result._array
     tape.mark_changed(t)
     tape.adopt(t, result)

@@ -1,7 +1,7 @@
 """NumPy's protocols: ``np.sin(t)`` and ``np.concatenate([t, a])`` call minigrad's ops and keep the graph.
 
-A NumPy function that minigrad does not have works on tensors that do not require grad, through their arrays; on one that
-does it raises, since its result would have no history.
+A NumPy function that minigrad does not have works on tensors that do not require grad, through their arrays; on one
+that does it raises, since its result would have no history.
 """
 
 from __future__ import annotations
@@ -43,7 +43,14 @@ RENAMED = {
     "amin": "min",
 }
 
-REDUCTIONS = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min", "logical_and": "all", "logical_or": "any"}
+REDUCTIONS = {
+    "add": "sum",
+    "multiply": "prod",
+    "maximum": "max",
+    "minimum": "min",
+    "logical_and": "all",
+    "logical_or": "any",
+}
 
 
 def _transpose(a: Any, axes: Any = None) -> Any:
@@ -51,7 +58,15 @@ def _transpose(a: Any, axes: Any = None) -> Any:
 
 
 def _variance(name: str) -> Callable[..., Any]:
-    def call(a: Any, axis: Any = None, dtype: Any = None, *, ddof: float = 0, correction: float | None = None, keepdims: bool = False) -> Any:
+    def call(
+        a: Any,
+        axis: Any = None,
+        dtype: Any = None,
+        *,
+        ddof: float = 0,
+        correction: float | None = None,
+        keepdims: bool = False,
+    ) -> Any:
         a = a if dtype is None else ops.astype(a, dtype)
         return getattr(ops, name)(a, axis, correction=ddof if correction is None else correction, keepdims=keepdims)
 
@@ -119,7 +134,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "take": _take,
     "sort": _sort,
     "argsort": _argsort,
-    "vstack": lambda tup: ops.concat([t if t.ndim > 1 else ops.reshape(t, (1, -1)) for t in map(ops.asarray, tup)], axis=0),
+    "vstack": lambda tup: ops.concat(
+        [t if t.ndim > 1 else ops.reshape(t, (1, -1)) for t in map(ops.asarray, tup)], axis=0
+    ),
     "hstack": lambda tup: ops.concat(list(tup), axis=0 if ops.asarray(tup[0]).ndim <= 1 else 1),
     "shape": lambda a: a.shape,
     "ndim": lambda a: a.ndim,
@@ -174,8 +191,8 @@ def _array(value: Any, who: str) -> Any:
         return value
     if value.requires_grad and tape.is_recording():
         raise GradError(
-            f"{who}: minigrad has no derivative for this NumPy function, and a tensor that requires grad would lose its graph. "
-            "Call t.detach(), or write it with minigrad's ops"
+            f"{who}: minigrad has no derivative for this NumPy function, and a tensor that requires grad would lose its "
+            "graph. Call t.detach(), or write it with minigrad's ops"
         )
     return value._array
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias
 
 import numpy as np
 
 from minigrad import inplace, ops, protocols
 from minigrad._core import dispatch, engine, tape
 from minigrad.backend import numpy as numpy_backend
-from minigrad.dtypes import FLOATING, DType
-from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, describe, message
+from minigrad.dtypes import FLOATING
+from minigrad.errors import DeviceError, GradError, ShapeError, describe, message
 from minigrad.ops import conversion, registry
 from minigrad.ops.indexing import At
 
@@ -63,11 +63,19 @@ class Tensor(dispatch.Operators):
     def requires_grad(self, on: bool) -> None:
         if self._node is not None:
             if not on:
-                raise GradError("requires_grad: only a leaf can be switched off. Call t.detach() for a tensor outside the graph")
+                raise GradError(
+                    "requires_grad: only a leaf can be switched off. Call t.detach() for a tensor outside the graph"
+                )
             return
         if on and self.dtype not in FLOATING:
             raise GradError(
-                message("requires_grad", None, f"True for a {self.dtype} tensor", "a floating dtype", "Cast with t.astype(mg.float32)")
+                message(
+                    "requires_grad",
+                    None,
+                    f"True for a {self.dtype} tensor",
+                    "a floating dtype",
+                    "Cast with t.astype(mg.float32)",
+                )
             )
         self._leaf = bool(on)
 
@@ -87,7 +95,9 @@ class Tensor(dispatch.Operators):
             if not isinstance(value, Tensor):
                 raise GradError(message("grad", None, value, "a Tensor or None"))
             if value.shape != self.shape or value.dtype != self.dtype:
-                raise GradError(message("grad", None, describe(value), f"{describe(self)} like the tensor it belongs to"))
+                raise GradError(
+                    message("grad", None, describe(value), f"{describe(self)} like the tensor it belongs to")
+                )
         self._grad = value
 
     @grad.deleter
@@ -103,7 +113,9 @@ class Tensor(dispatch.Operators):
     def T(self) -> Tensor:
         """The matrix transposed."""
         if self.ndim != 2:
-            raise ShapeError(message("T", "x", self, "a matrix", "For stacks of matrices use t.mT, for other axes t.transpose(axes)"))
+            raise ShapeError(
+                message("T", "x", self, "a matrix", "For stacks of matrices use t.mT, for other axes t.transpose(axes)")
+            )
         return ops.permute_dims(self, (1, 0))
 
     @property
@@ -114,12 +126,12 @@ class Tensor(dispatch.Operators):
     @property
     def itemsize(self) -> int:
         """Bytes of one element."""
-        return self.dtype.itemsize
+        return int(self.dtype.itemsize)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all elements."""
-        return self.size * self.dtype.itemsize
+        return self.size * int(self.dtype.itemsize)
 
     @property
     def grad_fn(self) -> tape.Node | None:
@@ -207,7 +219,8 @@ class Tensor(dispatch.Operators):
         """The values as a NumPy array in the same memory; the tensor must not require grad."""
         if self.requires_grad:
             raise GradError("numpy: the tensor requires grad, and NumPy would lose the graph. Call t.detach().numpy()")
-        return engine.to_numpy(self)
+        array: np.ndarray[Any, Any] = engine.to_numpy(self)
+        return array
 
     def item(self) -> Any:
         """The only element, as a Python number."""
@@ -231,7 +244,13 @@ class Tensor(dispatch.Operators):
             dtype = target
         if device is not None and str(device) != self.device:
             raise DeviceError(
-                message("to", "device", f"{device!r}", f"{self.device!r}, the only device there is", "A GPU needs minigrad[gpu]")
+                message(
+                    "to",
+                    "device",
+                    f"{device!r}",
+                    f"{self.device!r}, the only device there is",
+                    "A GPU needs minigrad[gpu]",
+                )
             )
         return self if dtype is None else ops.astype(self, dtype, copy=False)
 
@@ -239,7 +258,9 @@ class Tensor(dispatch.Operators):
         array = self.numpy()
         if dtype is not None and array.dtype != dtype:
             if copy is False:
-                raise ValueError(message("__array__", "copy", "False", f"True or None to cast {array.dtype} to {dtype}"))
+                raise ValueError(
+                    message("__array__", "copy", "False", f"True or None to cast {array.dtype} to {dtype}")
+                )
             return array.astype(dtype)
         return array.copy() if copy else array
 
@@ -252,11 +273,13 @@ class Tensor(dispatch.Operators):
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return protocols.namespace(api_version)
 
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        return self.numpy().__dlpack__(**kwargs)
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
+    ) -> Any:
+        return self.numpy().__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return engine.to_numpy(self).__dlpack_device__()  # type: ignore[return-value]
+        return engine.to_numpy(self).__dlpack_device__()  # type: ignore[no-any-return]
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
         """The tensor on a device (array API standard)."""
@@ -284,7 +307,9 @@ class Tensor(dispatch.Operators):
 
     def __repr__(self) -> str:
         # "tensor(" is 7 characters; NumPy indents the following lines by as much
-        text = np.array2string(engine.to_numpy(self), separator=", ", prefix=" " * 7) if self.size else self._empty_text()
+        text = (
+            np.array2string(engine.to_numpy(self), separator=", ", prefix=" " * 7) if self.size else self._empty_text()
+        )
         # what the same text would make again needs no mark
         marks = "" if self.dtype in (np.float32, np.int64, np.bool_) and self.size else f", dtype={self.dtype}"
         if not self.size and self.dtype == np.float32:
@@ -299,7 +324,13 @@ class Tensor(dispatch.Operators):
         return "[]" if self.ndim == 1 else f"[], shape={self.shape}"
 
     def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec and self.size == 1 else repr(self) if not spec else format(self.item(), spec)
+        return (
+            format(self.item(), spec)
+            if spec and self.size == 1
+            else repr(self)
+            if not spec
+            else format(self.item(), spec)
+        )
 
     def __len__(self) -> int:
         if not self.ndim:
@@ -435,40 +466,40 @@ class Tensor(dispatch.Operators):
 
     # --- in place ---------------------------------------------------------------------------------------------------
 
-    def __iadd__(self, other: Any) -> Tensor:
+    def __iadd__(self, other: Any) -> Self:
         return inplace.update(self, ops.add, other)
 
-    def __isub__(self, other: Any) -> Tensor:
+    def __isub__(self, other: Any) -> Self:
         return inplace.update(self, ops.subtract, other)
 
-    def __imul__(self, other: Any) -> Tensor:
+    def __imul__(self, other: Any) -> Self:
         return inplace.update(self, ops.multiply, other)
 
-    def __itruediv__(self, other: Any) -> Tensor:
+    def __itruediv__(self, other: Any) -> Self:
         return inplace.update(self, ops.divide, other)
 
-    def __ifloordiv__(self, other: Any) -> Tensor:
+    def __ifloordiv__(self, other: Any) -> Self:
         return inplace.update(self, ops.floor_divide, other)
 
-    def __imod__(self, other: Any) -> Tensor:
+    def __imod__(self, other: Any) -> Self:
         return inplace.update(self, ops.remainder, other)
 
-    def __ipow__(self, other: Any) -> Tensor:
+    def __ipow__(self, other: Any) -> Self:
         return inplace.update(self, ops.pow, other)
 
-    def __iand__(self, other: Any) -> Tensor:
+    def __iand__(self, other: Any) -> Self:
         return inplace.update(self, ops.bitwise_and, other)
 
-    def __ior__(self, other: Any) -> Tensor:
+    def __ior__(self, other: Any) -> Self:
         return inplace.update(self, ops.bitwise_or, other)
 
-    def __ixor__(self, other: Any) -> Tensor:
+    def __ixor__(self, other: Any) -> Self:
         return inplace.update(self, ops.bitwise_xor, other)
 
-    def __ilshift__(self, other: Any) -> Tensor:
+    def __ilshift__(self, other: Any) -> Self:
         return inplace.update(self, ops.bitwise_left_shift, other)
 
-    def __irshift__(self, other: Any) -> Tensor:
+    def __irshift__(self, other: Any) -> Self:
         return inplace.update(self, ops.bitwise_right_shift, other)
 
     # --- ops as methods, by NumPy's names ---------------------------------------------------------------------------
@@ -571,7 +602,7 @@ class Tensor(dispatch.Operators):
 
     def round(self, decimals: int = 0) -> Tensor:
         """See `minigrad.round`."""
-        return self.__round__(decimals)
+        return ops.round(self) if not decimals else ops.round(self * 10.0**decimals) / 10.0**decimals
 
     def conj(self) -> Tensor:
         """The complex conjugate."""

@@ -201,7 +201,7 @@ def get(activation: str | Callable[[Tensor], Any] | None) -> Callable[[Tensor], 
     Raises
     ------
     ValueError
-        If there is none of that name, or it cannot be called.
+        If there is none of that name, or it is a class.
 
     Examples
     --------
@@ -214,8 +214,7 @@ def get(activation: str | Callable[[Tensor], Any] | None) -> Callable[[Tensor], 
         if activation not in _BY_NAME:
             raise ValueError(message("activation", "name", repr(activation), f"one of {', '.join(_BY_NAME)}"))
         return _BY_NAME[activation]
-    if activation is not None and (not callable(activation) or isinstance(activation, type)):
-        hint = f"Make a layer of it: {activation.__name__}()" if isinstance(activation, type) else ""
-        got = f"the class {activation.__name__}" if isinstance(activation, type) else activation
-        raise ValueError(message("activation", "value", got, "a name, a function, a module or None", hint))
+    if isinstance(activation, type):
+        got, hint = f"the class {activation.__name__}", f"Make a layer of it: {activation.__name__}()"
+        raise ValueError(message("activation", "value", got, "a function or a module", hint))
     return activation

@@ -143,7 +143,8 @@ class Module:
                 raise TypeError(message(type(self).__name__, name, value, "a Parameter, as it is one now", hint))
         elif name not in _HOOKS:
             for path, member in _parts(name, value):
-                if isinstance(member, Module):
+                # of several names in one module the first counts, as in named_modules
+                if isinstance(member, Module) and all(member is not own for _, own in self._members()):
                     object.__setattr__(member, "_name", path)
         object.__setattr__(self, name, value)
 

@@ -142,6 +142,9 @@ class Parameter(Tensor):
     def __reduce__(self) -> tuple[Any, ...]:
         return (*super().__reduce__(), vars(self))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         made = super().__deepcopy__(memo)
         vars(made).update(copy.deepcopy(vars(self), memo))

@@ -42,7 +42,8 @@ def layer_of(path: Path) -> str:
 
 def typing_only(tree: ast.Module) -> set[ast.AST]:
     """What stands under ``if TYPE_CHECKING``."""
-    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    branches = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    guarded = [node for node in branches if ast.unparse(node.test) == "TYPE_CHECKING"]
     return {inner for node in guarded for part in node.body for inner in ast.walk(part)}
 
 

@@ -230,7 +230,9 @@ def test_value_and_grad():
     assert not value.requires_grad
     (value, aux), g = mg.value_and_grad(lambda x: (x.sum(), "aux"), has_aux=True)(mg.ones(2))
     assert aux == "aux"
-    _, grads = mg.value_and_grad(lambda p: (p["w"] * p["b"][0]).sum())({"w": mg.tensor([1.0, 2.0]), "b": [mg.tensor(3.0)]})
+    _, grads = mg.value_and_grad(lambda p: (p["w"] * p["b"][0]).sum())(
+        {"w": mg.tensor([1.0, 2.0]), "b": [mg.tensor(3.0)]}
+    )
     assert grads["w"].tolist() == [3.0, 3.0]
     assert grads["b"][0].item() == 3.0
     _, (ga, gb) = mg.value_and_grad(lambda a, b: a * b * b, argnums=(0, 1))(mg.tensor(2.0), mg.tensor(3.0))
@@ -334,7 +336,10 @@ def test_hessian_is_symmetric_and_hvp_is_its_product(values, seed):
 
 def test_anomaly_names_the_forward_op_and_the_line():
     x = leaf([1.0, 0.0])
-    with mg.detect_anomaly(), pytest.raises(GradError, match=r"log made a NaN or inf at .*test_autograd\.py:\d+.*from 0 to 1"):
+    with (
+        mg.detect_anomaly(),
+        pytest.raises(GradError, match=r"log made a NaN or inf at .*test_autograd\.py:\d+.*from 0 to 1"),
+    ):
         mg.log(x)
     assert mg.log(x).tolist()[1] == -math.inf
 

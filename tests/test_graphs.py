@@ -51,7 +51,9 @@ class Number:
 tanh = np.frompyfunc(Number.tanh, 1, 1)
 exp = np.frompyfunc(Number.exp, 1, 1)
 cut = np.frompyfunc(Number.cut, 1, 1)
-own = np.frompyfunc(lambda n: Number(n.value, ((n, 1.0),)), 1, 1)  # a number for this tensor alone, as each tensor has its node
+own = np.frompyfunc(
+    lambda n: Number(n.value, ((n, 1.0),)), 1, 1
+)  # new numbers for a tensor, as it has a node of its own
 
 
 def places(values: np.ndarray[Any, Any], wanted: bool = False) -> Places:
@@ -106,6 +108,7 @@ def gathered(numbers: Places, found: dict[int, float]) -> np.ndarray[Any, Any]:
 picks = st.integers(0, 1000)
 seeds = st.integers(0, 2**31)
 shapes = st.sampled_from([(), (1,), (3,), (2, 3), (2, 1), (0, 3)])
+indices = st.sampled_from([np.s_[...], np.s_[::-1], np.s_[1:], np.s_[0], np.s_[..., -1], np.s_[None], np.s_[[0, 0]]])
 
 
 class Graphs(RuleBasedStateMachine):
@@ -127,7 +130,7 @@ class Graphs(RuleBasedStateMachine):
         numbers = objects(own(numbers))
         assert tensor.shape == numbers.shape
         assert_close(tensor.detach().numpy(), values_of(numbers), mg.float64, "value")
-        # the graph knows tensors, the twin each number: one that was overwritten leads nowhere, though its tensor is recorded
+        # the graph knows tensors, the twin each number: all of a recorded tensor may have been overwritten
         assert tensor.requires_grad or not any(n.wanted for n in numbers.ravel())
         self.pairs.append((tensor, numbers))
 
@@ -186,7 +189,7 @@ class Graphs(RuleBasedStateMachine):
         if a.size:
             self.keep(mg.reshape(t, shape), a.reshape(shape))
 
-    @rule(i=picks, index=st.sampled_from([np.s_[...], np.s_[::-1], np.s_[1:], np.s_[0], np.s_[..., -1], np.s_[None], np.s_[[0, 0]]]))
+    @rule(i=picks, index=indices)
     def slice(self, i: int, index: Any) -> None:
         t, a = self.pick(i)
         if a.ndim and a.shape[0]:

@@ -80,7 +80,9 @@ def test_changing_a_saved_value_is_found_in_backward(saver, change):
     y = saver(h)
     change(y if saver is mg.exp else h)
     name = "exp" if saver is mg.exp else "square"
-    with pytest.raises(GradError, match=rf"{name}: a value that {name} saved .* changed in place at .*test_inplace\.py:\d+"):
+    with pytest.raises(
+        GradError, match=rf"{name}: a value that {name} saved .* changed in place at .*test_inplace\.py:\d+"
+    ):
         y.sum().backward()
 
 
@@ -93,7 +95,11 @@ def test_changing_a_saved_constant_is_found():
 
 
 def test_changing_a_view_or_the_base_of_a_saved_value_is_found():
-    for first, second in [(lambda c: c, lambda c: c[:1]), (lambda c: c[:1], lambda c: c), (lambda c: c, lambda c: c.detach())]:
+    for first, second in [
+        (lambda c: c, lambda c: c[:1]),
+        (lambda c: c[:1], lambda c: c),
+        (lambda c: c, lambda c: c.detach()),
+    ]:
         x, c = leaf([1.0]), mg.tensor([3.0, 4.0], dtype=mg.float64)
         other = second(c)
         y = x * first(c)

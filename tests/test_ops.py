@@ -1,4 +1,4 @@
-"""Every op in the registry keeps the contract. This file names no op: a new one is tested by being registered with samples."""
+"""Every op in the registry keeps the contract. It names none: an op is tested by being registered with samples."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from minigrad import autograd, dtypes
 from minigrad.ops.conversion import new
 from minigrad.ops.registry import REGISTRY, Op
 from minigrad.ops.samples import A, Case
+from minigrad.ops.samples import case as sample
 from minigrad.testing.contract import CHECKS
 from minigrad.testing.samples import draw_case, relayout
 from minigrad.testing.strategies import broadcastable_shapes, layouts
@@ -47,7 +48,7 @@ def test_elementwise_broadcasting(name: str, data: st.DataObject) -> None:
     case = elementwise(op)
     assert case is not None
     shapes = data.draw(broadcastable_shapes(len(case.inputs)))
-    drawn = Case(tuple(A(s, i.low, i.high, i.avoid) for s, i in zip(shapes, case.inputs, strict=True)))
+    drawn = sample(*(A(s, i.low, i.high, i.avoid) for s, i in zip(shapes, case.inputs, strict=True)))
     inputs = draw_case(drawn, data.draw(st.integers(0, 2**31)))
     small = [new(relayout(v, data.draw(layouts())), requires_grad=True) for v in inputs]
     large = [new(v.copy(), requires_grad=True) for v in np.broadcast_arrays(*inputs)]

@@ -187,7 +187,17 @@ def test_repr():
 
 def test_reflected_operators_keep_the_graph():
     t = leaf([1.0, 2.0])
-    for result in (2 - t, 2 / t, 2**t, 7 % t, 7 // t, np.float64(2) * t, np.ones(2) + t, [1.0, 2.0] + t, np.ones((2, 2)) @ t):
+    for result in (
+        2 - t,
+        2 / t,
+        2**t,
+        7 % t,
+        7 // t,
+        np.float64(2) * t,
+        np.ones(2) + t,
+        [1.0, 2.0] + t,
+        np.ones((2, 2)) @ t,
+    ):
         assert isinstance(result, mg.Tensor)
         assert result.shape == (2,)
         assert result.requires_grad

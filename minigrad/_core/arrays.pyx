@@ -7,7 +7,7 @@ from cpython.long cimport PyLong_AsDouble
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from numpy cimport (
-    NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_BASE, PyArray_CHKFLAGS, 
+    NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_BASE, PyArray_CHKFLAGS,
     PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_EMPTY, PyArray_IS_C_CONTIGUOUS, PyArray_ITEMSIZE,
     PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
@@ -112,81 +112,69 @@ cdef inline bint as_double(object value, double* out) except -1:
 
 
 cdef object binary(int code, object a, object b):
-    """`a op b` for small contiguous arrays of one shape and float type, or such an array and a Python number."""
-    cdef ndarray x, y, out
-    cdef double value
+    """`a op b` for small contiguous arrays of one shape (or one 0-d) and float type, or such an array and a number."""
+    cdef ndarray like, out
+    cdef void* x
+    cdef void* y
+    cdef npy_intp step_x = 1, step_y = 1
+    cdef double value = 0.0
     cdef float single
-    cdef npy_intp n
-    cdef int i
-    if is_small(a):
-        x = <ndarray>a
-        n = PyArray_SIZE(x)
-        if type(b) is ndarray:
-            if not is_small(b):
-                return None
-            y = <ndarray>b
-            if PyArray_TYPE(x) != PyArray_TYPE(y):
-                return None
-            if PyArray_NDIM(x) == PyArray_NDIM(y):
-                for i in range(PyArray_NDIM(x)):
-                    if PyArray_DIMS(x)[i] != PyArray_DIMS(y)[i]:
-                        return None
-                out = <ndarray>PyArray_EMPTY(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x), 0)
-                if PyArray_TYPE(x) == NPY_FLOAT:
-                    strided(code, <float*>PyArray_DATA(x), 1, <float*>PyArray_DATA(y), 1, <float*>PyArray_DATA(out), n)
-                else:
-                    strided(code, <double*>PyArray_DATA(x), 1, <double*>PyArray_DATA(y), 1, <double*>PyArray_DATA(out), n)
-                return out
-            if PyArray_NDIM(y) == 0:
-                out = <ndarray>PyArray_EMPTY(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x), 0)
-                if PyArray_TYPE(x) == NPY_FLOAT:
-                    strided(code, <float*>PyArray_DATA(x), 1, <float*>PyArray_DATA(y), 0, <float*>PyArray_DATA(out), n)
-                else:
-                    strided(code, <double*>PyArray_DATA(x), 1, <double*>PyArray_DATA(y), 0, <double*>PyArray_DATA(out), n)
-                return out
-            if PyArray_NDIM(x) == 0:
-                out = <ndarray>PyArray_EMPTY(PyArray_NDIM(y), PyArray_DIMS(y), PyArray_TYPE(x), 0)
-                n = PyArray_SIZE(y)
-                if PyArray_TYPE(x) == NPY_FLOAT:
-                    strided(code, <float*>PyArray_DATA(x), 0, <float*>PyArray_DATA(y), 1, <float*>PyArray_DATA(out), n)
-                else:
-                    strided(code, <double*>PyArray_DATA(x), 0, <double*>PyArray_DATA(y), 1, <double*>PyArray_DATA(out), n)
-                return out
+    cdef bint first = is_small(a), second = is_small(b)
+    if first and second:
+        like = <ndarray>a
+        if PyArray_TYPE(like) != PyArray_TYPE(<ndarray>b):
             return None
+        if not same_extents(like, <ndarray>b):
+            if PyArray_NDIM(<ndarray>b) == 0:
+                step_y = 0
+            elif PyArray_NDIM(like) == 0:
+                step_x = 0
+                like = <ndarray>b
+            else:
+                return None
+    elif first:
         if not as_double(b, &value):
             return None
-        out = <ndarray>PyArray_EMPTY(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x), 0)
-        if PyArray_TYPE(x) == NPY_FLOAT:
-            single = <float>value
-            strided(code, <float*>PyArray_DATA(x), 1, &single, 0, <float*>PyArray_DATA(out), n)
-        else:
-            strided(code, <double*>PyArray_DATA(x), 1, &value, 0, <double*>PyArray_DATA(out), n)
-        return out
-    if is_small(b) and as_double(a, &value):
-        y = <ndarray>b
-        n = PyArray_SIZE(y)
-        out = <ndarray>PyArray_EMPTY(PyArray_NDIM(y), PyArray_DIMS(y), PyArray_TYPE(y), 0)
-        if PyArray_TYPE(y) == NPY_FLOAT:
-            single = <float>value
-            strided(code, &single, 0, <float*>PyArray_DATA(y), 1, <float*>PyArray_DATA(out), n)
-        else:
-            strided(code, &value, 0, <double*>PyArray_DATA(y), 1, <double*>PyArray_DATA(out), n)
-        return out
-    return None
+        like = <ndarray>a
+        step_y = 0
+    elif second:
+        if not as_double(a, &value):
+            return None
+        like = <ndarray>b
+        step_x = 0
+    else:
+        return None
+    out = <ndarray>PyArray_EMPTY(PyArray_NDIM(like), PyArray_DIMS(like), PyArray_TYPE(like), 0)
+    single = <float>value
+    if PyArray_TYPE(like) == NPY_FLOAT:
+        x = PyArray_DATA(<ndarray>a) if first else <void*>&single
+        y = PyArray_DATA(<ndarray>b) if second else <void*>&single
+        strided(code, <float*>x, step_x, <float*>y, step_y, <float*>PyArray_DATA(out), PyArray_SIZE(out))
+    else:
+        x = PyArray_DATA(<ndarray>a) if first else <void*>&value
+        y = PyArray_DATA(<ndarray>b) if second else <void*>&value
+        strided(code, <double*>x, step_x, <double*>y, step_y, <double*>PyArray_DATA(out), PyArray_SIZE(out))
+    return out
+
+
+cdef inline bint same_extents(ndarray a, ndarray b):
+    cdef int i
+    if PyArray_NDIM(a) != PyArray_NDIM(b):
+        return False
+    for i in range(PyArray_NDIM(a)):
+        if PyArray_DIMS(a)[i] != PyArray_DIMS(b)[i]:
+            return False
+    return True
 
 
 cdef bint add_to(object a, object b) except -1:
     """``a += b`` for small contiguous float arrays of one shape and dtype; False where they are something else."""
     cdef ndarray x, y
-    cdef int i
     if not (is_small(a) and is_small(b) and PyArray_CHKFLAGS(<ndarray>a, NPY_ARRAY_WRITEABLE)):
         return False
     x, y = <ndarray>a, <ndarray>b
-    if PyArray_TYPE(x) != PyArray_TYPE(y) or PyArray_NDIM(x) != PyArray_NDIM(y):
+    if PyArray_TYPE(x) != PyArray_TYPE(y) or not same_extents(x, y):
         return False
-    for i in range(PyArray_NDIM(x)):
-        if PyArray_DIMS(x)[i] != PyArray_DIMS(y)[i]:
-            return False
     if PyArray_TYPE(x) == NPY_FLOAT:
         loop(ADD, <float*>PyArray_DATA(x), 1, <float*>PyArray_DATA(y), 1, <float*>PyArray_DATA(x), PyArray_SIZE(x))
     else:
@@ -247,7 +235,6 @@ cdef object full_sum(object a):
 cdef object filled(tuple shape, object descr, double value):
     """A new array of `shape`, every element `value`."""
     cdef ndarray out
-    cdef npy_intp i
     if len(shape) == 0 and descr.num in (NPY_FLOAT, NPY_DOUBLE):
         out = <ndarray>PyArray_EMPTY(0, NULL, descr.num, 0)
         if PyArray_TYPE(out) == NPY_FLOAT:

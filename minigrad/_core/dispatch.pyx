@@ -1,5 +1,4 @@
 """Dispatch: how a call of an op becomes arrays in, arrays out and a node on the tape."""
-cimport cython
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from numpy cimport NPY_DOUBLE, NPY_FLOAT, PyArray_TYPE, import_array, ndarray
@@ -10,7 +9,7 @@ from minigrad._core.arrays cimport (
     ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, dtype_of, hush, overlaps, unary, unhush,
 )
 from minigrad._core.tape cimport (
-    Node, Rule, TensorBase, Version, anomaly, check_versions, edge_of, new_node, new_pick, out_versions,
+    Node, Rule, TensorBase, anomaly, check_versions, edge_of, new_node, new_pick, out_versions,
     recording, version_of, versions, wrap,
 )
 
@@ -19,6 +18,7 @@ import numpy as np
 from minigrad.errors import DeviceError, DTypeError, GradError
 
 import_array()
+
 
 cdef enum Residual:
     VALUE = 0
@@ -34,7 +34,11 @@ cdef object _convert = None          # anything array-like -> tensor
 cdef object _explain = None          # the error of a failed body -> the error the user sees
 cdef object _inspect = None          # what detect_anomaly does with a result
 
+CAUGHT = (
+    ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError, MemoryError, np.linalg.LinAlgError
+)
 FLAGS = {"add": ADD, "subtract": SUBTRACT, "multiply": MULTIPLY, "divide": DIVIDE, "negative": NEGATIVE}
+
 
 def bind(namespace, convert, explain):
     """Give the dispatcher the op namespace and the Python halves of its slow paths."""
@@ -111,7 +115,9 @@ cdef class Op(Rule):
     cdef public list cases
     cdef dict __dict__
 
-    def __init__(self, name, body, inputs, variadic, input_defaults, params, positional, defaults, dtype_rule, skip, view, code):
+    def __init__(
+        self, name, body, inputs, variadic, input_defaults, params, positional, defaults, dtype_rule, skip, view, code
+    ):
         self.name = name
         self.body = body
         self.inputs = inputs
@@ -214,7 +220,8 @@ cdef class Op(Rule):
             arrays = list(given[:n])
             for j in range(n, k):
                 if j - n >= len(self.positional):
-                    raise TypeError(f"{self.name}() takes at most {n + len(self.positional)} positional arguments, got {k}")
+                    most = n + len(self.positional)
+                    raise TypeError(f"{self.name}() takes at most {most} positional arguments, got {k}")
                 if self.positional[j - n] in kwargs:
                     raise TypeError(f"{self.name}() got {self.positional[j - n]!r} twice")
                 params[self.positional[j - n]] = given[j]
@@ -228,7 +235,8 @@ cdef class Op(Rule):
                     raise TypeError(f"{self.name}() misses its argument {name!r}")
         for key, value in kwargs.items():
             if key not in self.params:
-                raise TypeError(f"{self.name}() has no argument {key!r}; it takes {', '.join(self.inputs + self.params)}")
+                names = ", ".join(self.inputs + self.params)
+                raise TypeError(f"{self.name}() has no argument {key!r}; it takes {names}")
             params[key] = value
         for key in self.params:
             if key not in params:
@@ -238,7 +246,6 @@ cdef class Op(Rule):
     cdef TensorBase pair(self, object x1, object x2):
         """An arithmetic operator on float tensors of one dtype, or one such tensor and a Python number."""
         cdef object a, b, out = None, token
-        cdef TensorBase t
         cdef bint record = False
         if isinstance(x1, TensorBase):
             a = (<TensorBase>x1)._array
@@ -292,6 +299,10 @@ cdef class Op(Rule):
                     arrays.append(x)
                     uniform = False
                     continue
+                if isinstance(x, np.generic):    # NumPy's scalars are as weak as Python's
+                    arrays.append(x.item())
+                    uniform = False
+                    continue
                 x = tensors[i] = _convert(self, self.inputs[0 if self.variadic else i], x)
             t = <TensorBase>x
             array = t._array
@@ -337,24 +348,23 @@ cdef class Op(Rule):
                     out = kernel(*arrays, **params)
             if out is NotImplemented:
                 out = self.body(backend.namespace, *arrays, **params)
-        except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError, MemoryError, np.linalg.LinAlgError) as error:
+            if type(out) is tuple or type(out) is list:
+                out = tuple([backend.asarray(part) for part in out])
+                if result is not None and result is not compute:
+                    out = tuple([part.astype(result) if part.dtype == compute else part for part in out])
+            else:
+                if type(out) is not ndarray:
+                    out = backend.asarray(out)
+                if result is not None and result is not compute and out.dtype == compute:
+                    out = out.astype(result)
+        except CAUGHT as error:
             raise _explain(self, tensors, params, error) from None
         finally:
             unhush(token)
-        if type(out) is tuple or type(out) is list:
-            out = tuple([
-                backend.asarray(part) if result is None or part.dtype != compute else backend.asarray(part).astype(result, copy=False)
-                for part in out
-            ])
-        else:
-            if type(out) is not ndarray:
-                out = backend.asarray(out)
-            if result is not None and result is not compute and out.dtype == compute:
-                out = out.astype(result)
-            if self.result is not None:
-                expected = result if result is not None else common
-                if dtype_of(out) is not expected and out.dtype != expected:
-                    raise DTypeError(f"{self.name}: the result is {out.dtype}, the dtype rule says {expected}")
+        if type(out) is not tuple and self.result is not None:
+            expected = result if result is not None else common
+            if dtype_of(out) is not expected and out.dtype != expected:
+                raise DTypeError(f"{self.name}: the result is {out.dtype}, the dtype rule says {expected}")
         if record or self.view or anomaly():
             return self.finish(tensors, out, compute, params, record)
         if type(out) is tuple:
@@ -453,7 +463,7 @@ cdef class Op(Rule):
             return
         operands = ", ".join([
             f"{name} {_spread(t)}"
-            for name, t in zip(self.inputs if not self.variadic else [self.inputs[0]] * len(tensors), tensors, strict=True)
+            for name, t in zip(self.inputs * len(tensors) if self.variadic else self.inputs, tensors, strict=True)
             if hasattr(t, "dtype")
         ])
         raise GradError(f"detect_anomaly: {self.name} made a NaN or inf at {_user_site()}. Its operands: {operands}")
@@ -507,9 +517,8 @@ cdef class Op(Rule):
         cdef Py_ssize_t n = len(parents), i, slot
         cdef list grads = [None] * n
         cdef list values
-        cdef object backend, xp, item
+        cdef object backend, compute, xp, item
         cdef Vjp entry
-        cdef dict params
         check_versions(node)
         if self.code and not create and _kernels and node.compute is None and type(g) is ndarray and not anomaly():
             if self.pull_small(node, g, want, grads):
@@ -526,7 +535,8 @@ cdef class Op(Rule):
                 if self.kinds[slot] == OUT:
                     item = self.reopen_out(node, item, create)
                 elif self.variadic:
-                    item = tuple([open_value(part, node.compute if not self.skip[0] else None, create) for part in <tuple>item])
+                    compute = None if self.skip[0] else node.compute
+                    item = tuple([open_value(part, compute, create) for part in <tuple>item])
                 else:
                     i = self.sources[slot]
                     item = open_value(item, None if self.skip[i] else node.compute, create)
@@ -626,9 +636,7 @@ cdef class _Bound:
 
 cdef bint keeps_grad(Op op, object array) except -1:
     """Whether a result can carry a gradient; a complex one from a recorded input would lose it silently."""
-    if type(array) is ndarray and (PyArray_TYPE(<ndarray>array) == NPY_FLOAT or PyArray_TYPE(<ndarray>array) == NPY_DOUBLE):
-        return True
-    kind = array.dtype.kind
+    kind = dtype_of(array).kind
     if kind == "c":
         raise GradError(
             f"{op.name}: the result is {array.dtype}, and gradients are defined for real tensors only. "

@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, import_array, ndarray
 
 from minigrad._core.arrays cimport ADD, add_to, binary, dtype_of, expand, filled, hush, same_shape, sole, unhush
-from minigrad._core.tape cimport Node, Rule, TensorBase, anomaly, check_versions, edge_of, wrap
+from minigrad._core.tape cimport Node, TensorBase, anomaly, edge_of, wrap
 
 import weakref
 
@@ -78,7 +78,7 @@ cdef class Run:
 
     cdef Py_ssize_t add(self, object item) except -1:
         """Give an item a slot."""
-        cdef size_t h, i
+        cdef size_t h
         cdef Py_ssize_t k
         cdef Slot* more
         cdef Py_ssize_t* table
@@ -338,7 +338,7 @@ cdef class Run:
             self.slots[slot].cotangent = <PyObject*>bundle
         else:
             bundle = <list><object>self.slots[slot].cotangent
-        bundle[pick.index] = g if bundle[pick.index] is None else _namespace.add(bundle[pick.index], g) if self.create else bundle[pick.index] + g
+        bundle[pick.index] = g if bundle[pick.index] is None else total_of(bundle[pick.index], g, self.create)
         self.arrive(slot)
         if not self.retain:
             pick.release()
@@ -365,24 +365,34 @@ cdef raise_freed():
     )
 
 
+cdef object total_of(object a, object b, bint create):
+    """a + b in new memory."""
+    if create:
+        return _namespace.add(a, b)
+    total = binary(ADD, a, b)
+    if total is None:
+        total = a + b
+        if type(total) is not type(a):    # NumPy makes scalars of 0-d sums
+            total = _backends[type(a)].asarray(total)
+    return total
+
+
+cdef bint is_writeable(object array):
+    return type(array) is ndarray and PyArray_CHKFLAGS(<ndarray>array, NPY_ARRAY_WRITEABLE)
+
+
 cdef PyObject* add_cotangents(PyObject* first, object b, bint create) except NULL:
     """A new reference to first + b, in the memory of `first` where the caller's reference is the only one to it."""
     cdef object a, total
     # counted before `a` takes a reference of its own
     cdef bint mine = not create and sole(first)
     a = <object>first
-    if create:
-        total = _namespace.add(a, b)
-    elif mine and type(b) is ndarray and dtype_of(a) is dtype_of(b):
+    if mine and type(b) is ndarray and dtype_of(a) is dtype_of(b):
         if not add_to(a, b):
             a += b
         total = a
     else:
-        total = binary(ADD, a, b)
-        if total is None:
-            total = a + b
-            if type(total) is not type(a):
-                total = _backends[type(a)].asarray(total)
+        total = total_of(a, b, create)
     Py_INCREF(total)
     return <PyObject*>total
 
@@ -390,7 +400,7 @@ cdef PyObject* add_cotangents(PyObject* first, object b, bint create) except NUL
 cdef object conform(object g, object edge, Node node, bint create):
     """Undo broadcasting and casting: a cotangent gets the shape and dtype of the value it belongs to."""
     cdef tuple shape
-    cdef object dtype, expanded
+    cdef object dtype
     if type(edge) is Node:
         shape, dtype = (<Node>edge).shape, (<Node>edge).dtype
     else:
@@ -471,7 +481,8 @@ cdef object run_hooks(list hooks, object g, object shape, object dtype, bint cre
                 raise GradError(f"hook on {name}: returned {type(changed).__name__}, needs None or a Tensor")
             if changed.shape != tuple(shape) or changed.dtype != dtype:
                 raise GradError(
-                    f"hook on {name}: returned {changed.dtype} {changed.shape}, needs {dtype} {tuple(shape)} like the gradient"
+                    f"hook on {name}: returned {changed.dtype} {changed.shape}, "
+                    f"needs {dtype} {tuple(shape)} like the gradient"
                 )
             t = changed
     return t if create else t._array
@@ -489,7 +500,7 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
             leaf._grad = wrap(g if sole(<PyObject*>g) else _backends[type(g)].copy(g), None)
             return
         grad = <TensorBase>leaf._grad
-        if grad._node is None and not grad._leaf and type(grad._array) is ndarray and PyArray_CHKFLAGS(<ndarray>grad._array, NPY_ARRAY_WRITEABLE):
+        if grad._node is None and not grad._leaf and is_writeable(grad._array):
             if not add_to(grad._array, g):
                 grad._array += g
             if grad._version is not None:
@@ -525,9 +536,7 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
     cdef Run run = Run()
     cdef Py_ssize_t slot, k
     cdef list roots = [], values = []
-    cdef dict places = {}
     cdef list which = []
-    cdef TensorBase t
     cdef object token, g
     run.create = create
     run.retain = retain
@@ -656,9 +665,10 @@ def inspect_backward(Node node, g, list grads):
         if grad is not None and not is_finite(grad):
             recorded = f", recorded at {node.site}" if node.site else ""
             raise GradError(
-                f"detect_anomaly: the backward of {node.rule.name}{recorded} made a NaN or inf in the gradient of input {k}. "
+                f"detect_anomaly: the backward of {node.rule.name}{recorded} made a NaN or inf in the gradient of "
+                f"input {k}. "
                 f"Its cotangent: {', '.join(spread(part) for part in parts if part is not None)}; "
-                f"its residuals: {', '.join(spread(value) for value in node.saved or () if hasattr(value, 'dtype')) or 'none'}"
+                f"its residuals: {', '.join(spread(v) for v in node.saved or () if hasattr(v, 'dtype')) or 'none'}"
             )
 
 

@@ -44,7 +44,8 @@ cdef bint recording() except -1:
     return read_mode(_grad_mode)
 
 
-cdef int _anomaly_users = 0     # detect_anomaly blocks open in any thread; the context variable is read only if there are some
+# detect_anomaly blocks open in any thread; the context variable is read only where there are some
+cdef int _anomaly_users = 0
 
 
 cdef bint anomaly() except -1:

@@ -1,1 +1,1 @@
-"""Where arrays live: NumPy always, CuPy where it is installed. Only this package imports an array library for a device."""
+"""Where arrays live: NumPy always, CuPy where it is installed. Nothing else imports an array library for a device."""

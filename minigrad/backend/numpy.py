@@ -90,9 +90,11 @@ class NumpyBackend:
     array_type = np.ndarray
 
     def __init__(self) -> None:
-        # NumPy itself is (almost) the array API; the rest of what op bodies call is added beside it. Its __dict__ and not
-        # dir(): that would import every submodule that NumPy loads lazily.
-        self.namespace = SimpleNamespace(**{name: value for name, value in vars(np).items() if not name.startswith("_")})
+        # NumPy itself is (almost) the array API; the rest of what op bodies call is added beside it. Its __dict__ and
+        # not dir(): that would import every submodule that NumPy loads lazily.
+        self.namespace = SimpleNamespace(
+            **{name: value for name, value in vars(np).items() if not name.startswith("_")}
+        )
         self.namespace.erf = special.erf
         self.namespace.sigmoid = sigmoid
         self.namespace.softplus = softplus

@@ -1,6 +1,6 @@
 """The ops. This package is also a namespace: the `xp` of a rule or a generic body that runs on tensors."""
 
-from minigrad.ops import linalg
+from minigrad.ops import linalg as linalg
 from minigrad.ops.activation import *
 from minigrad.ops.arithmetic import *
 from minigrad.ops.bitwise import *

@@ -10,7 +10,8 @@ from minigrad.ops.registry import Array, floating, op, promote
 from minigrad.ops.samples import A, binary, case, error, unary
 
 __all__ = [
-    "abs", "add", "divide", "floor_divide", "multiply", "negative", "positive", "pow", "reciprocal", "remainder", "square", "subtract",
+    "abs", "add", "divide", "floor_divide", "multiply", "negative", "positive", "pow", "reciprocal", "remainder",
+    "square", "subtract",
 ]  # fmt: skip
 
 arithmetic = promote.but(kinds=dtypes.ALL)
@@ -140,8 +141,10 @@ abs.samples(*unary(avoid=(0.0,)), error(DTypeError, "abs", A((2,), kind="bool"))
 
 @op(dtype=arithmetic, ref="numpy.power")
 def pow(xp: Any, x1: Array, x2: Array, /) -> Array:
-    """Elementwise power ``x1 ** x2``. The derivative by the base is 0 where the exponent is 0, and the derivative by the exponent
-    is 0 where the base is 0 and the exponent is positive.
+    """Elementwise power ``x1 ** x2``.
+
+    The derivative by the base is 0 where the exponent is 0, and the derivative by the exponent is 0 where the base is 0
+    and the exponent is positive.
 
     Examples
     --------

@@ -57,6 +57,12 @@ def _read(value: Any, wanted: dtypes.DType | None, who: str) -> np.ndarray[Any, 
     exact = wanted if wanted in dtypes.INTEGER and not _typed(value) else None
     try:
         found = np.asarray(plain)
+        if (
+            exact is not None
+            and found.dtype == dtypes.float64
+            and all(type(v) is int for v in np.asarray(plain, object).flat)
+        ):
+            return np.asarray(plain, exact)  # integers on both sides of 2**63, which NumPy would make floats
         return np.asarray(plain, exact) if exact is not None and found.dtype in dtypes.INTEGER else found
     except OverflowError as overflow:
         raise OverflowError(message(who, "data", str(overflow), "a wider dtype")) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.errors import AxisError, DTypeError, ShapeError, message
 from minigrad.ops.conversion import as_number, asarray
 from minigrad.ops.registry import Array, op, promote
 from minigrad.ops.samples import case, error
@@ -182,7 +182,7 @@ def repeat(x: Tensor, repeats: Any, /, axis: int | None = None) -> Tensor:
     """
     x = asarray(x)
     if axis is not None and not -x.ndim <= axis < x.ndim:
-        raise ShapeError(message("repeat", "axis", f"{axis} for shape {x.shape}", "an axis of x"))
+        raise AxisError(message("repeat", "axis", f"{axis} for shape {x.shape}", "an axis of x"))
     counts = np.asarray(asarray(repeats)._array)
     if (counts.size and counts.dtype not in dtypes.INTEGER) or counts.ndim > 1:
         raise DTypeError(message("repeat", "repeats", counts, "an int or a vector of integers"))

@@ -123,8 +123,8 @@ solve.samples(
 )
 
 
-def default_tolerance(x: Array, rtol: float | None) -> float:
-    """Below which fraction of the largest singular value the others count as 0."""
+def default_tolerance(x: Array, rtol: Any) -> Any:
+    """Below which fraction of the largest singular value the others count as 0: one number, or one for each matrix."""
     return max(x.shape[-2:]) * float(np.finfo(x.dtype).eps) if rtol is None else rtol
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.errors import AxisError, DTypeError, ShapeError, describe, message
 from minigrad.ops.conversion import as_index, asarray
 from minigrad.ops.registry import Array, exact, keep, op
 from minigrad.ops.samples import A, case, error
@@ -201,7 +201,7 @@ _split.samples(
 def _extent(who: str, x: Tensor, axis: int) -> tuple[int, int]:
     """An axis counted from the front, and its extent."""
     if not -x.ndim <= axis < x.ndim:
-        raise ShapeError(message(who, "axis", f"{axis} for {describe(x)}", "an axis of x"))
+        raise AxisError(message(who, "axis", f"{axis} for {describe(x)}", "an axis of x"))
     return axis % x.ndim, x.shape[axis]
 
 

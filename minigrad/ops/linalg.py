@@ -150,15 +150,16 @@ cross.samples(
     needs="matrices (..., m, n)",
     name="linalg.matrix_rank",
 )
-def matrix_rank(xp: Any, x: Array, /, *, rtol: float | None = None) -> Array:
+def matrix_rank(xp: Any, x: Array, /, *, rtol: Any = None) -> Array:
     """Rank of matrices: how many singular values are above a tolerance. It has no gradient.
 
     Parameters
     ----------
     x : Tensor
         (..., m, n).
-    rtol : float, optional
-        The tolerance as a fraction of the largest singular value; ``max(m, n)`` times the machine epsilon by default.
+    rtol : float or Tensor, optional
+        The tolerance as a fraction of the largest singular value, one for all or one (...) for each matrix;
+        ``max(m, n)`` times the machine epsilon by default.
 
     Returns
     -------
@@ -178,7 +179,10 @@ def matrix_rank(xp: Any, x: Array, /, *, rtol: float | None = None) -> Array:
     """
     require_matrix("linalg.matrix_rank", x)
     s = xp.linalg.svdvals(x)
-    return xp.sum(s > default_tolerance(x, rtol) * xp.max(s, axis=-1, keepdims=True), axis=-1)
+    tolerance = default_tolerance(x, rtol)
+    if getattr(tolerance, "shape", ()):
+        tolerance = xp.expand_dims(xp.asarray(tolerance), axis=-1)
+    return xp.sum(s > tolerance * xp.max(s, axis=-1, keepdims=True), axis=-1)
 
 
 matrix_rank.samples(

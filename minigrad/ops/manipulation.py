@@ -131,7 +131,7 @@ broadcast_to.samples(
 )
 
 
-def broadcast_arrays(*arrays: Tensor) -> tuple[Tensor, ...]:
+def broadcast_arrays(*arrays: Tensor) -> list[Tensor]:
     """Stretch tensors to the one shape they broadcast to, without copies.
 
     Examples
@@ -147,7 +147,7 @@ def broadcast_arrays(*arrays: Tensor) -> tuple[Tensor, ...]:
     except ValueError:
         got = " and ".join(str(x.shape) for x in tensors)
         raise ShapeError(message("broadcast_arrays", "arrays", got, "shapes that broadcast together")) from None
-    return tuple(broadcast_to(x, shape) for x in tensors)
+    return [broadcast_to(x, shape) for x in tensors]
 
 
 @op(dtype=keep, view=True, ref="numpy.permute_dims", needs="axes that name each axis once")

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
-from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.errors import AxisError, DTypeError, ShapeError, message
 from minigrad.ops.einsum import einsum
 from minigrad.ops.registry import Array, keep, op, promote
 from minigrad.ops.samples import A, case, error
@@ -315,7 +315,7 @@ def _tensordot(xp: Any, x1: Array, x2: Array, /, *, axes: Axes = 2) -> Array:
 
 
 def _no_axis(axis: int, n: int) -> int:
-    raise ShapeError(message("tensordot", "axes", f"{axis}", f"an axis of a tensor with {n} axes"))
+    raise AxisError(message("tensordot", "axes", f"{axis}", f"an axis of a tensor with {n} axes"))
 
 
 _tensordot.samples(

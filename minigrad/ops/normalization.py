@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from minigrad import dtypes
-from minigrad.errors import ShapeError, describe, message
+from minigrad.errors import AxisError, ShapeError, describe, message
 from minigrad.ops.registry import Array, accumulate_float32, op
 from minigrad.ops.samples import A, case, error
 
@@ -214,7 +214,7 @@ def batch_norm(
             [ 1.,  1.]])
     """
     if not -x.ndim <= axis < x.ndim:
-        raise ShapeError(message("batch_norm", "axis", f"{axis}", f"an axis of x {describe(x)}"))
+        raise AxisError(message("batch_norm", "axis", f"{axis}", f"an axis of x {describe(x)}"))
     channels = x.shape[axis]
     for name, value in {"mean": mean, "var": var, "weight": weight, "bias": bias}.items():
         if value is not None and tuple(value.shape) != (channels,):

@@ -154,7 +154,7 @@ def linspace(
     return new(array, requires_grad=requires_grad, device=device, who="linspace")
 
 
-def meshgrid(*arrays: Tensor, indexing: str = "xy") -> tuple[Tensor, ...]:
+def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
     """Coordinate grids from coordinate vectors, as views.
 
     Parameters
@@ -166,7 +166,7 @@ def meshgrid(*arrays: Tensor, indexing: str = "xy") -> tuple[Tensor, ...]:
 
     Returns
     -------
-    tuple of Tensor
+    list of Tensor
         One grid for each vector.
 
     Raises

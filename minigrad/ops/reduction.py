@@ -76,7 +76,7 @@ def _sum(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False) -> 
 
 @_sum.vjp(0)
 def _(xp: Any, g: Array, x_shape: tuple[int, ...], *, axis: Axis, keepdims: bool) -> Array:
-    return g if keepdims else xp.reshape(g, kept(x_shape, axis))  # the engine stretches it
+    return g if keepdims or axis is None else xp.reshape(g, kept(x_shape, axis))  # the engine stretches it
 
 
 _sum.samples(*reduction_samples())
@@ -112,7 +112,10 @@ def sum(x: Tensor, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = 
     >>> mg.sum(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0)
     tensor([4., 6.])
     """
-    return _sum(x if dtype is None else astype(x, dtype), axis=axis, keepdims=keepdims)
+    if dtype is None:
+        return _sum(x, axis=axis, keepdims=keepdims)
+    # small integers are accumulated in 64 bits
+    return astype(_sum(astype(x, dtype), axis=axis, keepdims=keepdims), dtype, copy=False)
 
 
 @op(dtype=accumulating, ref="numpy.prod", needs="an axis of x, or a tuple of different ones")
@@ -180,7 +183,10 @@ def prod(x: Tensor, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool =
     >>> mg.prod(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0)
     tensor([3., 8.])
     """
-    return _prod(x if dtype is None else astype(x, dtype), axis=axis, keepdims=keepdims)
+    if dtype is None:
+        return _prod(x, axis=axis, keepdims=keepdims)
+    # small integers are accumulated in 64 bits
+    return astype(_prod(astype(x, dtype), axis=axis, keepdims=keepdims), dtype, copy=False)
 
 
 ordered = exact.but(kinds=dtypes.ALL - dtypes.COMPLEX)

@@ -9,14 +9,15 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad._core import dispatch
-from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, describe, layer_path
+from minigrad.errors import AxisError, DeviceError, DTypeError, GradError, ShapeError, describe, layer_path
 from minigrad.ops.samples import Case
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = [
-    "REGISTRY", "Array", "DTypeRule", "Op", "accumulate_float32", "comparison", "exact", "explain", "floating", "keep", "op", "promote",
+    "REGISTRY", "Array", "DTypeRule", "Op", "accumulate_float32", "comparison", "exact", "explain", "floating",
+    "keep", "op", "promote",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -60,7 +61,7 @@ class DTypeRule:
             self.plain = self.plain - dtypes.HALF
 
     def but(self, **changes: Any) -> DTypeRule:
-        """This rule with some of its arguments changed."""
+        """A rule like this one with some of its arguments changed."""
         own = {
             "promoted": self.promoted,
             "floats": self.floats,
@@ -123,7 +124,12 @@ class Op(dispatch.Op, Generic[P]):
         import inspect
 
         whole = inspect.signature(self.body)
-        return whole.replace(parameters=list(whole.parameters.values())[1:])
+        # an input with a default may be given by name too
+        public = [
+            p if p.default is p.empty or p.kind is not p.POSITIONAL_ONLY else p.replace(kind=p.POSITIONAL_OR_KEYWORD)
+            for p in list(whole.parameters.values())[1:]
+        ]
+        return whole.replace(parameters=public)
 
     if TYPE_CHECKING:
 
@@ -132,8 +138,8 @@ class Op(dispatch.Op, Generic[P]):
     def vjp(self, *which: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Attach the vjp rule for inputs `which`; without a number, one joint rule that answers for all inputs.
 
-        The rule is called as ``rule(xp, g, *residuals, **params)``. The names of its positional parameters after ``g`` say
-        what the forward must save: inputs by name, ``out``, or ``NAME_shape`` where the shape is enough.
+        The rule is called as ``rule(xp, g, *residuals, **params)``. The names of its positional parameters after ``g``
+        say what the forward must save: inputs by name, ``out``, or ``NAME_shape`` where the shape is enough.
         """
 
         def attach(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +157,7 @@ class Op(dispatch.Op, Generic[P]):
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a kernel for the forward, or for the rule of input `vjp`, on a backend and for dtypes.
 
-        A kernel takes what the body or rule takes, without ``xp``, and returns NotImplemented for a layout it does not take.
+        A kernel takes what the body or rule takes, without ``xp``, and returns NotImplemented for what it leaves alone.
         """
 
         def attach(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,10 +230,10 @@ def op(
 def _sorted_arguments(
     body: Callable[..., Any],
 ) -> tuple[tuple[str, ...], bool, tuple[Any, ...], tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Sort the arguments of a body after ``xp``, from its code object: `inspect.signature` is slow to import and to call.
+    """Sort the arguments of a body after ``xp``, from its code object, since `inspect` is slow to import and to call.
 
-    Returns the inputs, whether there is any number of them, their trailing defaults, the static parameters, those of them
-    that may be given by position, and the defaults of the parameters.
+    Returns the inputs, whether there is any number of them, their trailing defaults, the static parameters, those of
+    them that may be given by position, and the defaults of the parameters.
     """
     code = body.__code__
     names = code.co_varnames
@@ -253,8 +259,8 @@ def explain(op: Op[Any], tensors: list[Any], params: dict[str, Any], error: Exce
     text = f"{path + ': ' if path else ''}{op.name}: got {', '.join(got)}, needs {op.needs}. {str(error).rstrip('.')}."
     if op.hint:
         text += f" {op.hint}"
-    if isinstance(error, (IndexError, MemoryError, OverflowError, ZeroDivisionError, np.linalg.LinAlgError)) and not isinstance(
-        error, np.exceptions.AxisError
-    ):
+    if isinstance(error, np.exceptions.AxisError):
+        return AxisError(text)
+    if isinstance(error, (IndexError, MemoryError, OverflowError, ZeroDivisionError, np.linalg.LinAlgError)):
         return type(error)(text)
     return DTypeError(text) if isinstance(error, TypeError) else ShapeError(text)

@@ -73,7 +73,10 @@ def unary(low: float = -2.0, high: float = 2.0, avoid: tuple[float, ...] = (), *
 
 
 def binary(
-    first: tuple[float, float] = (-2.0, 2.0), second: tuple[float, float] | None = None, avoid: tuple[float, ...] = (), **params: Any
+    first: tuple[float, float] = (-2.0, 2.0),
+    second: tuple[float, float] | None = None,
+    avoid: tuple[float, ...] = (),
+    **params: Any,
 ) -> tuple[Case, ...]:
     """The shapes, broadcasting among them, that every elementwise op of two arguments is tried on."""
     second = second or first

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad._core import tape
-from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.errors import AxisError, DTypeError, ShapeError, message
 from minigrad.ops.conversion import astype, to_array
 from minigrad.ops.registry import Array, DTypeRule, Op, keep, op
 from minigrad.ops.samples import A, case, error
@@ -248,7 +248,7 @@ def _checked_along(who: str, x: Tensor, indices: Any, axis: int) -> Key:
     if not hasattr(ids, "dtype") or ids.dtype == dtypes.bool or ids.ndim != x.ndim:
         raise ShapeError(message(who, "indices", ids, f"integers with {x.ndim} axes, as x has"))
     if not -x.ndim <= axis < x.ndim:
-        raise ShapeError(message(who, "axis", axis, f"an axis of x with shape {x.shape}"))
+        raise AxisError(message(who, "axis", axis, f"an axis of x with shape {x.shape}"))
     return along(np, ids, x.shape, axis)
 
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
-from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.errors import AxisError, DTypeError, ShapeError, message
 from minigrad.ops.conversion import astype
 from minigrad.ops.joining import concat
 from minigrad.ops.reduction import Axis, accumulating, kept, reduction_samples
@@ -244,13 +244,16 @@ def cumulative_sum(
     tensor([1., 3., 6.])
     """
     axis = only_axis("cumulative_sum", x, axis)
-    return _cumulative_sum(x if dtype is None else astype(x, dtype), axis=axis, include_initial=include_initial)
+    if dtype is None:
+        return _cumulative_sum(x, axis=axis, include_initial=include_initial)
+    # small integers are accumulated in 64 bits
+    return astype(_cumulative_sum(astype(x, dtype), axis=axis, include_initial=include_initial), dtype, copy=False)
 
 
 def only_axis(who: str, x: Tensor, axis: int | None) -> int:
     """The axis that was named, or the one that there is."""
     if x.ndim == 0 or (axis is None and x.ndim > 1):
-        raise ShapeError(message(who, "axis", axis, f"an axis of x with shape {x.shape}"))
+        raise AxisError(message(who, "axis", axis, f"an axis of x with shape {x.shape}"))
     return 0 if axis is None else axis
 
 
@@ -320,7 +323,10 @@ def cumulative_prod(
     tensor([1., 2., 6.])
     """
     axis = only_axis("cumulative_prod", x, axis)
-    return _cumulative_prod(x if dtype is None else astype(x, dtype), axis=axis, include_initial=include_initial)
+    if dtype is None:
+        return _cumulative_prod(x, axis=axis, include_initial=include_initial)
+    # small integers are accumulated in 64 bits
+    return astype(_cumulative_prod(astype(x, dtype), axis=axis, include_initial=include_initial), dtype, copy=False)
 
 
 def diff(

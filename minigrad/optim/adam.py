@@ -112,7 +112,7 @@ class Adam(Optimizer):
             x *= 1.0 - lr * weight_decay
         elif weight_decay:
             g = g + weight_decay * x
-        scratch = np.multiply(g, 1.0 - beta1)
+        scratch = np.multiply(g, 1.0 - beta1, out=np.empty_like(x))
         m *= beta1
         m += scratch
         np.multiply(g, 1.0 - beta2, out=scratch)

@@ -27,9 +27,9 @@ KEEP = "Keep the parameters in float32: model.to(mg.float32)"
 class Optimizer:
     """Base of the optimizers.
 
-    A subclass is two functions on arrays, `init` and `update`, and `check` for its hyperparameters. A step writes into the
-    memory of the parameters and records nothing. Parameters are float32 or float64; a half one is refused, because an
-    update smaller than half its last digit would be lost.
+    A subclass is two functions on arrays, `init` and `update`, and `check` for its hyperparameters. A step writes into
+    the memory of the parameters and records nothing. Parameters are float32 or float64; a half one is refused, because
+    an update smaller than half its last digit would be lost.
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ class Optimizer:
     def require(self, group: Group, name: str, low: float = 0.0, below: float = math.inf) -> None:
         """Raise ValueError where a hyperparameter is not a number in [low, below)."""
         value = group[name]
-        if isinstance(value, bool) or not isinstance(value, Real) or not low <= value < below:
+        if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < below:
             need = f"a finite number of at least {low:g}" if below == math.inf else f"a number in [{low:g}, {below:g})"
-            raise ValueError(message(self._who, name, value, need))
+            raise ValueError(message(self._who, name, describe(value), need))
 
     # --- what a training loop calls ---------------------------------------------------------------------------------
 

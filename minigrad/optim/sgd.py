@@ -23,8 +23,9 @@ class SGD(Optimizer):
         b = momentum * b + (1 - dampening) * g          (b = g in the first step)
         x = x - lr * (g + momentum * b   if nesterov else   b)
 
-    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Sutskever et al., "On the importance
-    of initialization and momentum in deep learning", 2013. As in PyTorch the learning rate is outside the momentum.
+    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Sutskever et al., "On the
+    importance of initialization and momentum in deep learning", 2013. As in PyTorch the learning rate is outside the
+    momentum.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import autograd, dtypes
 from minigrad._core import tape
-from minigrad.errors import message
+from minigrad.errors import describe, message
 from minigrad.ops.conversion import new
 from minigrad.testing.tolerances import gradient
 
@@ -43,21 +43,22 @@ def gradcheck(
 
         (phi(x - 2 h v) - 8 phi(x - h v) + 8 phi(x + h v) - phi(x + 2 h v)) / (12 h)
 
-    along every coordinate ``v``, or along random directions where there are many. Order 2 does the same with the gradient as
-    a function of ``x`` and ``c``, recorded by ``create_graph=True``; and so on.
+    along every coordinate ``v``, or along random directions where there are many. Order 2 does the same with the
+    gradient as a function of ``x`` and ``c``, recorded by ``create_graph=True``; and so on.
 
     Parameters
     ----------
     f : callable
-        Takes the inputs as tensors and returns a tensor or a tuple of tensors. Results that are not floating are ignored.
-    inputs : tensor or array_like, or a sequence of them
-        Where to check. Floating ones are copied to float64 and differentiated, the others are handed over as they are. They
-        must keep a distance of some steps from kinks and jumps of `f`.
+        Takes the inputs as tensors and returns a tensor or a tuple of tensors. Results that are not floating are
+        ignored.
+    inputs : tensor or array, or a sequence of them
+        Where to check. Floating ones are copied to float64 and differentiated, the others are handed over as they are.
+        They must keep a distance of some steps from kinks and jumps of `f`.
     order : int
         How often to differentiate.
     atol, rtol : float, optional
-        Tolerance: ``rtol`` times the sum of the terms' magnitudes, plus ``atol`` times the magnitude of ``phi`` (at least 1).
-        By default 1e-9 and 1e-7 for order 1, ten times that above.
+        Tolerance: ``rtol`` times the sum of the terms' magnitudes, plus ``atol`` times the magnitude of ``phi`` (at
+        least 1). By default 1e-9 and 1e-7 for order 1, ten times that above.
     step : float
         The step ``h``.
     seed : int
@@ -71,14 +72,14 @@ def gradcheck(
     Raises
     ------
     GradcheckError
-        If a derivative differs, has another shape or dtype than its input, or lies in the memory of another array; if `f` or
-        its backward changes an array that it was given; if `f` gives other values the second time. It is an AssertionError and
-        shows the worst element and the inputs.
+        If a derivative differs, has another shape or dtype than its input, or lies in the memory of another array; if
+        `f` or its backward changes an array that it was given; if `f` gives other values the second time. It is an
+        AssertionError and shows the worst element and the inputs.
 
     Notes
     -----
-    Cotangents are random because special ones hide faults: the vjp of softmax under a cotangent of ones is zero. As in any
-    backward pass, leaves that `f` refers to without taking them as inputs collect a ``.grad``.
+    Cotangents are random because special ones hide faults: the vjp of softmax under a cotangent of ones is zero. As in
+    any backward pass, leaves that `f` refers to without taking them as inputs collect a ``.grad``.
 
     Examples
     --------
@@ -129,7 +130,8 @@ class _Call:
 
     def run(self, values: Sequence[Any], grad: bool = False) -> tuple[list[Tensor], list[Tensor]]:
         """The tensors given to `f`, and its floating results."""
-        args = [new(v, requires_grad=grad and i in self.where) if isinstance(v, np.ndarray) else v for i, v in enumerate(values)]
+        where = self.where if grad else []
+        args = [new(v, requires_grad=i in where) if isinstance(v, np.ndarray) else v for i, v in enumerate(values)]
         return args, [t for t in _tuple(self.f(*args)) if t.dtype in dtypes.FLOATING]
 
     def check(self, rng: np.random.Generator, rtol: float, atol: float, step: float) -> None:
@@ -139,7 +141,7 @@ class _Call:
             raise GradcheckError(self.report("f returns nothing that is floating"))
         for k, t in enumerate(outputs):
             if t.dtype != dtypes.float64:
-                raise GradcheckError(self.report(f"output {k} is {t.dtype}; differences need a float64 result of float64 inputs"))
+                raise GradcheckError(self.report(f"output {k} is {t.dtype}; differences need float64 from float64"))
         self.cotangents = [_cotangent(rng, t.shape) for t in outputs]
         plain = [t._array.copy() for t in self.run(self.values)[1]]
         again = [t._array for t in self.run(self.values)[1]]
@@ -166,9 +168,8 @@ class _Call:
         for i in self.where:
             grad, value = args[i].grad, self.values[i]
             if grad is not None and (grad.shape != value.shape or grad.dtype != value.dtype):
-                raise GradcheckError(
-                    self.report(f"the gradient of input {i} is {grad.dtype} {grad.shape}, the input is {value.dtype} {value.shape}")
-                )
+                what = f"the gradient of input {i} is {grad.dtype} {grad.shape}, the input {value.dtype} {value.shape}"
+                raise GradcheckError(self.report(what))
             grads.append(np.zeros_like(value) if grad is None else grad._array)
         return grads
 
@@ -186,14 +187,12 @@ class _Call:
                     raise GradcheckError(self.report(f"the gradient of input {i} lies in the memory of {owner}"))
             owners.append((f"the gradient of input {i}", grad))
 
-    def compare_numbers(self, rng: np.random.Generator, grads: list[Array], rtol: float, atol: float, step: float) -> None:
-        sizes = [g.size for g in grads]
+    def compare_numbers(
+        self, rng: np.random.Generator, grads: list[Array], rtol: float, atol: float, step: float
+    ) -> None:
         flat = np.concatenate([g.ravel() for g in grads])
-        if sum(sizes) <= EACH:
-            directions: Any = np.eye(sum(sizes))
-        else:
-            # bounded away from 0, so that each element has its say, and bounded, so that none meets a kink
-            directions = rng.uniform(0.5, 1.5, (DIRECTIONS, sum(sizes))) * rng.choice([-1.0, 1.0], (DIRECTIONS, sum(sizes)))
+        # random elements are bounded away from 0, so that each has its say, and bounded, so that none meets a kink
+        directions = np.eye(flat.size) if flat.size <= EACH else _cotangent(rng, (DIRECTIONS, flat.size))
         worst = (-1.0, 0, 0.0, 0.0, 0.0)
         for k, v in enumerate(directions):
             numerical, size = self.slope(v, step)
@@ -204,7 +203,7 @@ class _Call:
             if not excess <= max(worst[0], 0.0):
                 worst = (excess, k, analytic, numerical, allowed)
         if worst[0] > 1.0:
-            place = f"random direction {worst[1]}" if sum(sizes) > EACH else self.place(worst[1])
+            place = f"random direction {worst[1]}" if flat.size > EACH else self.place(worst[1])
             raise GradcheckError(
                 self.report(
                     f"wrong derivative, worst at {place}\n"
@@ -222,7 +221,7 @@ class _Call:
         raise IndexError(k)
 
     def slope(self, v: Array, step: float) -> tuple[float, float]:
-        """The derivative of <f, cotangents> along `v`, by differences; and the magnitude of its terms, which bounds their noise."""
+        """The derivative of <f, cotangents> along `v`, by differences; and the size of its terms, hence its noise."""
         total, size = 0.0, 0.0
         for k, weight in ((-2, 1.0), (-1, -8.0), (1, 8.0), (2, -1.0)):
             moved, start = list(self.values), 0
@@ -261,14 +260,19 @@ class _Call:
         lines = [f"gradcheck of {self.name}, order {self.order}: {fault}"]
         count = len(self.values)
         for i, v in enumerate(self.values):
-            shown = np.array2string(v, prefix="    ", threshold=60, precision=6) if isinstance(v, np.ndarray) else repr(v)
-            kind = f"{v.dtype} {v.shape}" if isinstance(v, np.ndarray) else type(v).__name__
-            lines.append(f"  input {i}: {kind}\n    {shown}")
+            lines.append(f"  input {i}: {describe(v)}\n    {_shown(v)}")
         if self.order > 1:
             lines.append(f"  (of the {count} inputs the last ones are the cotangents of the order below)")
         for k, c in enumerate(self.cotangents):
-            lines.append(f"  cotangent {k}: {c.shape}\n    {np.array2string(c, prefix='    ', threshold=60, precision=6)}")
+            lines.append(f"  cotangent {k}: {c.shape}\n    {_shown(c)}")
         return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value for the report."""
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, prefix="    ", threshold=60, precision=6)
+    return repr(value)
 
 
 def _cotangent(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

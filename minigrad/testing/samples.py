@@ -151,8 +151,8 @@ def relayout(array: Array, layout: str) -> Array:
     array : numpy.ndarray
         Any array.
     layout : str
-        ``"C"``, ``"F"`` (column-major), ``"strided"`` (every other element), ``"negative"`` (backwards along each axis),
-        ``"readonly"``.
+        ``"C"``, ``"F"`` (column-major), ``"strided"`` (every other element), ``"negative"`` (backwards along each
+        axis), ``"readonly"``.
 
     Returns
     -------
@@ -176,6 +176,7 @@ def relayout(array: Array, layout: str) -> Array:
         return own
     backwards = layout == "negative"
     room = np.zeros(tuple(n if backwards else 2 * n for n in array.shape), array.dtype)
-    view = room[(*(slice(None, None, -1 if backwards else 2) for _ in array.shape), ...)]
+    every: Any = slice(None, None, -1 if backwards else 2)
+    view: Array = room[(*[every] * array.ndim, ...)]
     view[...] = array
     return view

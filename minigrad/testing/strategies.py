@@ -58,7 +58,7 @@ def arrays(
     low: float = -2.0,
     high: float = 2.0,
 ) -> np.ndarray[Any, Any]:
-    """NumPy arrays of any dtype and layout: C, Fortran, strided, negative strides, read-only; 0-d and empty ones among them.
+    """NumPy arrays of any dtype and layout: C, Fortran, strided, negative strides, read-only; 0-d and empty ones too.
 
     Parameters
     ----------

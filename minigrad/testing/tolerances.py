@@ -10,8 +10,8 @@ from minigrad import dtypes
 
 __all__ = ["RELATIVE", "assert_close", "gradient"]
 
-# Per dtype, what a handful of roundings may cost relative to the largest element. The half types store 11 and 8 bits, so two of
-# their roundings (a result saved for backward, a gradient) are 0.1 % and 0.8 %; faults in formulas are found in float64.
+# Per dtype, what a handful of roundings may cost relative to the largest element. Half types hold 11 and 8 bits, so two
+# of their roundings (a result saved for backward, a gradient) are 0.1 % and 0.8 %; faulty formulas show in float64.
 RELATIVE: dict[dtypes.DType, float] = {
     dtypes.float64: 1e-12,
     dtypes.float32: 5e-6,
@@ -23,12 +23,19 @@ RELATIVE: dict[dtypes.DType, float] = {
 
 
 def gradient(order: int) -> tuple[float, float]:
-    """Relative and absolute tolerance of a derivative of some order in float64 against central differences of fourth order."""
+    """Relative and absolute tolerance of a float64 derivative of some order against central differences."""
     return (1e-7, 1e-9) if order == 1 else (1e-6, 1e-8)
 
 
 def assert_close(
-    actual: Any, expected: Any, dtype: dtypes.DType, what: str, *, factor: float = 1.0, floor: float = 0.0, each: bool = False
+    actual: Any,
+    expected: Any,
+    dtype: dtypes.DType,
+    what: str,
+    *,
+    factor: float = 1.0,
+    floor: float = 0.0,
+    each: bool = False,
 ) -> None:
     """Raise AssertionError unless two arrays agree to what `dtype` can hold.
 
@@ -78,7 +85,8 @@ def assert_close(
         gap = np.abs(a - e)
     fine = np.where(finite, gap <= allowed, (a == e) | (np.isnan(a) & np.isnan(e)))
     if not fine.all():
-        worst = np.unravel_index(np.argmax(np.where(fine, -1.0, np.nan_to_num(gap, nan=np.inf, posinf=np.inf))), a.shape)
+        gaps = np.where(fine, -1.0, np.nan_to_num(gap, nan=np.inf, posinf=np.inf))
+        worst = np.unravel_index(np.argmax(gaps), a.shape)
         at = tuple(int(i) for i in worst)
         raise AssertionError(
             f"{what}: element {at} is {a[worst]!r}, expected {e[worst]!r}, difference {gap[worst]:.3e}, "

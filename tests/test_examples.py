@@ -1,0 +1,56 @@
+"""Every example runs on real data with few steps, lowers its loss, and explains itself."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def run(folder, name, *arguments, hide=()):
+    """What an example prints, run from an empty folder; `hide` names packages that it shall not find."""
+    for package in hide:
+        (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError('hidden', name={package!r})\n")
+    env = {**os.environ, "PYTHONPATH": str(folder) if hide else "", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_help(name, tmp_path):
+    assert "--seed" in run(tmp_path, name, "--help")
+
+
+def test_train_digits(tmp_path):
+    pytest.importorskip("matplotlib")
+    text = run(tmp_path, "train_digits.py", "--epochs", "4", "--hidden", "32", "--plot", "curves.png")
+    losses = [float(found) for found in re.findall(r"train: loss ([\d.]+)", text)]
+    validation = [float(found) for found in re.findall(r"validation: loss ([\d.]+)", text)]
+    assert len(losses) == len(validation) == 4
+    assert losses[-1] < losses[0] / 2
+    assert validation[-1] < validation[0]
+    assert float(re.search(r"test accuracy ([\d.]+)%", text)[1]) > 85
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert text.splitlines()[-1].startswith("try next: python examples/train_digits.py --data mnist")
+
+
+def test_train_digits_is_reproducible(tmp_path):
+    def epochs(seed):
+        text = run(tmp_path, "train_digits.py", "--epochs", "1", "--hidden", "8", "--seed", seed)
+        return [line for line in text.splitlines() if line.startswith("epoch")]
+
+    assert epochs("3") == epochs("3") != epochs("4")
+
+
+def test_train_digits_without_tqdm_and_matplotlib(tmp_path):
+    text = run(tmp_path, "train_digits.py", "--epochs", "1", "--hidden", "8", hide=("tqdm", "matplotlib"))
+    assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
+    assert "no picture of the curves, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
+    assert not list(tmp_path.glob("*.png"))

@@ -1,0 +1,415 @@
+"""Optimizers: trajectories against plain NumPy and PyTorch, kernel against generic body, state, and what is refused."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad import nn, optim
+from minigrad._core import optimize
+from minigrad.errors import DTypeError, GradError, ShapeError
+
+STEPS = 12
+
+
+def sgd(x, gradients, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False):
+    """The formula of the docstring, in float64."""
+    b = None
+    for g in gradients:
+        g = (-g if maximize else g) + weight_decay * x
+        b = g if b is None else momentum * b + (1 - dampening) * g
+        x = x - lr * (g if not momentum else g + momentum * b if nesterov else b)
+    return x
+
+
+def adam(
+    x,
+    gradients,
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0.0,
+    amsgrad=False,
+    maximize=False,
+    decoupled=False,
+):
+    """The formula of the docstring, in float64."""
+    m = v = top = np.zeros_like(x)
+    for t, g in enumerate(gradients, 1):
+        g = -g if maximize else g
+        if decoupled:
+            x = x * (1 - lr * weight_decay)
+        else:
+            g = g + weight_decay * x
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        top = np.maximum(top, v)
+        x = x - lr * m / (1 - betas[0] ** t) / (np.sqrt((top if amsgrad else v) / (1 - betas[1] ** t)) + eps)
+    return x
+
+
+def adamw(x, gradients, weight_decay=1e-2, **options):
+    return adam(x, gradients, weight_decay=weight_decay, decoupled=True, **options)
+
+
+CASES = [
+    ("SGD", sgd, {}),
+    ("SGD", sgd, {"lr": 0.1, "weight_decay": 0.1}),
+    ("SGD", sgd, {"lr": 0.1, "momentum": 0.9}),
+    ("SGD", sgd, {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
+    ("SGD", sgd, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("SGD", sgd, {"lr": 0.1, "momentum": 0.5, "maximize": True}),
+    ("Adam", adam, {}),
+    ("Adam", adam, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+    ("Adam", adam, {"lr": 0.1, "amsgrad": True, "maximize": True}),
+    ("Adam", adam, {"lr": 0.1, "betas": (0.0, 0.0)}),
+    ("AdamW", adamw, {"lr": 0.1}),
+    ("AdamW", adamw, {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True}),
+]
+ids = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, _, options in CASES]
+
+
+@pytest.fixture(params=[True, False], ids=["kernel", "generic"])
+def kernels(request):
+    before = optimize.use_kernels(request.param)
+    yield request.param
+    optimize.use_kernels(before)
+
+
+def draw(shape=(3, 4), seed=0):
+    """A parameter and a gradient for each step, some of them 0 or large."""
+    rng = np.random.default_rng(seed)
+    gradients = rng.normal(size=(STEPS, *shape)) * 10.0 ** rng.integers(-3, 3, (STEPS, *shape))
+    return rng.normal(size=shape), gradients * (rng.random(gradients.shape) > 0.1)
+
+
+def run(make, x, gradients, dtype):
+    """The parameter after one step for each gradient."""
+    p = nn.Parameter(x.astype(dtype))
+    optimizer = make([p])
+    for g in gradients:
+        optimizer.zero_grad()
+        (p * mg.asarray(g.astype(dtype))).sum().backward()
+        optimizer.step()
+    return p.detach().numpy()
+
+
+@pytest.mark.parametrize(("name", "formula", "options"), CASES, ids=ids)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+def test_trajectory(name, formula, options, dtype, tolerance, kernels):
+    x, gradients = draw()
+    x, gradients = x.astype(dtype).astype(np.float64), gradients.astype(dtype).astype(np.float64)
+    got = run(lambda params: getattr(optim, name)(params, **options), x, gradients, dtype)
+    assert got.dtype == dtype
+    expected = formula(x, gradients, **options)
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * abs(expected).max())
+
+
+@pytest.mark.parametrize(("name", "formula", "options"), CASES, ids=ids)
+def test_trajectory_is_that_of_pytorch(name, formula, options):
+    torch = pytest.importorskip("torch")
+    x, gradients = draw(seed=1)
+    weight = torch.nn.Parameter(torch.tensor(x))
+    optimizer = getattr(torch.optim, name)([weight], **options)
+    for g in gradients:
+        weight.grad = torch.tensor(g)
+        optimizer.step()
+    got = run(lambda params: getattr(optim, name)(params, **options), x, gradients, np.float64)
+    np.testing.assert_allclose(got, weight.detach().numpy(), rtol=1e-12, atol=1e-13)
+
+
+shapes = st.sampled_from([(), (0,), (1,), (7,), (3, 5), (64, 33), (12_000,)])
+
+
+LAYOUTS = {
+    "C": lambda a: a,
+    "F": lambda a: np.array(a, order="F"),
+    "strided": lambda a: np.repeat(a[..., np.newaxis], 2, axis=-1)[..., 0],
+}
+
+
+def arrays(shape, count, seed, dtype):
+    """Random arrays."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype(dtype) for _ in range(count)]
+
+
+@given(
+    shape=shapes, seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([np.float32, np.float64]), lr=st.floats(0, 1),
+    momentum=st.sampled_from([0.0, 0.5, 0.9]), dampening=st.floats(0, 1), decay=st.floats(0, 1), nesterov=st.booleans(),
+    maximize=st.booleans(), layout=st.sampled_from(sorted(LAYOUTS)),
+)  # fmt: skip
+def test_sgd_kernel_is_the_generic_body(shape, seed, dtype, lr, momentum, dampening, decay, nesterov, maximize, layout):
+    nesterov = nesterov and momentum > 0
+    options = {"lr": lr, "momentum": momentum, "dampening": 0.0 if nesterov else dampening, "weight_decay": decay}
+    compare(lambda p: optim.SGD(p, nesterov=nesterov, maximize=maximize, **options), shape, seed, dtype, layout)
+
+
+@given(
+    shape=shapes, seed=st.integers(0, 2**32 - 1), dtype=st.sampled_from([np.float32, np.float64]), lr=st.floats(0, 1),
+    beta1=st.floats(0, 0.99), beta2=st.floats(0, 0.9999), eps=st.sampled_from([1e-8, 1e-3]), decay=st.floats(0, 1),
+    amsgrad=st.booleans(), maximize=st.booleans(), kind=st.sampled_from([optim.Adam, optim.AdamW]),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+)  # fmt: skip
+def test_adam_kernel_is_the_generic_body(
+    shape, seed, dtype, lr, beta1, beta2, eps, decay, amsgrad, maximize, kind, layout
+):
+    options = {
+        "lr": lr,
+        "betas": (beta1, beta2),
+        "eps": eps,
+        "weight_decay": decay,
+        "amsgrad": amsgrad,
+        "maximize": maximize,
+    }
+    compare(lambda p: kind(p, **options), shape, seed, dtype, layout)
+
+
+def compare(make, shape, seed, dtype, layout):
+    """Three steps of both; one gradient may have a layout that the kernels leave to the generic body."""
+    x, *gradients = arrays(shape, 4, seed, dtype)
+    gradients[1] = LAYOUTS[layout](gradients[1])
+    results = []
+    for on in (True, False):
+        p = nn.Parameter(x)
+        optimizer = make([p])
+        before = optimize.use_kernels(on)
+        try:
+            for g in gradients:
+                p.grad = mg.asarray(g)
+                kept = g.copy()
+                optimizer.step()
+                np.testing.assert_array_equal(g, kept)
+        finally:
+            optimize.use_kernels(before)
+        state = optimizer.state_dict()["state"]["0"]
+        results.append([p.detach().numpy(), *(v.numpy() for v in state.values() if hasattr(v, "dtype"))])
+    # the two round differently in at most a handful of operations a step
+    tolerance = 64 * np.finfo(dtype).eps
+    for kernel, generic in zip(*results, strict=True):
+        scale = abs(generic).max(initial=1.0)
+        np.testing.assert_allclose(kernel, generic, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_the_kernels_take_plain_arrays_and_refuse_others():
+    x, g, m, v = arrays((3, 4), 4, 0, np.float32)
+    options = (0.1, 0.9, 0.999, 1e-8, 0.0, False, False, 1)
+    assert optimize.adam(x, g, m, v, None, *options)
+    before = x.copy()
+    frozen = x.copy()
+    frozen.setflags(write=False)
+    refused = [
+        (x.T, g.T, m.T, v.T), (x, g.astype(np.float64), m, v), (x, g[:2], m, v), (x, g, m.reshape(4, 3), v),
+        (frozen, g, m, v), (x.astype(np.float16), g, m, v), (x.view(np.recarray), g, m, v), (x, list(g), m, v),
+    ]  # fmt: skip
+    for given_arrays in refused:
+        assert not optimize.adam(*given_arrays, None, *options)
+    assert not optimize.sgd(x, g.T, None, 0.1, 0.0, 1.0, 0.0, False, False)
+    np.testing.assert_array_equal(x, before)
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def model():
+    mg.random.seed(0)
+    return nn.Sequential(nn.Dense(3, "tanh", in_features=2), nn.Dense(1, in_features=3))
+
+
+def loss(net):
+    return (net(mg.tensor([[1.0, 2.0], [0.5, -1.0]])) ** 2).sum()
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+def test_steps_lower_the_loss_in_the_same_memory(kind):
+    net = model()
+    memory = [p._array for p in net.parameters()]
+    optimizer = kind(net.parameters(), lr=0.05)
+    first = loss(net).item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss(net).backward()
+        optimizer.step()
+    assert loss(net).item() < first / 2
+    assert all(p._array is a and p.is_leaf for p, a in zip(net.parameters(), memory, strict=True))
+
+
+def test_a_step_is_found_out_by_a_graph_that_saved_the_old_values():
+    p = nn.Parameter([1.0])
+    optimizer = optim.SGD([p], lr=0.1)
+    late = (p * p).sum()
+    (p * 2).sum().backward()
+    optimizer.step()
+    with pytest.raises(GradError, match=r"multiply.*was changed in place at SGD\.step"):
+        late.backward()
+
+
+def test_parameters_without_a_gradient_stay():
+    used, unused = nn.Parameter([1.0]), nn.Parameter([1.0])
+    optimizer = optim.AdamW([used, unused], lr=0.1, weight_decay=0.5)
+    (used * 1).sum().backward()
+    optimizer.step()
+    assert unused.tolist() == [1.0]
+    assert used.item() < 1.0
+    optimizer.zero_grad(set_to_none=False)
+    assert used.grad.tolist() == [0.0]
+    optimizer.zero_grad()
+    assert used.grad is None
+
+
+def test_an_optimizer_made_before_the_first_batch():
+    net = nn.Sequential(nn.Dense(3), nn.Dense(1))
+    optimizer = optim.Adam(net.named_parameters(), lr=0.1)
+    with pytest.raises(ShapeError, match=r"Adam.step: parameter '0.weight' is uninitialized, \(\?, 3\).*one batch"):
+        optimizer.step()
+    before = loss(net)
+    before.backward()
+    optimizer.step()
+    assert loss(net).item() < before.item()
+
+
+def test_groups():
+    a, b = nn.Parameter([1.0]), nn.Parameter([1.0])
+    optimizer = optim.SGD([{"params": [a]}, {"params": b, "lr": 1.0}], lr=0.1)
+    optimizer.add_param_group({"params": [("c", nn.Parameter([1.0]))], "momentum": 0.9})
+    (a + b).sum().backward()
+    optimizer.step()
+    assert (a.item(), b.item()) == (pytest.approx(0.9), 0.0)
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert a.item() == pytest.approx(0.9)
+    assert repr(optimizer).startswith("SGD(1 parameters: lr=0.0, momentum=0.0")
+
+
+def test_a_model_that_changes_its_dtype():
+    net = model()
+    optimizer = optim.Adam(net.parameters(), lr=0.1)
+    loss(net).backward()
+    optimizer.step()
+    net.to(mg.float64)
+    optimizer.step()
+    assert {v.dtype for s in optimizer.state.values() for v in s.values() if hasattr(v, "dtype")} == {mg.float64}
+    net.to(mg.float16)
+    with pytest.raises(DTypeError, match="float32 or float64"):
+        optimizer.step()
+
+
+# --- state ------------------------------------------------------------------------------------------------------------
+
+
+def plain(state):
+    """What JSON and an array file make of a state."""
+    tensors = {}
+
+    def strip(value, path):
+        if isinstance(value, dict):
+            return {k: strip(v, f"{path}/{k}") for k, v in value.items()}
+        if hasattr(value, "dtype"):
+            tensors[path] = value.numpy()
+            return {"file": path}
+        return value
+
+    text = json.dumps(strip(state, ""))
+    return json.loads(text, object_hook=lambda d: tensors[d["file"]] if d.keys() == {"file"} else d)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.SGD(p, lr=0.05, momentum=0.9, dampening=0.5),
+        lambda p: optim.Adam(p, lr=0.05, amsgrad=True),
+        lambda p: optim.AdamW(p, lr=0.05),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_goes_on_as_if_nothing_had_been(make, named):
+    def steps(net, optimizer, n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            loss(net).backward()
+            optimizer.step()
+
+    def params(net):
+        return net.named_parameters() if named else net.parameters()
+
+    whole = model()
+    steps(whole, make(params(whole)), 6)
+    first = model()
+    optimizer = make(params(first))
+    steps(first, optimizer, 3)
+    saved = plain(optimizer.state_dict())
+    second = model()
+    second.load_state_dict(first.state_dict())
+    steps(first, optimizer, 1)  # the snapshot is on its own
+    resumed = make(params(second))
+    resumed.load_state_dict(saved)
+    steps(second, resumed, 3)
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+def test_a_state_that_does_not_fit():
+    net = model()
+    optimizer = optim.Adam(net.named_parameters(), lr=0.1)
+    loss(net).backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    changes = {
+        "optimizer is 'SGD'": lambda s: s.update(optimizer="SGD"),
+        "number of groups is 2": lambda s: s["param_groups"].append(s["param_groups"][0]),
+        r"parameters of group 0 is \['x'\]": lambda s: s["param_groups"][0].update(params=["x"]),
+        "hyperparameters of group 0": lambda s: s["param_groups"][0].pop("eps"),
+        "lr is -1": lambda s: s["param_groups"][0].update(lr=-1),
+        "state of parameter '0.bias'": lambda s: s["state"]["0.bias"].pop("exp_avg"),
+        "shape of exp_avg of parameter '0.bias'": lambda s: s["state"]["0.bias"].update(exp_avg=np.zeros(7)),
+    }
+    for text, change in changes.items():
+        broken = copy.deepcopy(state)
+        change(broken)
+        with pytest.raises(ValueError, match=text):
+            optimizer.load_state_dict(broken)
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+LEAF = nn.Parameter([1.0])
+REFUSED = [
+    (lambda: optim.SGD([]), ValueError, "SGD: params is empty"),
+    (lambda: optim.SGD(model()), TypeError, r"Pass model.parameters\(\)"),
+    (lambda: optim.SGD(LEAF), TypeError, "Put it into a list"),
+    (lambda: optim.SGD([1.0]), TypeError, "parameter 0 is 1.0, needs a tensor"),
+    (lambda: optim.SGD([LEAF, LEAF]), ValueError, "parameter 1 is there twice"),
+    (lambda: optim.SGD([("w", LEAF * 2)]), GradError, "parameter 'w' is the result of multiply, needs a leaf"),
+    (lambda: optim.SGD([nn.Parameter([1.0], dtype=mg.float16)]), DTypeError, "parameter 0 is float16"),
+    (lambda: optim.SGD([LEAF], lr=-0.1), ValueError, "SGD: lr is -0.1, needs a finite number of at least 0"),
+    (lambda: optim.SGD([LEAF], lr=math.nan), ValueError, "lr is nan"),
+    (lambda: optim.SGD([LEAF], lr=math.inf), ValueError, "lr is inf"),
+    (lambda: optim.SGD([LEAF], lr="fast"), ValueError, "lr is 'fast'"),
+    (lambda: optim.SGD([LEAF], nesterov=True), ValueError, "SGD: nesterov is True, needs momentum above 0"),
+    (lambda: optim.SGD([{"params": [LEAF], "betas": 1}]), ValueError, "needs 'params' and any of lr, momentum"),
+    (lambda: optim.SGD([{"lr": 1.0}]), ValueError, "SGD: group is a dict with 'lr'"),
+    (lambda: optim.Adam([LEAF], betas=(0.9, 1.0)), ValueError, r"Adam: betas is \(0.9, 1.0\)"),
+    (lambda: optim.Adam([{"params": [LEAF], "eps": -1.0}]), ValueError, "Adam: eps is -1.0"),
+    (lambda: optim.AdamW([LEAF], weight_decay=-1), ValueError, "AdamW: weight_decay is -1"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "text"), REFUSED, ids=[text for _, _, text in REFUSED])
+def test_refused(make, kind, text):
+    with pytest.raises(kind, match=text):
+        make()
+
+
+def test_an_optimizer_of_ones_own_needs_an_update():
+    optimizer = optim.Optimizer([LEAF], {"lr": 0.1})
+    LEAF.grad = mg.ones((1,))
+    with pytest.raises(NotImplementedError, match="Optimizer: needs a method update"):
+        optimizer.step()
+    LEAF.grad = None
