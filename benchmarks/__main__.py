@@ -27,6 +27,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repeat", type=positive, metavar="ROUNDS", help="rounds of turns (default: 7, quick 1)")
     parser.add_argument("--quick", action="store_true", help="a few calls each: shows that it works, not how fast")
+    parser.add_argument(
+        "--quiet", action="store_true", help="measure again what was measured while other processes were busy"
+    )
     for peer in ("torch", "jax"):
         variable = f"MINIGRAD_{peer.upper()}_PYTHON"
         parser.add_argument(
@@ -64,9 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for peer in arguments.vs:
             python = getattr(arguments, f"{peer}_python")
             pythons[peer] = python if installed(python, peer) else None
-        settings = Settings(
-            pythons, arguments.threads, arguments.repeat or (1 if arguments.quick else 7), arguments.quick
-        )
+        repeat = arguments.repeat or (1 if arguments.quick else 7)
+        settings = Settings(pythons, arguments.threads, repeat, arguments.quick, arguments.quiet)
         made = run(arguments.families or FAMILIES, settings, lambda text: print(text, file=sys.stderr))
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)

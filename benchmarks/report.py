@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 
@@ -60,6 +61,16 @@ def measured(row: dict[str, Any], side: str) -> list[str]:
     return [duration(seconds), spread(row["rounds"][side], seconds), f"{row['peak_bytes'][side] / 2**20:.0f} MiB"]
 
 
+def others(report: dict[str, Any]) -> str:
+    """The share of the processors that other processes used: the median over all rounds, and the most."""
+    shares = [
+        share for row in report["rows"] for rounds in row["others"].values() for share in rounds if share is not None
+    ]
+    if not shares:
+        return ""
+    return f"; others used {100 * statistics.median(shares):.0f} % of the processors, at most {100 * max(shares):.0f} %"
+
+
 def heading(report: dict[str, Any]) -> str:
     """The machine, the settings, and the version and BLAS of each side."""
     machine = report["machine"]
@@ -67,7 +78,9 @@ def heading(report: dict[str, Any]) -> str:
     kind = machine["vectors"] + (", virtual machine" if machine["virtual"] else "")
     lines = [
         f"{report['date']}, {machine['cpu']} ({kind}), {machine['processors']} processors, {machine['system']}{load}",
-        f"{report['threads']} threads, medians of {report['repeat']} rounds" + (", quick" if report["quick"] else ""),
+        f"{report['threads']} threads, medians of {report['repeat']} rounds"
+        + (", quick" if report["quick"] else "")
+        + others(report),
     ]
     for name, side in report["sides"].items():
         text = "not installed" if side is None else f"{side['version']}, BLAS: {side['blas']}"

@@ -7,6 +7,7 @@ import json
 import os
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # compiled anew at every import, kernels switched off or chosen.
 REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE", "MINIGRAD_KERNELS", "MINIGRAD_CPU")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-AGREEMENT = 1e-3
+AGREEMENT = 1e-3  # of the sides' values, relative
+QUIET = 0.05  # the share of the processors that others may use in a quiet round
+PATIENCE = 600.0  # seconds to wait for a quiet round
 
 
 class BenchmarkError(RuntimeError):
@@ -29,12 +32,16 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. `pythons` gives the interpreter of each side, minigrad first, None for a peer that is missing."""
+    """How to measure. `pythons` gives the interpreter of each side, minigrad first, None for a peer that is missing.
+
+    With `quiet`, a side is measured again while other processes are busy.
+    """
 
     pythons: Mapping[str, str | None]
     threads: int
     repeat: int
     quick: bool = False
+    quiet: bool = False
 
 
 def installed(python: str, module: str) -> bool:
@@ -62,6 +69,7 @@ def run(
         "threads": settings.threads,
         "repeat": settings.repeat,
         "quick": settings.quick,
+        "quiet": settings.quiet,
         "sides": dict.fromkeys(settings.pythons),
         "rows": [],
     }
@@ -84,12 +92,41 @@ def take_turns(family: str, index: int, workload: Workload, settings: Settings) 
             run_side(python, family, index, side, settings)
     for _ in range(settings.repeat):
         for side, python in pythons.items():
-            runs[side].append(run_side(python, family, index, side, settings))
+            runs[side].append(measure(python, family, index, side, settings))
     return runs
 
 
+def measure(python: str, family: str, index: int, side: str, settings: Settings) -> dict[str, Any]:
+    """Measure one side once; where a quiet machine is asked for, again until nothing else was busy meanwhile."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        if settings.quiet:
+            wait_for_quiet(end)
+        others = machine.Others()
+        result = run_side(python, family, index, side, settings)
+        result["others"] = others.share()
+        if not settings.quiet or quiet(result["others"]):
+            return result
+
+
+def wait_for_quiet(end: float) -> None:
+    """Wait until nothing else is busy; raise where it still is at a time."""
+    while True:
+        others = machine.Others()
+        time.sleep(0.5)
+        if quiet(others.share()):
+            return
+        if time.monotonic() > end:
+            raise BenchmarkError(f"other processes kept the machine busy for {PATIENCE:.0f} s")
+
+
+def quiet(share: float | None) -> bool:
+    """Whether others use so little of the processors that the figures hold; so where nothing is known."""
+    return share is None or share <= QUIET
+
+
 def run_side(python: str, family: str, index: int, side: str, settings: Settings) -> dict[str, Any]:
-    """Measure one side once, in a process of its own."""
+    """Start the process of one side, and return what it measured."""
     effort = "quick" if settings.quick else "full"
     command = [python, "-m", "benchmarks.side", family, str(index), side, str(settings.threads), effort]
     done = subprocess.run(
@@ -113,6 +150,7 @@ def row(family: str, workload: Workload, runs: Mapping[str, list[dict[str, Any]]
         "seconds": seconds,
         "rounds": rounds,
         "ratios": ratios,
+        "others": {side: [result["others"] for result in results] for side, results in runs.items()},
         "peak_bytes": {side: max(result["peak_bytes"] for result in results) for side, results in runs.items()},
         "goal": asdict(workload.goal),
         "reached": reached(workload.goal, seconds["minigrad"], ratios.get("torch")),

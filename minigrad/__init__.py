@@ -533,3 +533,12 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # what stands on the engine is imported when it is first asked for: `import minigrad` must stay fast
+    if name in ("nn", "optim", "testing"):
+        import importlib
+
+        return importlib.import_module(f"minigrad.{name}")
+    raise AttributeError(f"module 'minigrad' has no attribute {name!r}")

@@ -119,8 +119,37 @@ def test_sides_get_a_user_s_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert {made[name] for name in runner.THREADS} == {"3"}
 
 
+def test_quiet_measures_again_while_others_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([0.0, 0.5, 0.2, 0.0, 0.01])  # before and during the first try, twice before and during the second
+    times = iter([1.0, 2.0])
+    monkeypatch.setattr(runner.machine.Others, "share", lambda self: next(shares))
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(runner, "run_side", lambda *arguments: result(next(times)))
+    settings = runner.Settings({"minigrad": sys.executable}, threads=1, repeat=1, quiet=True)
+    made = runner.measure(sys.executable, "chain", 0, "minigrad", settings)
+    assert made == result(2.0) | {"others": 0.01}
+
+
+def test_quiet_gives_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.machine.Others, "share", lambda self: 0.5)
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    settings = runner.Settings({"minigrad": sys.executable}, threads=1, repeat=1, quiet=True)
+    with pytest.raises(runner.BenchmarkError, match="other processes kept the machine busy"):
+        runner.measure(sys.executable, "chain", 0, "minigrad", settings)
+
+
+def test_own_work_does_not_count_as_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, own, clock = iter([10.0, 14.0]), iter([1.0, 4.0]), iter([0.0, 5.0])
+    monkeypatch.setattr(runner.machine, "busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(runner.machine, "own_seconds", lambda: next(own))
+    monkeypatch.setattr(runner.machine.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(runner.machine.os, "cpu_count", lambda: 2)
+    assert runner.machine.Others().share() == pytest.approx((4 - 3) / 5 / 2)
+
+
 def result(seconds: float, value: float = 1.0) -> dict[str, Any]:
-    return {"seconds": seconds, "value": value, "peak_bytes": 1}
+    return {"seconds": seconds, "value": value, "peak_bytes": 1, "others": 0.0}
 
 
 def test_medians_of_rounds_and_their_ratio() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad._core import optimize
+from minigrad._core import dispatch, optimize
 from minigrad.errors import DTypeError, GradError, ShapeError
 
 STEPS = 12
@@ -76,9 +76,9 @@ ids = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, _,
 
 @pytest.fixture(params=[True, False], ids=["kernel", "generic"])
 def kernels(request):
-    before = optimize.use_kernels(request.param)
+    before = dispatch.use_kernels(request.param)
     yield request.param
-    optimize.use_kernels(before)
+    dispatch.use_kernels(before)
 
 
 def draw(shape=(3, 4), seed=0):
@@ -178,7 +178,7 @@ def compare(make, shape, seed, dtype, layout):
     for on in (True, False):
         p = nn.Parameter(x)
         optimizer = make([p])
-        before = optimize.use_kernels(on)
+        before = dispatch.use_kernels(on)
         try:
             for g in gradients:
                 p.grad = mg.asarray(g)
@@ -186,7 +186,7 @@ def compare(make, shape, seed, dtype, layout):
                 optimizer.step()
                 np.testing.assert_array_equal(g, kept)
         finally:
-            optimize.use_kernels(before)
+            dispatch.use_kernels(before)
         state = optimizer.state_dict()["state"]["0"]
         results.append([p.detach().numpy(), *(v.numpy() for v in state.values() if hasattr(v, "dtype"))])
     # the two round differently in at most a handful of operations a step

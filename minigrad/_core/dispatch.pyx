@@ -57,6 +57,10 @@ def bind_backend(backend):
         _numpy_backend = backend
 
 
+cdef bint kernels_on():
+    return _kernels
+
+
 def use_kernels(bint on):
     """Switch the kernels on or off; returns what was set before."""
     global _kernels
@@ -328,7 +332,10 @@ cdef class Op(Rule):
             for i in range(n):   # numbers become constants, so that a rule may ask for their shape
                 if tensors[i] is not None and not isinstance(tensors[i], TensorBase):
                     tensors[i] = wrap(arrays[i], None)
-            common = compute if compute is not None else common
+            if compute is not None:
+                common = compute
+            elif common is None:    # numbers only, and an op that takes them as they are
+                common = next((a.dtype for a in arrays if a is not None), None)
         if record and self.composed:
             if compute is not None:
                 tensors = [
@@ -558,7 +565,8 @@ cdef class Op(Rule):
         if entry.params is not None:
             params = {name: params[name] for name in entry.params}
         if backend is not None and _kernels and entry.kernels:
-            kernel = entry.kernels.get((backend.name, g.dtype))
+            first = next(part for part in <tuple>g if part is not None) if type(g) is tuple else g
+            kernel = entry.kernels.get((backend.name, first.dtype))
             if kernel is not None:
                 out = kernel(g, *args, **params)
                 if out is not NotImplemented:

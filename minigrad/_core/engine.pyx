@@ -17,6 +17,7 @@ from minigrad.errors import DTypeError, GradError, ShapeError
 import_array()
 
 cdef extern from "Python.h":
+    PyObject* PyList_GET_ITEM(object items, Py_ssize_t place)
     int PyContextVar_Reset(object var, object token) except -1
     object PyContextVar_Set(object var, object value)
 
@@ -492,7 +493,8 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
     """Add a cotangent to ``.grad``; nothing is lost when threads share a parameter."""
     cdef TensorBase grad
     if create:
-        leaf._grad = g if leaf._grad is None else _namespace.add(leaf._grad, g)
+        # a copy in the graph: the cotangent may be the caller's own tensor, or that of another leaf
+        leaf._grad = _namespace.positive(g) if leaf._grad is None else _namespace.add(leaf._grad, g)
         return
     with _grad_lock:
         if leaf._grad is None:
@@ -562,11 +564,20 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
     finally:
         unhush(quiet)
         PyContextVar_Reset(_grad_mode, token)
-    result = []
-    for k in which:
-        g = run.found[k]
-        result.append(g if g is None or isinstance(g, TensorBase) else wrap(g, None))
-    return result
+    values.clear()
+    return [own_result(run.found, k) for k in which]
+
+
+cdef object own_result(list found, Py_ssize_t place):
+    """A cotangent as a tensor that shares its memory with no other one, nor with what the caller passed in."""
+    cdef PyObject* held = PyList_GET_ITEM(found, place)
+    cdef bint mine = sole(held)
+    g = <object>held
+    if g is None:
+        return None
+    if isinstance(g, TensorBase):
+        return _namespace.positive(g)
+    return wrap(g if mine else _backends[type(g)].copy(g), None)
 
 
 def backward(list outputs, list gradients, bint retain, bint create):

@@ -1,6 +1,5 @@
 from typing import Any
 
-def use_kernels(on: bool) -> bool: ...
 def mark_updated(parameters: list[Any], site: str) -> None: ...
 def sgd(
     x: Any,

@@ -10,8 +10,7 @@ from numpy cimport (
     PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
-import os
-
+from minigrad._core.dispatch cimport kernels_on
 from minigrad._core.tape cimport TensorBase, Version, version_of
 
 import_array()
@@ -20,19 +19,11 @@ ctypedef fused real:
     float
     double
 
-cdef bint _kernels = os.environ.get("MINIGRAD_KERNELS", "1") != "0"
 cdef Py_ssize_t RELEASE_GIL = 10_000  # elements; below, releasing the GIL costs more than it gives
 
 
-def use_kernels(bint on):
-    """Switch the kernels on or off; returns what was set before."""
-    global _kernels
-    before, _kernels = _kernels, on
-    return bool(before)
-
-
 def mark_updated(list parameters not None, str site):
-    """Note that the memory of each tensor was changed, and by whom (a text, so that no stack is walked in every step)."""
+    """Note that the memory of each tensor was changed, and by whom: a text, so that no step walks the stack."""
     cdef Version version
     for p in parameters:
         version = version_of(<TensorBase?>p)
@@ -54,7 +45,7 @@ cdef bint fits(object a, object like) except -1:
 
 cdef bint takes(object x) except -1:
     """Whether a parameter's array is float32 or float64, contiguous and may be written to."""
-    if not _kernels or type(x) is not ndarray:
+    if not kernels_on() or type(x) is not ndarray:
         return False
     return (
         (PyArray_TYPE(<ndarray>x) == NPY_FLOAT or PyArray_TYPE(<ndarray>x) == NPY_DOUBLE)
@@ -89,7 +80,7 @@ def sgd(
     x not None, g not None, momentum_buffer,
     double lr, double momentum, double fresh, double weight_decay, bint nesterov, bint maximize,
 ):
-    """Stochastic gradient descent in place; `fresh` is the gradient's share of the momentum buffer (which may be None)."""
+    """Stochastic gradient descent in place; `fresh` is the gradient's share of the momentum buffer, if any."""
     if not (takes(x) and fits(g, x) and (momentum_buffer is None or fits(momentum_buffer, x))):
         return False
     cdef Py_ssize_t n = PyArray_SIZE(<ndarray>x)

@@ -212,6 +212,8 @@ def op(
     def make(body: Callable[Concatenate[Any, P], Any]) -> Op[P]:
         inputs, variadic, input_defaults, params, positional, defaults = _sorted_arguments(body)
         title = name or body.__name__.strip("_")
+        if not inputs:
+            raise TypeError(f"op {title!r}: the body has no array inputs; they stand between xp and a slash, f(xp, x, /, axis)")
         skipped = tuple(i in skip.split() for i in inputs)
         made: Op[P] = Op(
             title, body, inputs, variadic, input_defaults, params, positional, defaults, dtype, skipped, view, code,
@@ -256,7 +258,12 @@ def explain(op: Op[Any], tensors: list[Any], params: dict[str, Any], error: Exce
     got = [f"{n} {describe(t)}" for n, t in zip(names, tensors, strict=True) if t is not None]
     got += [f"{key}={describe(value)}" for key, value in params.items() if value is not op.defaults.get(key)]
     path = layer_path.get()
-    text = f"{path + ': ' if path else ''}{op.name}: got {', '.join(got)}, needs {op.needs}. {str(error).rstrip('.')}."
+    needs = op.needs
+    if isinstance(error, OverflowError):
+        needs = "numbers that the dtype can hold"
+    elif isinstance(error, TypeError):
+        needs = "dtypes and arguments it can compute with"
+    text = f"{path + ': ' if path else ''}{op.name}: got {', '.join(got)}, needs {needs}. {str(error).rstrip('. ')}."
     if op.hint:
         text += f" {op.hint}"
     if isinstance(error, np.exceptions.AxisError):

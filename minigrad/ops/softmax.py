@@ -27,9 +27,18 @@ ALONG = (
 
 
 def finite_max(xp: Any, x: Array, axis: Axis) -> Array:
-    """The maximum, which is to be subtracted before exp; 0 where it is -inf."""
+    """The maximum, which is to be subtracted before exp; 0 where it is infinite, since inf - inf is NaN."""
     top = xp.max(x, axis=axis, keepdims=True)
-    return xp.where(top == -math.inf, 0.0, top)
+    return xp.where(xp.isfinite(top), top, 0.0)
+
+
+def normalized_exp(xp: Any, x: Array, axis: Axis) -> Array:
+    """The softmax of any array, over one axis or several; zeros where a row is all -inf."""
+    if x.size == 0:
+        return xp.zeros_like(x)
+    e = xp.exp(x - finite_max(xp, x, axis))
+    total = xp.sum(e, axis=axis, keepdims=True)
+    return e / xp.where(total == 0, 1.0, total)
 
 
 @op(dtype=real, ref="scipy.special.softmax", needs="an axis of x")
@@ -59,11 +68,7 @@ def softmax(xp: Any, x: Array, /, axis: int = -1) -> Array:
     >>> mg.softmax(mg.tensor([0.0, 0.0, -float("inf")]))
     tensor([0.5, 0.5, 0. ])
     """
-    if x.size == 0:
-        return xp.zeros_like(x)
-    e = xp.exp(x - finite_max(xp, x, axis))
-    total = xp.sum(e, axis=axis, keepdims=True)
-    return e / xp.where(total == 0, 1.0, total)
+    return normalized_exp(xp, x, axis)
 
 
 @softmax.vjp(0)
@@ -153,10 +158,9 @@ def logsumexp(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False
 
 
 @logsumexp.vjp(0)
-def _(xp: Any, g: Array, x: Array, out: Array, *, axis: Axis, keepdims: bool) -> Array:
-    out = xp.where(out == -math.inf, 0.0, out)
-    shape = kept(x.shape, axis)
-    return xp.reshape(g, shape) * xp.exp(x - xp.reshape(out, shape))
+def _(xp: Any, g: Array, x: Array, *, axis: Axis, keepdims: bool) -> Array:
+    # exp(x - out) would be cheaper, and wrong by the rounding of a large out
+    return xp.reshape(g, kept(x.shape, axis)) * normalized_exp(xp, x, axis)
 
 
 logsumexp.samples(

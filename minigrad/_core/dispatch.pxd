@@ -1,0 +1,1 @@
+cdef bint kernels_on()
