@@ -110,7 +110,8 @@ class set_grad_enabled(_Mode):
 class detect_anomaly(_Mode):
     """Find the first op, forward or backward, that makes a NaN or inf of finite operands.
 
-    A context manager or a decorator. It checks every result, so it is slow. The error names the op, its operands' shapes and ranges, and the user's line.
+    A context manager or a decorator. It checks every result, so it is slow. The error names the op, its
+    operands' shapes and ranges, and the user's line.
 
     Examples
     --------

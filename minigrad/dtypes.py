@@ -2,8 +2,8 @@
 
 The rules, in the order they apply:
 
-1. Tensors and NumPy arrays have a dtype; Python numbers (and NumPy scalars) are *weak*: they take the dtype of what they
-   meet.
+1. Tensors and NumPy arrays have a dtype; Python numbers (and NumPy scalars) are *weak*: they take the dtype of what
+   they meet.
 2. Within a kind the wider dtype wins; float16 with bfloat16 gives float32.
 3. A floating dtype meets an integer one: the floating one wins, at its own width (NumPy would widen to float64).
 4. A weak float that meets only integers or bools gives float32, the default floating dtype.
@@ -20,8 +20,8 @@ from minigrad.errors import DTypeError, message
 
 __all__ = [
     "ALL", "BOOL", "COMPLEX", "FLOATING", "HALF", "INTEGER", "SIGNED", "UNSIGNED", "DType", "as_dtype", "bfloat16",
-    "bool", "complex64", "complex128", "default_float", "finfo", "float16", "float32", "float64", "iinfo", "int8", "int16", "int32",
-    "int64", "is_floating", "isdtype", "promote", "uint8", "uint16", "uint32", "uint64",
+    "bool", "complex64", "complex128", "default_float", "finfo", "float16", "float32", "float64", "iinfo", "int8",
+    "int16", "int32", "int64", "is_floating", "isdtype", "promote", "uint8", "uint16", "uint32", "uint64",
 ]  # fmt: skip
 
 DType: TypeAlias = "np.dtype[Any]"

@@ -124,8 +124,8 @@ class Function:
         gradients = list(given) if isinstance(given, tuple) else [given]
         if len(gradients) != len(parents):
             raise GradError(
-                f"{cls.__name__}.backward: gave {len(gradients)} gradients, needs {len(parents)}, one for each argument "
-                "of forward. Give None for what has no gradient"
+                f"{cls.__name__}.backward: gave {len(gradients)} gradients, needs {len(parents)}, one for each "
+                "argument of forward. Give None for what has no gradient"
             )
         for g in gradients:
             if g is not None and not isinstance(g, tape.TensorBase):

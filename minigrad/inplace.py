@@ -49,7 +49,7 @@ def assign(t: Tensor, index: Any, value: Any) -> None:
 
 
 def _before(t: Tensor, other: Any) -> Tensor:
-    """The tensor as it is now; while recording a copy at its place on the tape, since a residual must keep its value."""
+    """The tensor as it is now; while recording a copy at its place on the tape: a residual must keep its value."""
     if not tape.is_recording() or not (t.requires_grad or getattr(other, "requires_grad", False)):
         return t.detach()
     if t._leaf:

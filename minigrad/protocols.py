@@ -191,8 +191,8 @@ def _array(value: Any, who: str) -> Any:
         return value
     if value.requires_grad and tape.is_recording():
         raise GradError(
-            f"{who}: minigrad has no derivative for this NumPy function, and a tensor that requires grad would lose its "
-            "graph. Call t.detach(), or write it with minigrad's ops"
+            f"{who}: minigrad has no derivative for this NumPy function, and a tensor that requires grad would lose "
+            "its graph. Call t.detach(), or write it with minigrad's ops"
         )
     return value._array
 

@@ -119,7 +119,7 @@ def test_misuse_of_backward():
         mg.tensor([1.0]).sum().backward()
     with pytest.raises(GradError, match="Only floating tensors have gradients"):
         mg.tensor([1]).sum().backward()
-    with pytest.raises(GradError, match="requires_grad: got True for a int64 tensor"):
+    with pytest.raises(GradError, match=r"requires_grad: got True for a int64 tensor"):
         mg.tensor([1]).requires_grad = True
     with pytest.raises(GradError, match="True for a int64 tensor"):
         mg.tensor([1], requires_grad=True)
@@ -130,7 +130,7 @@ def test_misuse_of_grad():
     with pytest.raises(GradError, match="do not depend on input 0"):
         mg.grad(x * x, other)
     assert mg.grad(x * x, [x, other], allow_unused=True)[1] is None
-    with pytest.raises(GradError, match="input 0 .* does not require grad"):
+    with pytest.raises(GradError, match=r"input 0 .* does not require grad"):
         mg.grad(x * x, mg.tensor(1.0))
     with pytest.raises(GradError, match="needs a tensor, or a list or tuple of tensors"):
         mg.grad("loss", x)
@@ -183,8 +183,8 @@ def test_hooks_change_and_see_gradients():
     assert [g.tolist() for g in seen] == [[4.0, 8.0]]
     assert x.grad.tolist() == [80.0, 160.0]
     remove()
+    x.register_hook(lambda g: g.sum())
     with pytest.raises(GradError, match="returned float64"):
-        x.register_hook(lambda g: g.sum())
         (x * 1).sum().backward()
     with pytest.raises(GradError, match="needs a callable"):
         x.register_hook(3)

@@ -539,7 +539,7 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
     cdef Py_ssize_t slot, k
     cdef list roots = [], values = []
     cdef list which = []
-    cdef object token, g
+    cdef object token
     run.create = create
     run.retain = retain
     run.accumulate = inputs is None

@@ -25,6 +25,8 @@ Array = Any  # an array of whatever backend `xp` is, or a Tensor where `xp` is m
 
 REGISTRY: dict[str, Op[Any]] = {}
 
+BROADCAST = "shapes that broadcast together"
+
 
 class DTypeRule:
     """In which dtype an op computes and answers.
@@ -178,7 +180,7 @@ def op(
     skip: str = "",
     view: bool = False,
     ref: str | None = None,
-    needs: str = "shapes that broadcast together",
+    needs: str = BROADCAST,
     hint: str = "",
     code: str | None = None,
     name: str | None = None,
@@ -213,7 +215,9 @@ def op(
         inputs, variadic, input_defaults, params, positional, defaults = _sorted_arguments(body)
         title = name or body.__name__.strip("_")
         if not inputs:
-            raise TypeError(f"op {title!r}: the body has no array inputs; they stand between xp and a slash, f(xp, x, /, axis)")
+            raise TypeError(
+                f"op {title!r}: the body has no array inputs; they stand between xp and a slash, f(xp, x, /, axis)"
+            )
         skipped = tuple(i in skip.split() for i in inputs)
         made: Op[P] = Op(
             title, body, inputs, variadic, input_defaults, params, positional, defaults, dtype, skipped, view, code,
@@ -261,7 +265,7 @@ def explain(op: Op[Any], tensors: list[Any], params: dict[str, Any], error: Exce
     needs = op.needs
     if isinstance(error, OverflowError):
         needs = "numbers that the dtype can hold"
-    elif isinstance(error, TypeError):
+    elif isinstance(error, TypeError) and needs == BROADCAST:
         needs = "dtypes and arguments it can compute with"
     text = f"{path + ': ' if path else ''}{op.name}: got {', '.join(got)}, needs {needs}. {str(error).rstrip('. ')}."
     if op.hint:
