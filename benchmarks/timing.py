@@ -27,14 +27,11 @@ QUICK = Effort(warmup=0.0, sample=0.0005, samples=3)
 def measure(task: Task, effort: Effort) -> float:
     """Seconds of one call: the median of samples of several calls each.
 
-    The garbage collector stays on, as it does for users; each sample starts from a collected heap.
+    The garbage collector stays on, as it does for users.
     """
     number = calls_per_sample(task, effort)
-    times = []
-    for _ in range(effort.samples):
-        gc.collect()
-        times.append(repeat(task, number) / number)
-    return statistics.median(times)
+    gc.collect()
+    return statistics.median(repeat(task, number) / number for _ in range(effort.samples))
 
 
 def calls_per_sample(task: Task, effort: Effort) -> int:

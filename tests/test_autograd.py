@@ -73,6 +73,14 @@ def test_grad_leaves_dot_grad_alone_and_reaches_through_intermediates():
     assert x.grad is None
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_results_of_grad_share_no_memory(create_graph):
+    x, y, seed = leaf([1.0, 2.0]), leaf([3.0, 4.0]), mg.tensor([1.0, 1.0], dtype=mg.float64)
+    a, b, again = mg.grad(x + y, [x, y, x], seed, create_graph=create_graph)
+    arrays = [t.detach().numpy() for t in (a, b, again, seed)]
+    assert not any(np.shares_memory(p, q) for i, p in enumerate(arrays) for q in arrays[:i])
+
+
 def test_grad_of_one_input_returns_a_tensor():
     x = leaf(2.0)
     assert isinstance(mg.grad(x * x, x), mg.Tensor)

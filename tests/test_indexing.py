@@ -214,6 +214,19 @@ def test_at_keeps_the_dtype_and_is_differentiable(name: str) -> None:
     gradcheck(lambda a, v: getattr(a.at[index], name)(v), [np.array([1.1, 2.2, 0.7]), values])
 
 
+def test_a_number_is_written_in_the_dtype_of_the_tensor() -> None:
+    x = mg.zeros(2, dtype=mg.float64)
+    written = [x.at[0].set(0.1), x.at[0].max(0.1), -x.at[0].min(-0.1), x.at[0].add(0.1), mg.index_put(x, 0.1, 0)]
+    written.append(mg.put_along_axis(x, mg.tensor([0]), 0.1))
+    for out in written:
+        assert out.tolist() == [0.1, 0.0]
+    x[0] = 0.1
+    assert x.tolist() == [0.1, 0.0]
+    assert mg.zeros(1, dtype=mg.int64).at[0].set(2**60 + 1).tolist() == [2**60 + 1]
+    with pytest.raises(OverflowError, match=r"index_put: .* needs numbers that the dtype can hold"):
+        mg.zeros(1, dtype=mg.uint8).at[0].set(300)
+
+
 def test_ties_of_at_max_share_the_gradient() -> None:
     x, v = mg.tensor([1.0, 2.0], requires_grad=True), mg.tensor([2.0, 2.0, 1.0], requires_grad=True)
     x.at[[1, 1, 1]].max(v).backward(mg.tensor([5.0, 6.0]))

@@ -394,6 +394,15 @@ def test_norm_is_numpys(shape: tuple[int, ...], ord: Any, axis: Any, keepdims: b
     assert gradcheck(lambda t: mg.linalg.norm(t, ord, axis, keepdims), [x])
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (2, 0, 3)])
+def test_norms_of_empty_matrices(shape: tuple[int, ...]) -> None:
+    x = mg.zeros(shape)
+    for order in (1, 2, math.inf, "fro", "nuc"):
+        assert mg.linalg.norm(x, order, (-2, -1)).tolist() == np.zeros(shape[:-2]).tolist()
+    with pytest.raises(ShapeError, match=r"linalg\.matrix_norm: x is .* needs at least one singular value for ord -2"):
+        mg.linalg.norm(x, -2, (-2, -1))
+
+
 def test_norm_refuses_other_numbers_of_axes() -> None:
     with pytest.raises(ShapeError, match=r"linalg\.norm: axis is 3 axes, needs one axis for vectors, two for matrices"):
         mg.linalg.norm(mg.ones((2, 2, 2)), 2)
@@ -422,3 +431,5 @@ def test_trace_casts_first() -> None:
     out = mg.linalg.trace(mg.ones((2, 3, 3), dtype=mg.int8), dtype=mg.float64)
     assert out.dtype == mg.float64
     np.testing.assert_array_equal(out.numpy(), [3.0, 3.0])
+    small = mg.linalg.trace(mg.ones((2, 2), dtype=mg.int64), dtype=mg.int32)
+    assert (small.dtype, small.item()) == (mg.int32, 2)

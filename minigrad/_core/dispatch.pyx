@@ -296,6 +296,9 @@ cdef class Op(Rule):
         for i in range(n):
             x = tensors[i]
             if x is None:
+                if self.variadic or i < n - len(self.input_defaults):
+                    name = self.inputs[0 if self.variadic else i]
+                    raise DTypeError(f"{self.name}: {name} is None, needs a tensor, an array or a number")
                 arrays.append(None)
                 continue
             if not isinstance(x, TensorBase):
@@ -325,10 +328,13 @@ cdef class Op(Rule):
         record = record and recording()
         if not uniform or common is None or common not in self.plain:
             skip = self.skip * n if self.variadic else self.skip
+            token = hush()
             try:
                 arrays, compute, result = self.dtype_rule.resolve(self, arrays, skip, backend)
             except (ValueError, TypeError, OverflowError) as error:
                 raise _explain(self, tensors, params, error) from None
+            finally:
+                unhush(token)
             for i in range(n):   # numbers become constants, so that a rule may ask for their shape
                 if tensors[i] is not None and not isinstance(tensors[i], TensorBase):
                     tensors[i] = wrap(arrays[i], None)

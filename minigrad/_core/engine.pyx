@@ -18,6 +18,7 @@ import_array()
 
 cdef extern from "Python.h":
     PyObject* PyList_GET_ITEM(object items, Py_ssize_t place)
+    Py_ssize_t Py_REFCNT(PyObject*)
     int PyContextVar_Reset(object var, object token) except -1
     object PyContextVar_Set(object var, object value)
 
@@ -571,12 +572,17 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
 cdef object own_result(list found, Py_ssize_t place):
     """A cotangent as a tensor that shares its memory with no other one, nor with what the caller passed in."""
     cdef PyObject* held = PyList_GET_ITEM(found, place)
-    cdef bint mine = sole(held)
+    cdef bint mine
+    # counted before `g` takes a reference of its own
+    if isinstance(<object>held, TensorBase):
+        mine = Py_REFCNT(held) == 1 and sole(<PyObject*>(<TensorBase>held)._array)
+    else:
+        mine = sole(held)
     g = <object>held
     if g is None:
         return None
     if isinstance(g, TensorBase):
-        return _namespace.positive(g)
+        return g if mine else _namespace.positive(g)
     return wrap(g if mine else _backends[type(g)].copy(g), None)
 
 

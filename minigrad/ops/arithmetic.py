@@ -14,10 +14,10 @@ __all__ = [
     "square", "subtract",
 ]  # fmt: skip
 
-arithmetic = promote.but(kinds=dtypes.ALL)
+numeric = promote.but(kinds=dtypes.ALL - dtypes.BOOL)
 
 
-@op(dtype=arithmetic, ref="numpy.add", code="add")
+@op(ref="numpy.add", code="add")
 def add(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise sum ``x1 + x2``.
 
@@ -34,7 +34,7 @@ add.vjp(0, 1)(lambda xp, g: g)
 add.samples(*binary(), error(ValueError, "shapes that broadcast together", (2, 3), (2,)))
 
 
-@op(dtype=arithmetic, ref="numpy.subtract", code="subtract")
+@op(dtype=numeric, ref="numpy.subtract", code="subtract")
 def subtract(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise difference ``x1 - x2``.
 
@@ -49,10 +49,14 @@ def subtract(xp: Any, x1: Array, x2: Array, /) -> Array:
 
 subtract.vjp(0)(lambda xp, g: g)
 subtract.vjp(1)(lambda xp, g: -g)
-subtract.samples(*binary(), error(ValueError, "shapes that broadcast together", (3, 2), (3,)))
+subtract.samples(
+    *binary(),
+    error(ValueError, "shapes that broadcast together", (3, 2), (3,)),
+    error(DTypeError, "subtract: got bool, needs one of", A((2,), kind="bool"), True),
+)
 
 
-@op(dtype=arithmetic, ref="numpy.multiply", code="multiply")
+@op(ref="numpy.multiply", code="multiply")
 def multiply(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise product ``x1 * x2``.
 
@@ -88,7 +92,7 @@ divide.vjp(1)(lambda xp, g, x1, x2: -g * x1 / (x2 * x2))
 divide.samples(*binary(second=(0.5, 2.0)), error(ValueError, "shapes that broadcast together", (2,), (3,)))
 
 
-@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), ref="numpy.negative", code="negative")
+@op(dtype=numeric, ref="numpy.negative", code="negative")
 def negative(xp: Any, x: Array, /) -> Array:
     """Elementwise ``-x``.
 
@@ -105,7 +109,7 @@ negative.vjp(0)(lambda xp, g: -g)
 negative.samples(*unary(), error(DTypeError, "negative", A((2,), kind="bool")))
 
 
-@op(dtype=arithmetic, ref="numpy.positive")
+@op(dtype=numeric, ref="numpy.positive")
 def positive(xp: Any, x: Array, /) -> Array:
     """Elementwise ``+x``, a copy.
 
@@ -119,10 +123,10 @@ def positive(xp: Any, x: Array, /) -> Array:
 
 
 positive.vjp(0)(lambda xp, g: g)
-positive.samples(*unary())
+positive.samples(*unary(), error(DTypeError, "positive: got bool, needs one of", A((2,), kind="bool")))
 
 
-@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL, same=False), ref="numpy.abs")
+@op(dtype=numeric.but(same=False), ref="numpy.abs")
 def abs(xp: Any, x: Array, /) -> Array:
     """Elementwise absolute value; its derivative at 0 is 0. Complex numbers give their magnitude.
 
@@ -139,12 +143,16 @@ abs.vjp(0)(lambda xp, g, x: g * xp.sign(x))
 abs.samples(*unary(avoid=(0.0,)), error(DTypeError, "abs", A((2,), kind="bool")))
 
 
-@op(dtype=arithmetic, ref="numpy.power")
+@op(
+    dtype=numeric,
+    ref="numpy.power",
+    needs="shapes that broadcast together, and floats, as x1.astype(mg.float32), where an exponent is negative",
+)
 def pow(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise power ``x1 ** x2``.
 
-    The derivative by the base is 0 where the exponent is 0, and the derivative by the exponent is 0 where the base is 0
-    and the exponent is positive.
+    The derivative by the base is 0 where the exponent is 0. The derivative by the exponent at a base of 0 is -inf for
+    negative exponents and else 0.
 
     Examples
     --------
@@ -162,8 +170,8 @@ def _(xp: Any, g: Array, x1: Array, x2: Array) -> Array:
 
 
 @pow.vjp(1)
-def _(xp: Any, g: Array, x1: Array, out: Array) -> Array:
-    return g * out * xp.log(xp.where(x1 == 0, 1.0, x1))
+def _(xp: Any, g: Array, x1: Array, x2: Array, out: Array) -> Array:
+    return g * out * xp.log(xp.where((x1 == 0) & (x2 >= 0), 1.0, x1))
 
 
 pow.samples(
@@ -171,11 +179,15 @@ pow.samples(
     case(A((3,), -2.0, 2.0), 3.0),
     case(A((3,), -2.0, 2.0), 2),
     case(2.0, A((3,))),
+    case([0.0, 0.0, 0.0], [2.0, 0.0, -1.0]),
+    case(A((2,), 0, 3, kind="int"), A((2,), 0, 3, kind="int")),
+    error(ValueError, "floats, as x1.astype", A((2,), 1, 3, kind="int"), -1),
+    error(DTypeError, "pow: got bool, needs one of", A((2,), kind="bool"), True),
     error(ValueError, "shapes that broadcast together", (2,), (3,)),
 )
 
 
-@op(dtype=arithmetic, ref="numpy.square")
+@op(dtype=numeric, ref="numpy.square")
 def square(xp: Any, x: Array, /) -> Array:
     """Elementwise ``x * x``.
 
@@ -189,7 +201,7 @@ def square(xp: Any, x: Array, /) -> Array:
 
 
 square.vjp(0)(lambda xp, g, x: 2 * g * x)
-square.samples(*unary())
+square.samples(*unary(), error(DTypeError, "square: got bool, needs one of", A((2,), kind="bool")))
 
 
 @op(dtype=floating, ref="numpy.reciprocal")
@@ -229,6 +241,7 @@ floor_divide.vjp(0, 1)(lambda xp, g: xp.zeros_like(g))
 floor_divide.samples(
     case(A((3,), 0.1, 0.9), A((3,), 1.0, 2.0)),
     case(A((2, 3), 4.1, 4.9), A((3,), 2.0, 2.02)),
+    case((0, 3), A((3,), 1.0, 2.0)),
     error(DTypeError, "floor_divide", A((2,), kind="bool"), A((2,), kind="bool")),
 )
 
@@ -247,9 +260,12 @@ def remainder(xp: Any, x1: Array, x2: Array, /) -> Array:
 
 
 remainder.vjp(0)(lambda xp, g: g)
-remainder.vjp(1)(lambda xp, g, x1, x2: -g * xp.floor(x1 / x2))
+# not floor(x1 / x2): the quotient may round up to the next integer, as 1 / 0.1 does
+remainder.vjp(1)(lambda xp, g, x1, x2: -g * xp.floor_divide(x1, x2))
 remainder.samples(
     case(A((3,), 0.1, 0.9), A((3,), 1.0, 2.0)),
     case(A((2, 3), 4.1, 4.9), A((3,), 2.0, 2.02)),
+    case([1.0, -1.0], [0.1, 0.1]),
+    case((0, 3), A((3,), 1.0, 2.0)),
     error(DTypeError, "remainder", A((2,), kind="bool"), A((2,), kind="bool")),
 )

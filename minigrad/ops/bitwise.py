@@ -91,6 +91,7 @@ bitwise_invert.samples(
     case(A((), 0, 9, kind="int")),
     case(A((2, 3), 0, 9, kind="int")),
     case(A((3,), kind="bool")),
+    case(A((0, 3), 0, 9, kind="int")),
     error(DTypeError, "bitwise_invert", A((2,))),
 )
 

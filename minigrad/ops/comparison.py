@@ -43,6 +43,7 @@ special = (
     case((0, 2)),
     case(np.array([[1.0, np.inf], [np.nan, -np.inf]])),
     case(A((3,), 0, 5, kind="int")),
+    error(DTypeError, "x is text, needs a tensor, an array or a number", "text"),
 )
 misfit = error(ValueError, "shapes that broadcast together", (2,), (3,))
 
@@ -314,5 +315,7 @@ def array_equal(x1: Any, x2: Any, /, equal_nan: bool = False) -> bool:
     first, second = (x if isinstance(x, tape.TensorBase) else asarray(x) for x in (x1, x2))
     if first.shape != second.shape:
         return False
-    same: Any = isclose(first, second, 0.0, 0.0, True) if equal_nan else equal(first, second)
-    return bool(same._array.all())
+    same: Any = equal(first, second)._array
+    if equal_nan:
+        same = same | (isnan(first)._array & isnan(second)._array)
+    return bool(same.all())

@@ -295,6 +295,7 @@ _astype.samples(
     case((3,), dtype=dtypes.float64, copy=False),
     case(A((3,), kind="int"), dtype=dtypes.float64, copy=True),
     case(A((2, 2)), dtype=dtypes.bool, copy=True),
+    case((0, 3), dtype=dtypes.float32, copy=True),
     error(DTypeError, "a complex dtype", np.ones(2, np.complex64), dtype=dtypes.float32, copy=True),
 )
 

@@ -45,10 +45,13 @@ def _filled(who: str, value: Any, shape: Any, wanted: dtypes.DType, device: Any,
         if value is None:
             array = np.empty(extents, wanted)
         else:
-            # zeros are free: the system hands out zeroed pages
-            array = (
-                np.zeros(extents, wanted) if isinstance(value, int) and not value else np.full(extents, value, wanted)
-            )
+            with np.errstate(all="ignore"):  # a float beyond the dtype is inf, silently as everywhere
+                # zeros are free: the system hands out zeroed pages
+                array = (
+                    np.zeros(extents, wanted)
+                    if isinstance(value, int) and not value
+                    else np.full(extents, value, wanted)
+                )
     except OverflowError:
         raise OverflowError(message(who, "fill_value", value, f"a value that {wanted} can hold")) from None
     except ValueError as reason:

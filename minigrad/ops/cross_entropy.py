@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minigrad import dtypes
 from minigrad._core import tape
 from minigrad.errors import DTypeError, ShapeError, describe, message
-from minigrad.ops.creation import asarray
+from minigrad.ops.conversion import new, to_array
 from minigrad.ops.loss import check_reduction, real
 from minigrad.ops.manipulation import reshape
 from minigrad.ops.registry import Array, op
@@ -245,6 +247,8 @@ _soft_cross_entropy.samples(
     case((4, 3), PROBABILITIES, A((3,), 0.5, 2.0), label_smoothing=0.2, reduction="none"),
     case([[0.0, -float("inf")]], [[1.0, 0.0]]),
     case((0, 3), (0, 3)),
+    error(ShapeError, "logits and probabilities (rows, classes) of one shape", (2, 3), (2, 2)),
+    error(ShapeError, "a weight for each class", (2, 3), (2, 3), (2,)),
 )
 
 
@@ -346,6 +350,7 @@ _nll_loss.samples(
     *(case((4, 3), CLASSES, reduction=r) for r in ("mean", "sum", "none")),
     *(case((4, 3), CLASSES, A((3,), 0.5, 2.0), reduction=r) for r in ("mean", "sum", "none")),
     case((4, 3), [0, 1, 2, 1], A((3,), 0.5, 2.0), ignore_index=1),
+    case((0, 3), A((0,), 0, 3, kind="int")),
     error(IndexError, "targets holds the class 3, and there are 3", (2, 3), [0, 3]),
 )
 
@@ -394,7 +399,7 @@ def nll_loss(
 
 def prepare(who: str, name: str, source: Any, targets: Any, weight: Any, *, soft: bool) -> tuple[Any, Any]:
     """Both as tensors, after a check that their shapes and dtypes fit."""
-    source, targets = (x if isinstance(x, tape.TensorBase) else asarray(x) for x in (source, targets))
+    source, targets = (x if isinstance(x, tape.TensorBase) else new(to_array(x, who=who)) for x in (source, targets))
     if source.ndim == 0:
         raise ShapeError(message(who, name, source, "at least one axis, that of the classes"))
     if soft and targets.dtype in dtypes.FLOATING:
@@ -411,6 +416,6 @@ def prepare(who: str, name: str, source: Any, targets: Any, weight: Any, *, soft
         elif targets.shape == source.shape and soft:
             hint = "If they are one-hot, cast them to floats: they are probabilities"
         raise ShapeError(message(who, "targets", targets, f"shape {need} for {name} {describe(source)}", hint))
-    if weight is not None and tuple(getattr(weight, "shape", (len(weight),))) != source.shape[-1:]:
+    if weight is not None and (weight.shape if hasattr(weight, "shape") else np.shape(weight)) != source.shape[-1:]:
         raise ShapeError(message(who, "weight", weight, f"a number for each of the {source.shape[-1]} classes"))
     return source, targets

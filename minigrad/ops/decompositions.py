@@ -163,6 +163,9 @@ _qr.samples(
     case(A((2, 4), form="regular")),
     case(A((2, 3, 2), form="regular")),
     case(A((2, 3), form="regular"), mode="complete"),
+    case((0, 3)),
+    case((3, 0)),
+    case((0, 3, 2)),
     error(ShapeError, "needs matrices (..., m, n)", (3,)),
     error(ShapeError, "linalg.qr: mode is 'full', needs 'reduced' or 'complete'", (3, 2), mode="full"),
 )

@@ -60,6 +60,8 @@ _cofactor.samples(
     case(A((3, 3), form="regular")),
     case(A((2, 2, 2), form="regular")),
     case(A((1, 1))),
+    case((0, 0)),
+    case((0, 2, 2)),
     error(ShapeError, "linalg.cofactor: x is float64 (2, 3), needs square matrices", (2, 3)),
 )
 
@@ -105,6 +107,7 @@ det.samples(
     case(A((3, 3), form="regular")),
     case((2, 3, 3)),
     case((1, 1)),
+    case((0, 2, 2)),
     case(A((2, 2), 0.0, 0.0)),
     case(A((3, 3), 1.0, 1.0)),
     case((0, 0)),
@@ -132,6 +135,8 @@ def _(xp: Any, g: tuple[Array, Array], x: Array) -> Array:
 _slogdet.samples(
     case(A((3, 3), form="regular")),
     case(A((2, 3, 3), form="regular")),
+    case((0, 0)),
+    case((0, 2, 2)),
     error(ShapeError, "linalg.slogdet: x is float64 (2, 3), needs square matrices", (2, 3)),
 )
 

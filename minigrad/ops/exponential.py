@@ -8,7 +8,7 @@ from typing import Any
 from minigrad import dtypes
 from minigrad.errors import DTypeError
 from minigrad.ops.registry import Array, floating, op
-from minigrad.ops.samples import A, binary, error, unary
+from minigrad.ops.samples import A, binary, case, error, unary
 
 __all__ = [
     "exp", "exp2", "expm1", "hypot", "log", "log1p", "log2", "log10", "logaddexp", "rsqrt", "sqrt",
@@ -138,7 +138,10 @@ log10.samples(*unary(0.3, 3.0))
 
 @op(dtype=real, ref="numpy.logaddexp")
 def logaddexp(xp: Any, x1: Array, x2: Array, /) -> Array:
-    """Elementwise ``log(exp(x1) + exp(x2))`` without overflow; -inf and -inf give -inf, with derivatives of 0.
+    """Elementwise ``log(exp(x1) + exp(x2))`` without overflow.
+
+    The derivatives are sigmoid(x1 - x2) and sigmoid(x2 - x1). Where both inputs are inf they are 1/2 each; where both
+    are -inf, and so is the result, they are 0.
 
     Examples
     --------
@@ -149,14 +152,20 @@ def logaddexp(xp: Any, x1: Array, x2: Array, /) -> Array:
     return xp.logaddexp(x1, x2)
 
 
-def share(xp: Any, x: Array, out: Array) -> Array:
-    """``exp(x - out)``, what one term contributes to a sum of exponentials; 0 where all of them are 0."""
-    return xp.exp(x - xp.where(out == -math.inf, 0.0, out))
+def share(xp: Any, own: Array, other: Array) -> Array:
+    """``exp(own) / (exp(own) + exp(other))``, exact where the sum is far larger than their difference."""
+    level = xp.isinf(own) & (own == other)  # inf - inf would be NaN
+    return xp.sigmoid(xp.where(level, xp.where(own > 0, 0.0, own), own - other))
 
 
-logaddexp.vjp(0)(lambda xp, g, x1, out: g * share(xp, x1, out))
-logaddexp.vjp(1)(lambda xp, g, x2, out: g * share(xp, x2, out))
-logaddexp.samples(*binary(), error(ValueError, "shapes that broadcast together", (2,), (3,)))
+logaddexp.vjp(0)(lambda xp, g, x1, x2: g * share(xp, x1, x2))
+logaddexp.vjp(1)(lambda xp, g, x1, x2: g * share(xp, x2, x1))
+logaddexp.samples(
+    *binary(),
+    case([1000.0, -1000.0, 0.0], [1000.5, -1000.25, 100.0]),
+    case([1e20, math.inf, -math.inf, math.inf, math.nan], [1e20, 1.0, -math.inf, math.inf, 1.0]),
+    error(ValueError, "shapes that broadcast together", (2,), (3,)),
+)
 
 
 @op(dtype=floating, ref="numpy.sqrt")
@@ -195,7 +204,7 @@ rsqrt.samples(*unary(0.3, 3.0))
 
 @op(dtype=real, ref="numpy.hypot")
 def hypot(xp: Any, x1: Array, x2: Array, /) -> Array:
-    """Elementwise ``sqrt(x1**2 + x2**2)`` without overflow; its derivatives at (0, 0) are 0.
+    """Elementwise ``sqrt(x1**2 + x2**2)`` without overflow; its derivatives at (0, 0) are 0, of order 2 as well.
 
     Examples
     --------
@@ -206,8 +215,8 @@ def hypot(xp: Any, x1: Array, x2: Array, /) -> Array:
     return xp.hypot(x1, x2)
 
 
-hypot.vjp(0)(lambda xp, g, x1, out: g * (x1 / xp.where(out == 0, 1.0, out)))
-hypot.vjp(1)(lambda xp, g, x2, out: g * (x2 / xp.where(out == 0, 1.0, out)))
+hypot.vjp(0)(lambda xp, g, x1, out: g * (x1 / xp.where(out == 0, math.inf, out)))
+hypot.vjp(1)(lambda xp, g, x2, out: g * (x2 / xp.where(out == 0, math.inf, out)))
 hypot.samples(
     *binary(avoid=(0.0,)),
     error(ValueError, "shapes that broadcast together", (2,), (3,)),

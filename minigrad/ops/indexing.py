@@ -98,7 +98,7 @@ def getitem(x: Tensor, index: Index, /) -> Tensor:
     --------
     >>> import minigrad as mg
     >>> x = mg.tensor([[1.0, 2.0], [3.0, 4.0]])
-    >>> mg.getitem(x, (slice(None), 0))
+    >>> x[:, 0]  # mg.ops.getitem(x, (slice(None), 0))
     tensor([1., 3.])
     >>> x[mg.tensor([1, 1])]
     tensor([[3., 4.],

@@ -118,6 +118,10 @@ solve.samples(
     case(A((2, 1, 2, 2), form="regular"), (3, 2, 2)),
     error(ShapeError, "linalg.solve: a is float64 (2, 3), needs square matrices", (2, 3), (2,)),
     error(ShapeError, "b: (n,) or (..., n, k)", A((3, 3), form="regular"), (2,)),
+    case((0, 0), (0,)),
+    case((0, 0), (0, 2)),
+    case(A((2, 2), form="regular"), (2, 0)),
+    case((0, 2, 2), (2, 3)),
     error(ShapeError, "b is float64 (), needs a vector", A((3, 3), form="regular"), ()),
     error(np.linalg.LinAlgError, "linalg.solve: got a float64 (2, 2)", A((2, 2), 0.0, 0.0), (2,)),
 )
@@ -179,5 +183,8 @@ pinv.samples(
     case(A((2, 4), form="regular")),
     case(A((2, 3, 2), form="regular")),
     case(A((3, 2), form="regular"), rtol=1e-3),
+    case((0, 3)),
+    case((2, 0)),
+    case((0, 2, 3)),
     error(ShapeError, "linalg.pinv: x is float64 (3,), needs matrices", (3,)),
 )

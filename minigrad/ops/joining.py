@@ -195,6 +195,8 @@ _split.samples(
     case((2, 3), cuts=(1, 1), axis=1),
     case((2, 3), cuts=(), axis=0),
     case((0, 2), cuts=(0,), axis=0),
+    error(IndexError, "an axis of x", (2, 3), cuts=(1,), axis=2),
+    error(IndexError, "an axis of x", (), cuts=(), axis=0),
 )
 
 

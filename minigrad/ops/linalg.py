@@ -91,12 +91,12 @@ def trace(x: Tensor, /, *, offset: int = 0, dtype: Any = None) -> Tensor:
     offset : int
         Which diagonal, counted upwards from the main one.
     dtype : dtype, optional
-        Cast to it first.
+        Cast to it first; the dtype of the result.
 
     Returns
     -------
     Tensor
-        (...); integers are summed in 64 bits.
+        (...); integers are summed in 64 bits, and stay so without a `dtype`.
 
     Raises
     ------
@@ -109,7 +109,10 @@ def trace(x: Tensor, /, *, offset: int = 0, dtype: Any = None) -> Tensor:
     >>> mg.linalg.trace(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))
     tensor(5.)
     """
-    return _trace(x if dtype is None else astype(x, dtype), offset=offset)
+    if dtype is None:
+        return _trace(x, offset=offset)
+    # small integers are accumulated in 64 bits
+    return astype(_trace(astype(x, dtype), offset=offset), dtype, copy=False)
 
 
 @op(
@@ -139,6 +142,7 @@ cross.samples(
     case((2, 3), (3,)),
     case((3, 2), (3, 2), axis=0),
     case((2, 1, 3), (4, 3)),
+    case((0, 3), (3,)),
     error(ShapeError, "vectors of 3 elements", (2,), (2,)),
     error(ShapeError, "needs a negative axis", (3, 3), (3,), axis=0),
 )
@@ -182,13 +186,16 @@ def matrix_rank(xp: Any, x: Array, /, *, rtol: Any = None) -> Array:
     tolerance = default_tolerance(x, rtol)
     if getattr(tolerance, "shape", ()):
         tolerance = xp.expand_dims(xp.asarray(tolerance), axis=-1)
-    return xp.sum(s > tolerance * xp.max(s, axis=-1, keepdims=True), axis=-1)
+    return xp.sum(s > tolerance * s[..., :1], axis=-1)  # they descend; there are none where an extent is 0
 
 
 matrix_rank.samples(
     case(A((3, 3), form="regular")),
     case(A((2, 3, 2), form="regular")),
     case(A((2, 2), 0.0, 0.0)),
+    case((0, 3)),
+    case((2, 3, 0)),
+    case((0, 2, 2)),
     error(ShapeError, "linalg.matrix_rank: x is float64 (3,), needs matrices", (3,)),
 )
 
@@ -249,6 +256,8 @@ matrix_power.samples(
     case(A((2, 2, 2), form="regular"), n=5),
     case(A((2, 2), form="regular"), n=-3),
     case(A((2, 2), kind="int", low=-3, high=3), n=3),
+    case((0, 0), n=2),
+    case(A((0, 2, 2), form="regular"), n=-1),
     error(ShapeError, "linalg.matrix_power: x is float64 (2, 3), needs square matrices", (2, 3), n=2),
     error(DTypeError, "needs a floating dtype for a negative power", A((2, 2), 1, 3, kind="int"), n=-1),
 )

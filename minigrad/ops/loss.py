@@ -316,6 +316,7 @@ binary_cross_entropy_with_logits.samples(
     case((2, 3), A((2, 3), 0.1, 0.9), None, A((3,), 0.5, 2.0)),
     case((2, 3), A((2, 3), 0.1, 0.9), A((2, 1), 0.5, 2.0), A((3,), 0.5, 2.0), reduction="sum"),
     case([-1e30, -100.0, 100.0, 1e30], [1.0, 0.0, 0.0, 1.0], reduction="none"),
+    case((0, 3), (0, 3), A((3,), 0.5, 2.0), reduction="sum"),
     error(ShapeError, "weight or pos_weight is float64 (2, 1), needs shapes that broadcast", (3,), (3,), (2, 1)),
     *refusals("binary_cross_entropy_with_logits"),
 )
@@ -370,6 +371,7 @@ kl_div.samples(
     *(case(A((2, 3), -2.0, -0.1), A((2, 3), 0.1, 0.9), reduction=r) for r in ("mean", "sum", "none", "batchmean")),
     case(A((2, 3), -2.0, -0.1), A((2, 3), -2.0, -0.1), log_target=True, reduction="batchmean"),
     case([-1.0, -float("inf")], [0.5, 0.0], reduction="sum"),
+    case((0, 3), (0, 3), reduction="sum"),
     *refusals("kl_div")[:2],
     error(ValueError, "needs one of mean, sum, none, batchmean", (3,), (3,), reduction="avg"),
 )

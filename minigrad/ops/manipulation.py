@@ -127,6 +127,7 @@ broadcast_to.samples(
     case((2, 1), shape=(4, 2, 3)),
     case((), shape=(2,)),
     case((1,), shape=(0,)),
+    case((0, 3), shape=(2, 0, 3)),
     error(ShapeError, "a shape it broadcasts to", (3,), shape=(2,)),
 )
 
@@ -177,6 +178,7 @@ permute_dims.samples(
     case((2, 3, 4), axes=(2, 0, 1)),
     case((2, 3, 4), axes=(0, -1, 1)),
     case((), axes=()),
+    case((0, 3), axes=(1, 0)),
     error(ShapeError, "axes that name each axis once", (2, 3), axes=(0, 0)),
 )
 
@@ -199,6 +201,7 @@ moveaxis.samples(
     case((2, 3), source=0, destination=1),
     case((2, 3, 4), source=-1, destination=0),
     case((2, 3, 4), source=(0, 1), destination=(-1, 0)),
+    case((2, 0, 3), source=1, destination=0),
     error(ShapeError, "different axes", (2, 3), source=2, destination=0),
     error(ShapeError, "different axes", (2, 3), source=(0, 1), destination=(0,)),
 )
@@ -222,6 +225,7 @@ swapaxes.samples(
     case((2, 3), axis1=0, axis2=1),
     case((2, 3, 4), axis1=-1, axis2=0),
     case((2, 3), axis1=1, axis2=1),
+    case((0, 3), axis1=0, axis2=1),
     error(ShapeError, "axes of x", (2, 3), axis1=0, axis2=2),
 )
 

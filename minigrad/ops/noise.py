@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minigrad import dtypes
 from minigrad.backend.numpy import backend as cpu
-from minigrad.errors import message
-from minigrad.ops.creation import new
+from minigrad.errors import DTypeError, message
+from minigrad.ops.conversion import asarray, new
 from minigrad.ops.registry import Array, floating, op
-from minigrad.ops.samples import case
+from minigrad.ops.samples import case, error
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -57,6 +59,7 @@ _dropout.samples(
     case((), rate=0.5, key=(5, 6)),
     case((0, 3), rate=0.5, key=(7, 8)),
     case((4,), rate=1.0, key=(9, 1)),
+    error(DTypeError, "dropout: got complex64, needs one of", np.ones(2, np.complex64), rate=0.5, key=(1, 2)),
 )
 
 
@@ -98,5 +101,5 @@ def dropout(x: Tensor, rate: float = 0.5, *, training: bool = True, key: Key | N
     if not 0 <= rate <= 1:
         raise ValueError(message("dropout", "rate", rate, "a probability, 0 to 1"))
     if not training or rate == 0:
-        return x
+        return asarray(x)
     return _dropout(x, rate=float(rate), key=_draw_key() if key is None else key)

@@ -131,12 +131,13 @@ def matrix_norm(xp: Any, x: Array, /, *, keepdims: bool = False, ord: float | st
     Returns
     -------
     Tensor
-        (...). Gradients at ties and at zero are those of `vector_norm`, `max`, `min` and `svdvals`.
+        (...), and 0 where an extent of the matrices is 0. Gradients at ties and at zero are those of `vector_norm`,
+        `max`, `min` and `svdvals`.
 
     Raises
     ------
     ShapeError
-        If `x` has no two axes or the order is unknown.
+        If `x` has no two axes, the order is unknown, or it is a smallest value and there is none.
 
     Examples
     --------
@@ -155,8 +156,13 @@ def matrix_norm(xp: Any, x: Array, /, *, keepdims: bool = False, ord: float | st
         values = xp.sum(xp.abs(x), axis=-1)
     else:
         values = xp.linalg.svdvals(x)
-    collapse = xp.sum if ord == "nuc" else xp.max if float(ord) > 0 else xp.min
-    out = collapse(values, axis=-1)
+    if ord == "nuc" or (float(ord) > 0 and not values.shape[-1]):
+        out = xp.sum(values, axis=-1)  # 0 where there is nothing
+    elif values.shape[-1]:
+        out = (xp.max if float(ord) > 0 else xp.min)(values, axis=-1)
+    else:
+        what = "column" if ord == -1 else "singular value" if ord == -2 else "row"
+        raise ShapeError(message("linalg.matrix_norm", "x", x, f"at least one {what} for ord {ord}"))
     return xp.reshape(out, (*x.shape[:-2], 1, 1)) if keepdims else out
 
 
@@ -170,7 +176,14 @@ matrix_norm.samples(
     case(A((2, 3), -2.0, -0.1), ord=-1),
     case(A((2, 2, 3), 0.1, 2.0), ord=math.inf),
     case(A((2, 3), 0.1, 2.0), ord=-math.inf, keepdims=True),
+    *(case(s, ord=order) for s in [(0, 3), (3, 0), (2, 0, 3)] for order in ("fro", "nuc", 1, 2, math.inf)),
+    case((3, 0), ord=1, keepdims=True),
+    case((0, 3), ord=-1),
+    case((3, 0), ord=-math.inf),
     error(ShapeError, "linalg.matrix_norm: x is float64 (3,), needs matrices", (3,)),
+    error(ShapeError, "linalg.matrix_norm: x is float64 (3, 0), needs at least one column", (3, 0), ord=-1),
+    error(ShapeError, "linalg.matrix_norm: x is float64 (0, 3), needs at least one row", (0, 3), ord=-math.inf),
+    error(ShapeError, "needs at least one singular value for ord -2", (0, 3), ord=-2),
     error(ShapeError, "linalg.matrix_norm: ord is 3, needs one of 'fro'", (3, 2), ord=3),
 )
 

@@ -92,7 +92,8 @@ def arange(
         wide: Any = np.uint64 if wanted == dtypes.uint64 else np.int64  # narrow types wrap in np.arange
         array = np.arange(first, first + count * by, by, dtype=wide).astype(wanted)
     else:
-        array = (first + np.arange(count) * float(by)).astype(wanted)
+        with np.errstate(all="ignore"):
+            array = (first + np.arange(count) * float(by)).astype(wanted)
     return new(array, requires_grad=requires_grad, device=device, who="arange")
 
 
@@ -148,9 +149,10 @@ def linspace(
     count = as_index("linspace", "num", num)
     if count < 0:
         raise ShapeError(message("linspace", "num", count, "at least 0"))
-    array = np.linspace(first, last, count, endpoint=endpoint)
-    # towards minus infinity, as NumPy does; a plain cast would go towards zero
-    array = (np.floor(array) if wanted in dtypes.INTEGER else array).astype(wanted)
+    with np.errstate(all="ignore"):
+        array = np.linspace(first, last, count, endpoint=endpoint)
+        # towards minus infinity, as NumPy does; a plain cast would go towards zero
+        array = (np.floor(array) if wanted in dtypes.INTEGER else array).astype(wanted)
     return new(array, requires_grad=requires_grad, device=device, who="linspace")
 
 

@@ -83,9 +83,7 @@ class DTypeRule:
         weak = [a for a in own if isinstance(a, (bool, int, float, complex))]
         found = [a.dtype for a in own if hasattr(a, "dtype")]
         result = dtypes.promote(found, weak, op.name)
-        if result not in self.kinds:
-            names = sorted(str(d) for d in self.kinds)
-            raise DTypeError(f"{op.name}: got {result}, needs one of {', '.join(names)}")
+        self.check(op, result)
         if self.floats and result not in dtypes.FLOATING | dtypes.COMPLEX:
             result = dtypes.default_float
         compute = dtypes.float32 if self.accumulate and result in dtypes.HALF else result
@@ -94,6 +92,12 @@ class DTypeRule:
             for a, out in zip(arrays, skip, strict=True)
         ]
         return cast, compute, result
+
+    def check(self, op: Op[Any], dtype: dtypes.DType) -> None:
+        """Refuse a dtype that the op does not take."""
+        if dtype not in self.kinds:
+            names = sorted(str(d) for d in self.kinds)
+            raise DTypeError(f"{op.name}: got {dtype}, needs one of {', '.join(names)}")
 
     @staticmethod
     def _constant(a: Any, dtype: dtypes.DType | None, backend: Any) -> Any:

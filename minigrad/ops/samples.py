@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from minigrad.errors import DTypeError
+
 __all__ = ["A", "Case", "binary", "case", "error", "unary"]
 
 
@@ -68,8 +70,10 @@ def error(raises: type[Exception], text: str, *inputs: Any, **params: Any) -> Ca
 
 
 def unary(low: float = -2.0, high: float = 2.0, avoid: tuple[float, ...] = (), **params: Any) -> tuple[Case, ...]:
-    """The shapes that every elementwise op of one argument is tried on."""
-    return tuple(Case((A(shape, low, high, avoid),), params) for shape in [(), (3,), (2, 3), (0, 2), (2, 1, 3)])
+    """The shapes that every elementwise op of one argument is tried on, and what none takes."""
+    shapes: list[tuple[int, ...]] = [(), (3,), (2, 3), (0, 2), (2, 1, 3)]
+    tried = tuple(Case((A(shape, low, high, avoid),), params) for shape in shapes)
+    return (*tried, error(DTypeError, "x is text, needs a tensor, an array or a number", "text", **params))
 
 
 def binary(

@@ -116,12 +116,14 @@ class Into(DTypeRule):
 
     def resolve(self, op: Op[Any], arrays: list[Any], skip: tuple[bool, ...], backend: Any) -> Any:
         x = arrays[0] if hasattr(arrays[0], "dtype") else self._constant(arrays[0], None, backend)
-        values = arrays[1] if hasattr(arrays[1], "dtype") else self._constant(arrays[1], None, backend)
+        self.check(op, x.dtype)
+        own = arrays[1].dtype if hasattr(arrays[1], "dtype") else dtypes.promote([], [arrays[1]])
         kinds = [dtypes.BOOL, dtypes.INTEGER, dtypes.FLOATING, dtypes.COMPLEX]
-        if [values.dtype in k for k in kinds].index(True) > [x.dtype in k for k in kinds].index(True):
-            hint = f"Cast x first: x.astype(mg.{values.dtype})"
-            raise DTypeError(message(op.name, "values", f"{values.dtype}", f"a dtype that {x.dtype} can hold", hint))
-        return [x, self._constant(values, x.dtype, backend)], x.dtype, x.dtype
+        if [own in k for k in kinds].index(True) > [x.dtype in k for k in kinds].index(True):
+            hint = f"Cast x first: x.astype(mg.{own})"
+            raise DTypeError(message(op.name, "values", f"{own}", f"a dtype that {x.dtype} can hold", hint))
+        # a number goes straight into the dtype of x: by way of its own it would be rounded twice
+        return [x, self._constant(arrays[1], x.dtype, backend)], x.dtype, x.dtype
 
 
 @op(dtype=Into(accumulate=False), needs="values that broadcast to the shape of x[index]")
@@ -216,7 +218,11 @@ _index_extremum.samples(
     case((3,), (4,), index=(np.array([0, 2, 0, 0]),), largest=False),
     case((2, 3), (3,), index=(slice(None), slice(None, None, -1)), largest=True),
     case((2, 3), (), index=(..., 0), largest=False),
+    case((0, 3), (), index=(slice(None), 1), largest=True),
     error(ShapeError, "values that broadcast", (3,), (2,), index=(slice(None),), largest=True),
+    error(
+        DTypeError, "index_extremum: got complex128, needs one of", np.ones(3, complex), 2.0, index=(0,), largest=True
+    ),
 )
 
 

@@ -84,6 +84,7 @@ def positions(largest: bool) -> tuple[Any, ...]:
         case(A((2, 3), form="distinct"), axis=-1, keepdims=True),
         case(A((2, 3), 0, 2, kind="int"), axis=1),
         case(()),
+        case((0, 3), axis=1),
         error(ShapeError, "axis", (2, 3), axis=2),
         error(ShapeError, f"{'largest' if largest else 'smallest'}", (0,)),
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from minigrad._core import tape
+from minigrad.errors import DTypeError
 from minigrad.ops.conversion import asarray
 from minigrad.ops.registry import Array, keep, op
-from minigrad.ops.samples import A, case
+from minigrad.ops.samples import A, case, error
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -51,6 +52,7 @@ _unique.samples(
     case(A((4,), kind="bool"), index=False, inverse=False, counts=True),
     case(np.zeros(0, np.int64), index=False, inverse=False, counts=False),
     case(np.array(7), index=True, inverse=True, counts=True),
+    error(DTypeError, "x is text, needs a tensor, an array or a number", "text", index=True, inverse=True, counts=True),
 )
 
 

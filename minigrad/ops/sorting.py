@@ -159,6 +159,8 @@ _topk.samples(
     case(A((4,), form="distinct"), k=4),
     case(A((4,), form="distinct"), k=0),
     case(A((6,), 0, 9, kind="int"), k=1),
+    case((0, 3), k=2),
+    case((0,), k=0),
     error(ShapeError, "topk", (3,), k=4),
     error(ShapeError, "topk", (3,), k=1, axis=1),
     error(ShapeError, "topk", (3,), k=-1),

@@ -177,6 +177,9 @@ _svd.samples(
     case(A((4, 2), form="regular"), full_matrices=False),
     case(A((2, 4), form="regular"), full_matrices=False),
     case(A((2, 3, 2), form="regular"), full_matrices=False),
+    case((0, 3), full_matrices=False),
+    case((3, 0), full_matrices=False),
+    case((0, 2, 3), full_matrices=False),
     error(ShapeError, "linalg.svd: x is float64 (3,), needs matrices", (3,)),
 )
 
@@ -257,5 +260,8 @@ svdvals.samples(
     case(A((3, 3), form="regular")),
     case(A((4, 2), form="regular")),
     case(A((2, 2, 3), form="regular")),
+    case((0, 3)),
+    case((3, 0)),
+    case((0, 2, 3)),
     error(ShapeError, "linalg.svdvals: x is float64 (3,), needs matrices", (3,)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minigrad import dtypes
@@ -219,7 +220,7 @@ atanh.samples(*unary(-0.7, 0.7))
 
 @op(dtype=floating.but(kinds=dtypes.ALL - dtypes.COMPLEX), ref="numpy.atan2")
 def atan2(xp: Any, x1: Array, x2: Array, /) -> Array:
-    """Elementwise angle of the point (x2, x1), between -pi and pi; its derivatives at (0, 0) are 0.
+    """Elementwise angle of the point (x2, x1), between -pi and pi; its derivatives at (0, 0) are 0, of order 2 as well.
 
     Examples
     --------
@@ -233,7 +234,7 @@ def atan2(xp: Any, x1: Array, x2: Array, /) -> Array:
 def slope(xp: Any, x1: Array, x2: Array) -> Array:
     """``x1 / (x1**2 + x2**2)``, divided twice by the radius, since its square may overflow."""
     radius = xp.hypot(x1, x2)
-    radius = xp.where(radius == 0, 1.0, radius)
+    radius = xp.where(radius == 0, math.inf, radius)
     return x1 / radius / radius
 
 
