@@ -22,6 +22,7 @@ BUILD = Path("build", "debug" if DEBUG else "release")
 DIRECTIVES = {
     "language_level": 3,
     "embedsignature": True,
+    "auto_pickle": False,  # Tensor says how it is pickled; what Cython makes up would take any bytes for a state
     "cdivision": True,
     # Off in the debug build too: there a negative index fails the bounds check instead of wrapping silently.
     "wraparound": False,

@@ -30,18 +30,21 @@ def goal(parts: dict[str, float | None]) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """One line a workload: time, spread over the rounds and peak memory of each side, ratios, goal, reached or not."""
+    """One line a workload: time, spread over the rounds and peak memory of each side, the ratio of the medians
+    and that of the fastest rounds, the goal, and whether it is reached."""
     peers = [side for side in report["sides"] if side != "minigrad"]
     head = ["workload", "minigrad", "rounds", "peak"]
     for peer in peers:
-        head += [peer, "rounds", "peak", "ratio"]
+        head += [peer, "rounds", "peak", "ratio", "fastest"]
     lines = [[*head, "goal", "reached"]]
     for row in report["rows"]:
         line = [row["workload"], *measured(row, "minigrad")]
         for peer in peers:
-            line += [*measured(row, peer), f"{row['ratios'][peer]:.3f}" if peer in row["ratios"] else "-"]
+            cells = measured(row, peer)
+            cells += [f"{row[key][peer]:.3f}" if peer in row[key] else "-" for key in ("ratios", "fastest_ratios")]
             if report["sides"][peer] is None:
-                line[-4] = "not installed"
+                cells[0] = "not installed"
+            line += cells
         line += [goal(row["goal"]), {True: "yes", False: "no", None: "-"}[row["reached"]]]
         lines.append(line)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

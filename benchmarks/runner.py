@@ -23,7 +23,7 @@ REMOVED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE", "
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 AGREEMENT = 1e-3  # of the sides' values, relative
 QUIET = 0.05  # the share of the processors that others may use in a quiet round
-PATIENCE = 600.0  # seconds to wait for a quiet round
+PATIENCE = 600.0  # seconds; then a round counts as it is, and the report says how busy others were
 
 
 class BenchmarkError(RuntimeError):
@@ -97,27 +97,24 @@ def take_turns(family: str, index: int, workload: Workload, settings: Settings) 
 
 
 def measure(python: str, family: str, index: int, side: str, settings: Settings) -> dict[str, Any]:
-    """Measure one side once; where a quiet machine is asked for, again until nothing else was busy meanwhile."""
-    end = time.monotonic() + PATIENCE
+    """Measure one side once; where a quiet machine is asked for, again while others were busy meanwhile."""
+    end = time.monotonic() + (PATIENCE if settings.quiet else 0)
     while True:
-        if settings.quiet:
-            wait_for_quiet(end)
+        wait_for_quiet(end)
         others = machine.Others()
         result = run_side(python, family, index, side, settings)
         result["others"] = others.share()
-        if not settings.quiet or quiet(result["others"]):
+        if quiet(result["others"]) or time.monotonic() >= end:
             return result
 
 
 def wait_for_quiet(end: float) -> None:
-    """Wait until nothing else is busy; raise where it still is at a time."""
-    while True:
+    """Wait until nothing else is busy, or for a time."""
+    while time.monotonic() < end:
         others = machine.Others()
         time.sleep(0.5)
         if quiet(others.share()):
             return
-        if time.monotonic() > end:
-            raise BenchmarkError(f"other processes kept the machine busy for {PATIENCE:.0f} s")
 
 
 def quiet(share: float | None) -> bool:
@@ -143,13 +140,16 @@ def row(family: str, workload: Workload, runs: Mapping[str, list[dict[str, Any]]
     check_agreement(workload, runs)
     rounds = {side: [result["seconds"] for result in results] for side, results in runs.items()}
     seconds = {side: statistics.median(times) for side, times in rounds.items()}
-    ratios = {side: seconds["minigrad"] / time for side, time in seconds.items() if side != "minigrad"}
+    fastest = {side: min(times) for side, times in rounds.items()}
+    peers = [side for side in runs if side != "minigrad"]
+    ratios = {side: seconds["minigrad"] / seconds[side] for side in peers}
     return {
         "family": family,
         "workload": workload.name,
         "seconds": seconds,
         "rounds": rounds,
         "ratios": ratios,
+        "fastest_ratios": {side: fastest["minigrad"] / fastest[side] for side in peers},
         "others": {side: [result["others"] for result in results] for side, results in runs.items()},
         "peak_bytes": {side: max(result["peak_bytes"] for result in results) for side, results in runs.items()},
         "goal": asdict(workload.goal),
@@ -159,7 +159,7 @@ def row(family: str, workload: Workload, runs: Mapping[str, list[dict[str, Any]]
 
 def reached(goal: Goal, seconds: float, ratio: float | None) -> bool | None:
     """Whether every part of a goal is reached; None where there is none, or PyTorch's time is missing."""
-    parts = []
+    parts: list[bool | None] = []
     if goal.seconds is not None:
         parts.append(seconds <= goal.seconds)
     if goal.ratio is not None:

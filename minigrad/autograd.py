@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minigrad import dtypes, ops
@@ -22,32 +21,20 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Mode:
-    """Sets a context variable inside a ``with`` block or a decorated function."""
-
-    variable: Any
-    value: bool
-
-    def __init__(self) -> None:
-        self._tokens: list[Any] = []
-
-    def __enter__(self) -> Any:
-        self._tokens.append(self.variable.set(self.value))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.variable.reset(self._tokens.pop())
+class _Mode(tape.Mode):
+    """A mode for a ``with`` block or a decorated function."""
 
     def __call__(self, function: F) -> F:
+        if getattr(function, "__code__", None) and function.__code__.co_flags & (0x20 | 0x80 | 0x200):
+            raise TypeError(
+                f"{type(self).__name__}: {function.__name__} is a generator or a coroutine, whose body runs after the "
+                "decorator is done. Put a with block inside it"
+            )
+
         @functools.wraps(function)
         def inner(*args: Any, **kwargs: Any) -> Any:
-            token = self.variable.set(self.value)
-            try:
+            with self:
                 return function(*args, **kwargs)
-            finally:
-                self.variable.reset(token)
 
         return inner  # type: ignore[return-value]
 
@@ -65,7 +52,8 @@ class no_grad(_Mode):
     False
     """
 
-    variable, value = tape.grad_mode, False
+    def __init__(self) -> None:
+        super().__init__(tape.grad_mode, False)
 
 
 class enable_grad(_Mode):
@@ -81,11 +69,12 @@ class enable_grad(_Mode):
     True
     """
 
-    variable, value = tape.grad_mode, True
+    def __init__(self) -> None:
+        super().__init__(tape.grad_mode, True)
 
 
 class set_grad_enabled(_Mode):
-    """Record or not, by a flag: a context manager or a decorator.
+    """Record or not, by a flag, from now on; as a context manager until the end of the block.
 
     Parameters
     ----------
@@ -98,13 +87,22 @@ class set_grad_enabled(_Mode):
     >>> with mg.set_grad_enabled(False):
     ...     mg.is_grad_enabled()
     False
+    >>> mg.is_grad_enabled()
+    True
     """
 
-    variable = tape.grad_mode
-
     def __init__(self, mode: bool) -> None:
-        super().__init__()
-        self.value = bool(mode)
+        super().__init__(tape.grad_mode, bool(mode))
+        self._before = is_grad_enabled()
+        tape.grad_mode.set(bool(mode))
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        tape.grad_mode.set(self._before)
+
+    def __call__(self, function: F) -> F:
+        tape.grad_mode.set(self._before)  # a decorator is about the function, not about what follows it
+        return super().__call__(function)
 
 
 class detect_anomaly(_Mode):
@@ -123,23 +121,16 @@ class detect_anomaly(_Mode):
     minigrad.errors.GradError: detect_anomaly: log made a NaN or inf at ... x float32 (2,) from 0 to 1
     """
 
-    variable, value = tape.anomaly_mode, True
+    def __init__(self) -> None:
+        super().__init__(tape.anomaly_mode, True)
 
     def __enter__(self) -> Any:
         tape.count_anomaly_user(1)
         return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:  # noqa: PYI036
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         tape.count_anomaly_user(-1)
-
-    def __call__(self, function: F) -> F:
-        @functools.wraps(function)
-        def inner(*args: Any, **kwargs: Any) -> Any:
-            with detect_anomaly():
-                return function(*args, **kwargs)
-
-        return inner  # type: ignore[return-value]
 
 
 def is_grad_enabled() -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minigrad import random
 from minigrad._core import engine, tape
 from minigrad.autograd import enable_grad, no_grad
-from minigrad.errors import GradError, message
+from minigrad.errors import GradError, describe, message
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -101,17 +101,28 @@ class Function:
                 raise GradError(message(f"{cls.__name__}.forward", "result", t, "a tensor or a tuple of tensors"))
         if not any(ctx.needs_input_grad):
             return result
+        if not many:
+            raise GradError(message(f"{cls.__name__}.forward", "result", "an empty tuple", "at least one tensor"))
+        for name, value in kwargs.items():
+            if getattr(value, "requires_grad", False):
+                hint = "Pass it by position"
+                need = "no tensor that requires grad: keyword arguments get no gradient"
+                raise GradError(message(f"{cls.__name__}.apply", name, describe(value), need, hint))
         places = {id(t): k for k, t in enumerate(many)}
         ctx._outputs = [
             (i, places[id(t)]) for i, t in enumerate(ctx._saved) if id(t) in places and all(t is not a for a in args)
         ]
         # an output must not be held by its own node: keep the bare array
         ctx._saved = tuple(t.detach() if id(t) in places and all(t is not a for a in args) else t for t in ctx._saved)
-        # an input handed through is an output of its own
-        arrays = tuple(t._array.copy() if any(t is a for a in args) else t._array for t in many)
+        arrays = _separate(many, args)
         rule = tape.PyRule(cls.__name__, cls._pull)
         outputs = tape.record(rule, edges, arrays, (ctx, ctx._saved))
-        ctx._node = tape.node_reference(outputs[0])
+        for made, t in zip(outputs, many, strict=True):
+            if made._array is t._array:
+                tape.join_memory(made, t)
+        for made in outputs:
+            if made.requires_grad:
+                ctx._node = tape.node_reference(made)
         return tuple(outputs) if isinstance(result, tuple) else outputs[0]
 
     @classmethod
@@ -131,6 +142,14 @@ class Function:
             if g is not None and not isinstance(g, tape.TensorBase):
                 raise GradError(message(f"{cls.__name__}.backward", "result", g, "tensors or None"))
         return gradients
+
+
+def _separate(tensors: Sequence[Any], inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """The arrays of outputs; an input handed through, and one output given twice, get memory of their own."""
+    return tuple(
+        t._array.copy() if any(t is other for other in (*inputs, *tensors[:i])) else t._array
+        for i, t in enumerate(tensors)
+    )
 
 
 def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -174,6 +193,8 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     for t in many:
         if not isinstance(t, tape.TensorBase):
             raise GradError(message("checkpoint", "result of f", t, "a tensor, or a tuple or list of tensors"))
+    recorded = [i for i, t in enumerate(many) if t.requires_grad]
+    shapes = [t.shape for t in many]
     edges = tuple(tape.frontier(many, since))
     if not edges:
         return result
@@ -187,15 +208,23 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         finally:
             random.set_state(now)
         outputs = list(again) if isinstance(again, (tuple, list)) else [again]
+        if [t.shape for t in outputs] != shapes:
+            got = f"outputs of shapes {[t.shape for t in outputs]}"
+            raise GradError(
+                message("checkpoint", "f", got, f"the shapes of its first run, {shapes}, when it runs again")
+            )
         cotangents = cotangent if isinstance(cotangent, tuple) else (cotangent,)
         live = [
-            (t, g if create else engine.wrapped(g))
-            for t, g in zip(outputs, cotangents, strict=True)
-            if g is not None and t.requires_grad
+            (outputs[i], g if create else engine.wrapped(g))
+            for i, g in zip(recorded, cotangents, strict=True)
+            if g is not None and outputs[i].requires_grad
         ]
         return engine.run_backward([t for t, _ in live], [g for _, g in live], list(edges), create, create, True)
 
     rule = tape.PyRule("checkpoint", pull)
-    guarded = tuple(a for a in args if isinstance(a, tape.TensorBase))
-    outputs = tape.record(rule, edges, tuple(t._array for t in many), guarded)
+    guarded = tuple(a for a in (*args, *edges) if isinstance(a, tape.TensorBase))
+    made = tape.record(rule, edges, _separate([many[i] for i in recorded], args), guarded)
+    outputs = [t.detach() for t in many]
+    for i, t in zip(recorded, made, strict=True):
+        outputs[i] = t
     return type(result)(outputs) if isinstance(result, (tuple, list)) else outputs[0]

@@ -29,7 +29,8 @@ def update(t: T, op: Op[Any], other: Any) -> T:
 def assign(t: Tensor, index: Any, value: Any) -> None:
     """``t[index] = value``."""
     if not isinstance(value, tape.TensorBase):
-        value = ops.asarray(np.asarray(value, t.dtype) if not hasattr(value, "dtype") else value)
+        with np.errstate(all="ignore"):
+            value = ops.asarray(np.asarray(value, t.dtype) if not hasattr(value, "dtype") else value)
     if value.dtype != t.dtype:
         if not np.can_cast(value.dtype, t.dtype, "same_kind"):
             raise DTypeError(
@@ -91,4 +92,5 @@ def _write(t: Tensor, result: Tensor, name: str) -> None:
         )
     t._array[...] = result._array
     tape.mark_changed(t)
-    tape.adopt(t, result)
+    if result._node is not None:  # under no_grad the tensor stays where it was on the tape
+        tape.adopt(t, result)

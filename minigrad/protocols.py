@@ -7,7 +7,7 @@ that does it raises, since its result would have no history.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,9 @@ RENAMED = {
     "amax": "max",
     "amin": "min",
 }
+
+# functions that write into their first argument
+WRITERS = {"copyto", "fill_diagonal", "place", "put", "put_along_axis", "putmask"}
 
 REDUCTIONS = {
     "add": "sum",
@@ -110,6 +113,17 @@ def _take(a: Any, indices: Any, axis: int | None = None) -> Any:
     return ops.take(ops.reshape(a, -1) if axis is None else a, ops.asarray(indices), axis=axis or 0)
 
 
+def _dot(a: Any, b: Any) -> Any:
+    a, b = ops.asarray(a), ops.asarray(b)
+    if not a.ndim or not b.ndim:
+        return ops.multiply(a, b)
+    return ops.matmul(a, b) if b.ndim <= 2 else ops.tensordot(a, b, axes=((-1,), (-2,)))
+
+
+def _trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None) -> Any:
+    return ops.linalg.trace(ops.moveaxis(a, (axis1, axis2), (-2, -1)), offset=offset, dtype=dtype)
+
+
 def _sort(a: Any, axis: int = -1, kind: Any = None, *, stable: Any = None) -> Any:
     return ops.sort(a, axis=axis)
 
@@ -141,7 +155,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "shape": lambda a: a.shape,
     "ndim": lambda a: a.ndim,
     "size": lambda a, axis=None: a.size if axis is None else a.shape[axis],
-    "dot": lambda a, b: ops.matmul(a, b) if a.ndim and b.ndim else ops.multiply(a, b),
+    "dot": _dot,
+    "trace": _trace,
     "round": lambda a, decimals=0: ops.round(a) if decimals == 0 else ops.round(a * 10.0**decimals) / 10.0**decimals,
     "clip": lambda a, a_min=None, a_max=None, **kw: ops.clip(a, kw.get("min", a_min), kw.get("max", a_max)),
 }
@@ -161,7 +176,10 @@ def ufunc(called: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[s
         kwargs["out"] = tuple(_array(o, f"numpy.{called.__name__}: out") for o in out)
     plain = [_array(x, f"numpy.{called.__name__}") for x in inputs]
     result = getattr(called, method)(*plain, **kwargs)
-    return (out[0] if len(out) == 1 else out) if out is not None else _wrapped(result)
+    for changed in (*(out or ()), *(inputs[:1] if method == "at" else ())):
+        if isinstance(changed, tape.TensorBase):
+            tape.mark_changed(changed)
+    return (out[0] if len(out) == 1 else out) if out is not None else _wrapped(result, ())
 
 
 def function(called: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
@@ -175,7 +193,11 @@ def function(called: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> 
         kwargs.pop("out", None)
         return found(*args, **kwargs)
     who = f"{getattr(called, '__module__', 'numpy')}.{name}"
-    return _wrapped(called(*_unwrap(args, who), **_unwrap(kwargs, who)))
+    lent: list[Any] = []
+    result = called(*_unwrap(args, who, lent), **_unwrap(kwargs, who, lent))
+    if name in WRITERS and args and isinstance(args[0], tape.TensorBase):
+        tape.mark_changed(args[0])
+    return _wrapped(result, lent)
 
 
 def namespace(api_version: str | None) -> Any:
@@ -197,18 +219,23 @@ def _array(value: Any, who: str) -> Any:
     return value._array
 
 
-def _unwrap(value: Any, who: str) -> Any:
-    """Arrays in the place of tensors, inside the containers that NumPy functions take."""
+def _unwrap(value: Any, who: str, lent: list[Any]) -> Any:
+    """Arrays in the place of tensors, inside the containers that NumPy functions take; `lent` collects the arrays."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_unwrap(v, who) for v in value)
+        return type(value)(_unwrap(v, who, lent) for v in value)
     if isinstance(value, dict):
-        return {k: _unwrap(v, who) for k, v in value.items()}
-    return _array(value, who)
+        return {k: _unwrap(v, who, lent) for k, v in value.items()}
+    array = _array(value, who)
+    if array is not value:
+        lent.append(array)
+    return array
 
 
-def _wrapped(value: Any) -> Any:
-    """Tensors in the place of the arrays that a NumPy function gave."""
+def _wrapped(value: Any, lent: Sequence[Any]) -> Any:
+    """Tensors in the place of the arrays that a NumPy function gave; a view of a tensor's memory becomes a copy."""
     if isinstance(value, (list, tuple)):
-        parts = [_wrapped(v) for v in value]
+        parts = [_wrapped(v, lent) for v in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return ops.asarray(value) if isinstance(value, np.ndarray | np.generic) else value
+    if not isinstance(value, np.ndarray | np.generic):
+        return value
+    return ops.asarray(value, copy=any(np.may_share_memory(value, array) for array in lent) or None)

@@ -49,6 +49,10 @@ class Tensor(dispatch.Operators):
     """
 
     __slots__ = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("Tensor: got a call of the class, needs mg.tensor(data), which copies, or mg.asarray(data)")
+
     __hash__ = object.__hash__  # by identity, so that tensors may be keys; == compares elements
     __array_priority__ = 1000
 
@@ -301,7 +305,11 @@ class Tensor(dispatch.Operators):
         return _rebuild, (type(self), engine.to_numpy(self), self._leaf)
 
     def __copy__(self) -> Tensor:
-        return self.detach() if self._node is None and not self._leaf else self.clone()
+        if self._node is not None:
+            return self.clone()
+        made = _rebuild(type(self), self._array, self._leaf)
+        tape.join_memory(made, self)
+        return made
 
     # --- Python -----------------------------------------------------------------------------------------------------
 
@@ -609,8 +617,8 @@ class Tensor(dispatch.Operators):
         return ops.conj(self)
 
     def dot(self, other: Any) -> Tensor:
-        """See `minigrad.matmul`."""
-        return ops.matmul(self, other)
+        """NumPy's dot: over the last axis, and the second-to-last of `other`."""
+        return protocols.FUNCTIONS["dot"](self, other)  # type: ignore[no-any-return]
 
     def exp(self) -> Tensor:
         """See `minigrad.exp`."""

@@ -1,4 +1,4 @@
-"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE, and the order of tests: the fast files first."""
+"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE (else ci under CI, dev elsewhere), and the order of tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXAMPLES = 25
 hypothesis.settings.register_profile("dev", max_examples=EXAMPLES, deadline=None)
 hypothesis.settings.register_profile("ci", max_examples=2 * EXAMPLES, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("nightly", max_examples=20 * EXAMPLES, deadline=None, print_blob=True)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 LAST = ("test_packaging", "test_examples", "test_benchmarks")
 

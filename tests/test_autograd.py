@@ -9,6 +9,7 @@ from hypothesis import given
 
 import minigrad as mg
 from minigrad.errors import GradError
+from minigrad.ops import registry
 
 ag = mg.autograd
 
@@ -374,3 +375,93 @@ def test_anomaly_as_decorator_and_for_this_context_only():
     with pytest.raises(GradError):
         bad()
     assert mg.log(mg.zeros(1)).item() == -math.inf
+
+
+def test_hooks_are_removed_by_what_registered_them():
+    x = leaf([1.0])
+    calls = []
+
+    def count(g):
+        calls.append(1)
+
+    first, _ = x.register_hook(count), x.register_hook(count)
+    first()
+    first()
+    (x * 1).sum().backward()
+    assert len(calls) == 1
+    h = x * 1
+    h.retain_grad()
+    h.retain_grad()
+    h.sum().backward()
+    assert h.grad.tolist() == [1.0]
+
+
+def test_a_hook_cannot_change_the_gradient_of_others():
+    a, b, seed = leaf([1.0]), leaf([1.0]), mg.ones(1, dtype=mg.float64)
+    a.register_hook(lambda g: g.__imul__(0.1))
+    with pytest.raises(ValueError, match="read-only"):
+        (a + b).backward(seed)
+    assert seed.tolist() == [1.0]
+
+
+def test_no_grad_refuses_what_it_cannot_decorate():
+    def generator():
+        yield 1
+
+    async def coroutine():
+        return 1
+
+    for function in (generator, coroutine):
+        with pytest.raises(TypeError, match="Put a with block inside it"):
+            mg.no_grad()(function)
+
+
+def test_set_grad_enabled_acts_at_once():
+    try:
+        mg.set_grad_enabled(False)
+        assert not mg.is_grad_enabled()
+    finally:
+        mg.set_grad_enabled(True)
+
+    @mg.set_grad_enabled(False)
+    def inside():
+        return mg.is_grad_enabled()
+
+    assert mg.is_grad_enabled()
+    assert inside() is False
+    assert mg.is_grad_enabled()
+
+
+def test_operands_in_another_byte_order():
+    x = mg.tensor([1.0, 2.0, 3.0], dtype=mg.float64)
+    a = np.array([1.0, 2.0, 3.0], ">f8")
+    assert (x * a).tolist() == (a * x).tolist() == [1.0, 4.0, 9.0]
+    assert (x + a).tolist() == [2.0, 4.0, 6.0]
+    assert mg.add(a, a).tolist() == [2.0, 4.0, 6.0]
+    assert (x * np.array(3.0, ">f8")).tolist() == [3.0, 6.0, 9.0]
+
+
+def test_too_many_positional_arguments():
+    with pytest.raises(TypeError, match=r"negative.. takes at most 1 positional arguments, got 2"):
+        mg.negative(mg.ones(3), 1)
+    with pytest.raises(TypeError, match=r"needs mg\.tensor"):
+        mg.Tensor([1.0, 2.0])
+
+
+@pytest.mark.parametrize(("answer", "text"), [((1.0,), "gave 1, needs a tuple of 2"), (None, "gave NoneType")])
+def test_a_joint_rule_must_answer_for_every_input(answer, text):
+    @registry.op(name="planted_sum")
+    def planted(xp, x, y, /):
+        return x + y
+
+    del registry.REGISTRY["planted_sum"]
+    planted.vjp()(lambda xp, g: answer)
+    with pytest.raises(GradError, match=text):
+        planted(leaf([1.0]), leaf([1.0])).sum().backward()
+
+
+def test_internals_cannot_be_emptied():
+    assert isinstance(mg.add.vjps, tuple)
+    first, _ = mg.split(leaf([1.0, 2.0]) * 1, [1])
+    assert isinstance(first.grad_fn.parents[0].outputs, tuple)
+    assert not hasattr(mg.ones(1), "__setstate_cython__")

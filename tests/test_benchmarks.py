@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -130,13 +131,15 @@ def test_quiet_measures_again_while_others_are_busy(monkeypatch: pytest.MonkeyPa
     assert made == result(2.0) | {"others": 0.01}
 
 
-def test_quiet_gives_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_takes_a_busy_round_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=200.0)
     monkeypatch.setattr(runner.machine.Others, "share", lambda self: 0.5)
     monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(runner, "run_side", lambda *arguments: result(1.0))
     settings = runner.Settings({"minigrad": sys.executable}, threads=1, repeat=1, quiet=True)
-    with pytest.raises(runner.BenchmarkError, match="other processes kept the machine busy"):
-        runner.measure(sys.executable, "chain", 0, "minigrad", settings)
+    made = runner.measure(sys.executable, "chain", 0, "minigrad", settings)
+    assert made == result(1.0) | {"others": 0.5}
 
 
 def test_own_work_does_not_count_as_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +160,7 @@ def test_medians_of_rounds_and_their_ratio() -> None:
     row = runner.row("family", Workload("name", {}, Goal(ratio=0.3)), runs)
     assert row["seconds"] == {"minigrad": 2.0, "torch": 8.0}
     assert row["ratios"] == {"torch": 0.25}
+    assert row["fastest_ratios"] == {"torch": pytest.approx(1 / 3)}
     assert row["reached"] is True
     assert report.spread(row["rounds"]["minigrad"], 2.0) == "-50/+350 %"
 

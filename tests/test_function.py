@@ -232,3 +232,94 @@ def test_checkpoint_of_constants_and_misuse():
         assert not mg.checkpoint(lambda x: x * 2, leaf([1.0])).requires_grad
     with pytest.raises(GradError, match="result of f is 3"):
         mg.checkpoint(lambda: 3)
+
+
+def test_in_place_change_of_a_saved_output_is_found():
+    x = leaf([0.0])
+    y = Exp.apply(x)
+    with pytest.raises(GradError, match="shares its memory"):
+        y += 1
+    with mg.no_grad():
+        y += 1
+    with pytest.raises(GradError, match=r"Exp: .*changed in place"):
+        y.sum().backward()
+
+
+def test_one_output_given_twice_gets_memory_of_its_own():
+    class Twice(mg.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y = x * 2
+            return y, y
+
+        @staticmethod
+        def backward(ctx, a, b):
+            return 2 * (a + b)
+
+    x = leaf([1.0])
+    p, q = Twice.apply(x)
+    assert not np.shares_memory(p.detach().numpy(), q.detach().numpy())
+    (p + 10 * q).sum().backward()
+    assert x.grad.tolist() == [22.0]
+    a, b = mg.checkpoint(lambda x: [x * 3] * 2, x)
+    assert not np.shares_memory(a.detach().numpy(), b.detach().numpy())
+
+
+def test_results_without_gradient():
+    def function(result):
+        return type("Result", (mg.Function,), {"forward": staticmethod(lambda ctx, x: result(x))})
+
+    x = leaf([1.0, 2.0])
+    assert not function(lambda x: x.argmax()).apply(x).requires_grad
+    with pytest.raises(GradError, match="real tensors only"):
+        function(lambda x: x * 1j).apply(x)
+    with pytest.raises(GradError, match="at least one tensor"):
+        function(lambda x: ()).apply(x)
+    with pytest.raises(GradError, match="keyword arguments get no gradient"):
+        Scale.apply(x, 2.0, plus=x)
+
+
+def test_a_backward_that_changes_its_cotangent_is_stopped():
+    class Loud(Scale):
+        @staticmethod
+        def backward(ctx, g):
+            g *= 10
+            return g, None
+
+    a, b, seed = leaf([1.0]), leaf([1.0]), mg.ones(1, dtype=mg.float64)
+    with pytest.raises(ValueError, match="read-only"):
+        (b * 1 + Loud.apply(a, 1.0)).backward(seed)
+    assert seed.tolist() == [1.0]
+
+
+def test_checkpoint_runs_the_hooks_of_its_inputs_once():
+    x = leaf([1.0])
+    x.register_hook(lambda g: g * 10)
+    mg.checkpoint(lambda t: t * 2, x).sum().backward()
+    assert x.grad.tolist() == [20.0]
+    z = leaf([1.0])
+    h = z * 1
+    h.retain_grad()
+    mg.checkpoint(lambda t: t * 2, h).sum().backward()
+    assert h.grad.tolist() == [2.0]
+
+
+def test_checkpoint_finds_a_second_run_that_differs():
+    x, runs = leaf([1.0, 2.0]), []
+
+    def f(x):
+        runs.append(1)
+        return x[: len(runs)] * 2
+
+    with pytest.raises(GradError, match="the shapes of its first run"):
+        mg.checkpoint(f, x).sum().backward()
+
+
+def test_checkpoint_finds_a_changed_parameter_and_leaves_constants_alone():
+    x, w = leaf([1.0]), leaf([2.0])
+    y, constant = mg.checkpoint(lambda x: (x * w, mg.ones(1)), x)
+    assert not constant.requires_grad
+    with mg.no_grad():
+        w += 1
+    with pytest.raises(GradError, match=r"checkpoint: .*changed in place"):
+        y.sum().backward()

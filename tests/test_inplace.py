@@ -184,3 +184,38 @@ def test_python_numbers_are_weak_when_assigned():
     h += 1.5
     assert h.dtype == mg.bfloat16
     assert h.tolist() == [1.5, 1.5]
+
+
+def test_a_view_that_is_gone_does_not_forbid_a_change():
+    x = leaf([1.0, 2.0])
+    h = x * 3
+    assert float(h[0]) == 3.0
+    h += 1
+    h[0] = h[1].clone()
+    h.sum().backward()
+    assert x.grad.tolist() == [0.0, 6.0]
+
+
+def test_under_no_grad_a_recorded_tensor_keeps_its_place():
+    x = leaf([1.0, 2.0])
+    h, k = x * 3, x * 3
+    with mg.no_grad():
+        h += 1
+        k[0] = 4.0
+    (h + k).sum().backward()
+    assert x.grad.tolist() == [6.0, 6.0]
+
+
+def test_accumulating_into_grad_counts_as_a_change():
+    x, w = leaf([1.0]), leaf([3.0])
+    (x * 2).sum().backward()
+    y = (w * x.grad).sum()
+    (x * 2).sum().backward()
+    with pytest.raises(GradError, match=r"accumulation into \.grad"):
+        y.backward()
+
+
+def test_half_assignment_is_silent():
+    t = mg.zeros(2, dtype=mg.float16)
+    t[0] = 1e10
+    assert t.tolist() == [np.inf, 0.0]

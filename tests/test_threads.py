@@ -1,6 +1,10 @@
 """Threads: graphs built and differentiated at the same time, apart and shared."""
 
+import os
+import signal
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -97,3 +101,53 @@ def test_one_tensor_changed_and_read_by_threads_does_not_crash():
 
     run(work)
     assert t[0].item() == 199.0
+
+
+def test_threads_that_free_a_graph_under_each_other_raise_and_do_not_crash():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(150):
+            x = mg.ones(12, requires_grad=True)
+            t = x * 1.0
+            for _ in range(10):
+                t = mg.split(t, [1])[1]
+            y = t.sum()
+
+            def work(k, x=x, y=y):
+                try:
+                    y.backward() if k % 2 else mg.grad(y, x, create_graph=True)
+                except GradError as error:
+                    return str(error)
+                return "freed nothing under anybody"
+
+            assert all("freed" in text for text in run(work))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_accumulates_can_differentiate():
+    w, stop = mg.zeros(1_000_000, requires_grad=True), threading.Event()
+
+    def train():
+        seed = mg.ones(1_000_000)
+        while not stop.is_set():
+            (w * 1).backward(seed)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        for _ in range(15):
+            time.sleep(0.005)
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(10)
+                x = mg.ones(1, requires_grad=True)
+                x.sum().backward()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join()

@@ -8,8 +8,8 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_DOUBLE, NPY_FLOAT, PyArray_BASE, PyArray_CHKFLAGS,
-    PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_EMPTY, PyArray_IS_C_CONTIGUOUS, PyArray_ITEMSIZE,
-    PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
+    PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_EMPTY, PyArray_ISBEHAVED_RO, PyArray_IS_C_CONTIGUOUS,
+    PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
 import numpy as np
@@ -97,6 +97,7 @@ cdef inline void strided(int code, real* x, npy_intp sx, real* y, npy_intp sy, r
 cdef inline bint is_small(object a):
     return (
         type(a) is ndarray and PyArray_IS_C_CONTIGUOUS(<ndarray>a) and PyArray_SIZE(<ndarray>a) <= SMALL
+        and PyArray_ISBEHAVED_RO(<ndarray>a)
         and (PyArray_TYPE(<ndarray>a) == NPY_FLOAT or PyArray_TYPE(<ndarray>a) == NPY_DOUBLE)
     )
 

@@ -1,7 +1,7 @@
 """Dispatch: how a call of an op becomes arrays in, arrays out and a node on the tape."""
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from numpy cimport NPY_DOUBLE, NPY_FLOAT, PyArray_TYPE, import_array, ndarray
+from numpy cimport NPY_DOUBLE, NPY_FLOAT, PyArray_ISNOTSWAPPED, PyArray_TYPE, import_array, ndarray
 
 import os
 
@@ -9,7 +9,7 @@ from minigrad._core.arrays cimport (
     ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, dtype_of, hush, overlaps, unary, unhush,
 )
 from minigrad._core.tape cimport (
-    Node, Rule, TensorBase, anomaly, check_versions, edge_of, new_node, new_pick, out_versions,
+    Node, Rule, TensorBase, anomaly, check_versions, edge_of, new_node, new_pick, out_versions, raise_freed,
     recording, version_of, versions, wrap,
 )
 
@@ -68,11 +68,6 @@ def use_kernels(bint on):
     return bool(before)
 
 
-def namespace():
-    """The namespace of minigrad's own ops."""
-    return _namespace
-
-
 cdef class Vjp:
     """The rule for one input (or, for a joint rule, for all of them) and the residuals it asks for."""
     cdef readonly object rule
@@ -108,7 +103,7 @@ cdef class Op(Rule):
     cdef readonly object result          # dtype rule of the output: "same" or None
     cdef readonly bint view
     cdef readonly int code               # of the small-array loops, 0 where there is none
-    cdef readonly list vjps              # per input: Vjp or None; one Vjp for all inputs under `joint`
+    cdef readonly tuple vjps             # per input: Vjp or None; one Vjp for all inputs under `joint`
     cdef readonly object joint
     cdef int n_residuals                 # what a node saves: for each residual its kind and the input it is of
     cdef int kinds[16]
@@ -137,7 +132,7 @@ cdef class Op(Rule):
         self.skip = skip
         self.view = view
         self.code = FLAGS[code] if code else 0
-        self.vjps = [None] * len(inputs)
+        self.vjps = (None,) * len(inputs)
         self.joint = None
         self.n_residuals = 0
         self.composed = True
@@ -180,11 +175,7 @@ cdef class Op(Rule):
         if index is None:
             self.joint = entry
         else:
-            self.vjps[index] = entry
-
-    def __get__(self, instance, owner):
-        # an op in a class body works as a method
-        return self if instance is None else _Bound(self, instance)
+            self.vjps = (*self.vjps[:index], entry, *self.vjps[index + 1:])
 
     def __repr__(self):
         return f"<op {self.name}>"
@@ -196,7 +187,7 @@ cdef class Op(Rule):
         cdef tuple given = args
         cdef Py_ssize_t n = len(self.inputs), k = len(given)
         if not kwargs:
-            if self.code and k == 2:
+            if self.code and k == 2 and n == 2:
                 return self.pair(given[0], given[1])
             if self.defaults_complete and (self.variadic or k == n):
                 return self.apply(given, self.defaults)
@@ -436,7 +427,7 @@ cdef class Op(Rule):
         if type(out) is tuple:
             parts = []
             if record:
-                node.outputs = [(part.shape, part.dtype) for part in <tuple>out]
+                node.outputs = tuple([(part.shape, part.dtype) for part in <tuple>out])
             for i in range(len(<tuple>out)):
                 part = (<tuple>out)[i]
                 made = wrap(part, new_pick(node, <int>i, part) if record and part.dtype.kind in "fV" else None)
@@ -526,15 +517,19 @@ cdef class Op(Rule):
         return (<TensorBase>x).shape if kind == SHAPE else (<TensorBase>x).dtype
 
     cdef list pull(self, Node node, object g, unsigned long long want, bint create):
+        # taken once: another thread may free the node while a rule runs
         cdef tuple parents = node.parents, saved = node.saved
+        cdef dict params = node.params
         cdef Py_ssize_t n = len(parents), i, slot
         cdef list grads = [None] * n
         cdef list values
         cdef object backend, compute, xp, item
         cdef Vjp entry
+        if node.freed:
+            raise_freed()
         check_versions(node)
         if self.code and not create and _kernels and node.compute is None and type(g) is ndarray and not anomaly():
-            if self.pull_small(node, g, want, grads):
+            if self.pull_small(parents, saved, g, want, grads):
                 return grads
         if create:
             backend, xp = None, _namespace
@@ -558,11 +553,14 @@ cdef class Op(Rule):
             g = tuple([cast(part, node.compute) for part in <tuple>g]) if type(g) is tuple else cast(g, node.compute)
         if self.joint is not None:
             entry = <Vjp>self.joint
-            given = self.run(entry, backend, xp, g, values, node.params)
+            given = self.run(entry, backend, xp, g, values, params)
+            if not isinstance(given, (tuple, list)) or len(given) != n:
+                count = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
+                raise GradError(f"{self.name}: its joint vjp rule gave {count}, needs a tuple of {n}, one an input")
             return list(given)
         for i in range(n):
             if parents[i] is not None and (i >= 64 or (want >> i) & 1):
-                grads[i] = self.run(<Vjp>self.vjps[i], backend, xp, g, values, node.params)
+                grads[i] = self.run(<Vjp>self.vjps[i], backend, xp, g, values, params)
         return grads
 
     cdef object run(self, Vjp entry, object backend, object xp, object g, list values, dict params):
@@ -591,19 +589,19 @@ cdef class Op(Rule):
             item = wrap(item, node)
         return cast(item, node.compute) if node.compute is not None else item
 
-    cdef bint pull_small(self, Node node, object g, unsigned long long want, list grads) except -1:
+    cdef bint pull_small(self, tuple parents, tuple saved, object g, unsigned long long want, list grads) except -1:
         """The rules of + - * and unary minus without a Python call; False where they do not take the arrays."""
         cdef object other, part
         cdef Py_ssize_t i
         if self.code == ADD:
             for i in range(2):
-                if node.parents[i] is not None and (want >> i) & 1:
+                if parents[i] is not None and (want >> i) & 1:
                     grads[i] = g
             return True
         if self.code == SUBTRACT:
-            if node.parents[0] is not None and want & 1:
+            if parents[0] is not None and want & 1:
                 grads[0] = g
-            if node.parents[1] is not None and want & 2:
+            if parents[1] is not None and want & 2:
                 part = unary(NEGATIVE, g)
                 grads[1] = -g if part is None else part
             return type(grads[1]) is ndarray or grads[1] is None
@@ -613,8 +611,8 @@ cdef class Op(Rule):
             return type(grads[0]) is ndarray
         if self.code == MULTIPLY:
             for i in range(2):
-                if node.parents[i] is not None and (want >> i) & 1:
-                    other = node.saved[(<Vjp>self.vjps[i]).places[0]]
+                if parents[i] is not None and (want >> i) & 1:
+                    other = saved[(<Vjp>self.vjps[i]).places[0]]
                     if isinstance(other, TensorBase):
                         other = (<TensorBase>other)._array
                     part = binary(MULTIPLY, g, other)
@@ -625,27 +623,6 @@ cdef class Op(Rule):
                     grads[i] = part
             return True
         return False
-
-
-cdef class _Bound:
-    """An op as a method of a tensor."""
-    cdef Op op
-    cdef object instance
-
-    def __init__(self, op, instance):
-        self.op = op
-        self.instance = instance
-
-    @property
-    def __doc__(self):
-        return self.op.__doc__
-
-    @property
-    def __name__(self):
-        return self.op.name
-
-    def __call__(self, *args, **kwargs):
-        return self.op(self.instance, *args, **kwargs)
 
 
 cdef bint keeps_grad(Op op, object array) except -1:
@@ -676,14 +653,16 @@ cdef inline bint is_plain(object a, object b) except -1:
     cdef int kind
     if type(a) is ndarray:
         kind = PyArray_TYPE(<ndarray>a)
-        if kind != NPY_FLOAT and kind != NPY_DOUBLE:
+        if (kind != NPY_FLOAT and kind != NPY_DOUBLE) or not PyArray_ISNOTSWAPPED(<ndarray>a):
             return False
         if type(b) is ndarray:
-            return PyArray_TYPE(<ndarray>b) == kind
+            return PyArray_TYPE(<ndarray>b) == kind and PyArray_ISNOTSWAPPED(<ndarray>b)
         return type(b) is float or type(b) is int
     if type(b) is ndarray:
         kind = PyArray_TYPE(<ndarray>b)
-        return (kind == NPY_FLOAT or kind == NPY_DOUBLE) and (type(a) is float or type(a) is int)
+        if (kind != NPY_FLOAT and kind != NPY_DOUBLE) or not PyArray_ISNOTSWAPPED(<ndarray>b):
+            return False
+        return type(a) is float or type(a) is int
     return False
 
 
@@ -716,7 +695,6 @@ def cast_all(out, compute, result):
 
 
 cdef Op _add, _subtract, _multiply, _divide, _negative
-cdef dict _operator = {}
 
 
 def bind_operators(ops):

@@ -7,8 +7,9 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, import_array, ndarray
 
 from minigrad._core.arrays cimport ADD, add_to, binary, dtype_of, expand, filled, hush, same_shape, sole, unhush
-from minigrad._core.tape cimport Node, TensorBase, anomaly, edge_of, wrap
+from minigrad._core.tape cimport Node, TensorBase, Version, anomaly, edge_of, raise_freed, version_of, wrap
 
+import os
 import weakref
 
 from minigrad._core.tape import grad_mode
@@ -26,6 +27,21 @@ cdef object _grad_mode = grad_mode
 cdef object _namespace = None
 cdef dict _backends = {}
 cdef cython.pymutex _grad_lock
+
+
+def _acquire_grad_lock():
+    _grad_lock.acquire()
+
+
+def _release_grad_lock():
+    _grad_lock.release()
+
+
+# a child forked while another thread accumulates would find the lock held for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_acquire_grad_lock, after_in_parent=_release_grad_lock, after_in_child=_release_grad_lock
+    )
 
 
 def bind(namespace, backends):
@@ -232,13 +248,17 @@ cdef class Run:
         Py_XDECREF(held)
         return g
 
+    cdef bint outer(self, Py_ssize_t slot):
+        """Whether another pass, which asked for this one, goes on from the slot, and will run its hooks."""
+        return self.stop and self.slots[slot].target >= 0
+
     cdef settle_leaf(self, Py_ssize_t slot):
         """All contributions to a leaf are in: run its hooks, then accumulate or report."""
         cdef TensorBase leaf = <TensorBase><object>self.slots[slot].item
         cdef object g = self.take(slot)
         if g is None:
             return
-        if leaf._hooks:
+        if leaf._hooks and not self.outer(slot):
             g = run_hooks(leaf._hooks, g, leaf._array.shape, leaf._array.dtype, self.create, "leaf")
         if self.slots[slot].target >= 0:
             self.found[self.slots[slot].target] = g
@@ -271,7 +291,7 @@ cdef class Run:
                 if not self.slots[slot].needed:
                     self.drop(slot)
                     continue
-                if g is not None and node.hooks and node.shape is not None:
+                if g is not None and node.hooks and node.shape is not None and not self.outer(slot):
                     g = run_hooks(node.hooks, g, node.shape, node.dtype, self.create, node.rule.name)
                 if self.slots[slot].target >= 0:
                     self.found[self.slots[slot].target] = g
@@ -293,6 +313,8 @@ cdef class Run:
                     continue
                 if node.shape is None:
                     g = fill_missing(<list>g, node, self.create)
+                    if node.freed:    # by another thread, while zeros were made
+                        raise_freed()
                 want = 0
                 for k in range(len(parents)):
                     edge = parents[k]
@@ -358,13 +380,6 @@ cdef class Run:
 
 cdef inline size_t hash_pointer(PyObject* p) noexcept nogil:
     return (<uintptr_t>p >> 4) * <size_t>0x9E3779B97F4A7C15 >> 20
-
-
-cdef raise_freed():
-    raise GradError(
-        "backward: the graph was freed by an earlier backward. Pass retain_graph=True to the first one, or compute the "
-        "outputs again"
-    )
 
 
 cdef object total_of(object a, object b, bint create):
@@ -475,8 +490,8 @@ cdef object fill_missing(list bundle, Node node, bint create):
 
 cdef object run_hooks(list hooks, object g, object shape, object dtype, bint create, str name):
     """Call hooks on a complete cotangent; what one returns takes its place."""
-    cdef TensorBase t = g if isinstance(g, TensorBase) else wrap(g, None)
-    for hook in list(hooks):
+    cdef TensorBase t = wrapped(g)
+    for (hook,) in list(hooks):
         changed = hook(t)
         if changed is not None:
             if not isinstance(changed, TensorBase):
@@ -493,6 +508,7 @@ cdef object run_hooks(list hooks, object g, object shape, object dtype, bint cre
 cdef accumulate_grad(TensorBase leaf, object g, bint create):
     """Add a cotangent to ``.grad``; nothing is lost when threads share a parameter."""
     cdef TensorBase grad
+    cdef Version version
     if create:
         # a copy in the graph: the cotangent may be the caller's own tensor, or that of another leaf
         leaf._grad = _namespace.positive(g) if leaf._grad is None else _namespace.add(leaf._grad, g)
@@ -506,9 +522,9 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
         if grad._node is None and not grad._leaf and is_writeable(grad._array):
             if not add_to(grad._array, g):
                 grad._array += g
-            if grad._version is not None:
-                grad._version.value += 1
-                grad._version.site = "accumulation into .grad by backward"
+            version = version_of(grad)
+            version.value += 1
+            version.site = "accumulation into .grad by backward"
         else:
             leaf._grad = _namespace.add(grad, wrap(g, None))
 
@@ -639,11 +655,12 @@ def register_hook(TensorBase t not None, hook):
         hooks = t._hooks
     else:
         raise GradError("register_hook: the tensor does not require grad, so no gradient will ever reach it")
-    hooks.append(hook)
+    entry = (hook,)
+    hooks.append(entry)
 
     def remove():
-        if hook in hooks:
-            hooks.remove(hook)
+        # by identity: the same function may be registered twice
+        hooks[:] = [other for other in hooks if other is not entry]
     return remove
 
 
@@ -655,11 +672,15 @@ def retain_grad(TensorBase t not None):
         return
     # the node must not hold the tensor it made, or the graph would be a cycle
     reference = weakref.ref(t)
+    for (hook,) in t._node.hooks or ():
+        if getattr(hook, "retains", None) == reference:
+            return
 
     def keep(g):
         tensor = reference()
         if tensor is not None:
             tensor._grad = g.clone() if tensor._grad is None else tensor._grad + g
+    keep.retains = reference
     register_hook(t, keep)
 
 
@@ -706,5 +727,10 @@ def spread(value):
 
 
 def wrapped(array):
-    """A constant tensor on a cotangent that the engine holds as an array."""
-    return array if isinstance(array, TensorBase) else wrap(array, None)
+    """A constant tensor on a cotangent that the engine holds as an array; read-only, as others may hold it too."""
+    if isinstance(array, TensorBase):
+        return array
+    view = array.view()
+    if type(view) is ndarray:
+        view.flags.writeable = False
+    return wrap(view, None)

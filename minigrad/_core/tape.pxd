@@ -23,7 +23,7 @@ cdef class Node:
     cdef readonly tuple shape        # of the output; None for a node of several outputs
     cdef readonly object dtype
     cdef readonly int index          # which output of its parent, for a pick
-    cdef readonly list outputs       # (shape, dtype) of each output, for a node of several
+    cdef readonly tuple outputs      # (shape, dtype) of each output, for a node of several
     cdef public list hooks
     cdef public str site             # where it was recorded, under detect_anomaly
     cdef readonly unsigned long long seq
@@ -49,5 +49,6 @@ cdef Node new_node(Rule rule, dict params, tuple parents, tuple saved, object ar
 cdef Node new_pick(Node source, int index, object array)
 cdef int check_versions(Node node) except -1
 cdef object edge_of(TensorBase t)
+cdef raise_freed()
 cdef long versions(tuple saved) except -1
 cdef long out_versions(object kept) except -1

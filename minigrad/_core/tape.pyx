@@ -18,6 +18,7 @@ import_array()
 
 cdef extern from "Python.h":
     int PyContextVar_Get(object var, PyObject* default, PyObject** value) except -1
+    Py_ssize_t Py_REFCNT(PyObject*)
     object PyLong_FromSsize_t(Py_ssize_t)
 
 
@@ -58,6 +59,29 @@ def count_anomaly_user(int step):
     _anomaly_users += step
 
 
+cdef class Mode:
+    """Sets a context variable inside a ``with`` block.
+
+    Compiled, so that an interrupt from the keyboard cannot come between a change and its undoing.
+    """
+    cdef object variable, value
+    cdef list tokens
+
+    def __cinit__(self, *args, **kwargs):
+        self.tokens = []
+
+    def __init__(self, variable, value):
+        self.variable = variable
+        self.value = value
+
+    def __enter__(self):
+        self.tokens.append(self.variable.set(self.value))
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.variable.reset(self.tokens.pop())
+
+
 def is_recording():
     """True where new operations are recorded on the tape (no ``no_grad`` is in force)."""
     return recording()
@@ -69,7 +93,7 @@ def user_site():
     while frame is not None:
         path = frame.f_code.co_filename
         # nn/ installs below the package, but in a checkout it lies beside it; both belong to us
-        if not path.startswith(_package) and not frame.f_globals.get("__name__", "").startswith("minigrad."):
+        if not path.startswith(_package) and not str(frame.f_globals.get("__name__")).startswith("minigrad."):
             return f"{path}:{frame.f_lineno}, in {frame.f_code.co_name}"
         frame = frame.f_back
     return "an unknown place"
@@ -139,6 +163,8 @@ cdef release(Node node):
     node.parents = _no_args
     node.params = None
     node.out_versions = None
+    if type(node.rule) is PyRule:    # made for this node alone; what its function closes over goes too
+        (<PyRule>node.rule).function = None
 
 
 cdef tuple shape_of(object array):
@@ -212,6 +238,13 @@ cdef long out_versions(object kept) except -1:
     for item in <tuple>kept:
         total += (<Version>item).value
     return total
+
+
+cdef raise_freed():
+    raise GradError(
+        "backward: the graph was freed by an earlier backward. Pass retain_graph=True to the first one, or compute the "
+        "outputs again"
+    )
 
 
 cdef raise_changed(Node node):
@@ -329,8 +362,20 @@ def adopt(TensorBase t not None, TensorBase result not None):
 
 
 def is_shared(TensorBase t not None):
-    """Whether other tensors lie in the same memory."""
-    return t._version is not None and t._version.shared
+    """Whether other tensors that are still alive lie in the same memory."""
+    cdef Py_ssize_t holders
+    if t._version is None or not t._version.shared:
+        return False
+    # every tensor in the memory holds the count, and so does the node that saved the tensor as its output
+    holders = Py_REFCNT(<PyObject*>t._version)
+    if t._node is not None and t._node.out_versions is t._version:
+        holders -= 1
+    return holders > 1
+
+
+def join_memory(TensorBase made not None, TensorBase source not None):
+    """Let a tensor that was wrapped around the array of `source` count in-place changes with it."""
+    made._version = version_of(source)
 
 
 cdef class PyRule(Rule):
@@ -364,15 +409,21 @@ def record(Rule rule not None, tuple parents not None, tuple arrays not None, tu
     -------
     list of Tensor
     """
-    cdef Node node = new_node(rule, None, parents, saved, arrays[0] if len(arrays) == 1 else None)
+    cdef Node node
     cdef list outputs = []
     cdef int i
+    for array in arrays:
+        if array.dtype.kind == "c":
+            raise GradError(f"{rule.name}: the result is {array.dtype}; gradients are defined for real tensors only")
+    if not any([array.dtype.kind in "fV" for array in arrays]):
+        return [wrap(array, None) for array in arrays]
+    node = new_node(rule, None, parents, saved, arrays[0] if len(arrays) == 1 else None)
     node.version_sum = versions(saved)
     if anomaly():
         node.site = user_site()
     if len(arrays) == 1:
         return [wrap(arrays[0], node)]
-    node.outputs = [(tuple(array.shape), array.dtype) for array in arrays]
+    node.outputs = tuple([(tuple(array.shape), array.dtype) for array in arrays])
     for i in range(<int>len(arrays)):
         outputs.append(wrap(arrays[i], new_pick(node, i, arrays[i]) if arrays[i].dtype.kind in "fV" else None))
     return outputs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad._core import tape
+from minigrad._core import losses, tape
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops.conversion import new, to_array
 from minigrad.ops.loss import check_reduction, real
@@ -419,3 +419,7 @@ def prepare(who: str, name: str, source: Any, targets: Any, weight: Any, *, soft
     if weight is not None and (weight.shape if hasattr(weight, "shape") else np.shape(weight)) != source.shape[-1:]:
         raise ShapeError(message(who, "weight", weight, f"a number for each of the {source.shape[-1]} classes"))
     return source, targets
+
+
+_cross_entropy.kernel("cpu", dtypes.float32, dtypes.float64)(losses.cross_entropy)
+_cross_entropy.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(losses.cross_entropy_vjp)
