@@ -6,8 +6,10 @@ python examples/train_digits.py --data mnist --epochs 10 --batch-size 128
 
 import argparse
 import math
+import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import minigrad as mg
 from minigrad import nn, optim
@@ -22,6 +24,7 @@ except ImportError:
 Part = tuple[mg.Tensor, mg.Tensor]  # images (n, pixels), labels (n,)
 ROW = "epoch {:3}   train: loss {:.4f}, accuracy {:.2%}   validation: loss {:.4f}, accuracy {:.2%}"
 EXTRA = "pip install 'minigrad[demo]'"
+PICTURES = (".png", ".svg", ".pdf", ".jpg")
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,16 +32,33 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=formatter)
     add = parser.add_argument
     add("--data", choices=["digits", "mnist"], default="digits", help="8x8 digits, in the package, or MNIST")
-    add("--epochs", type=int, default=30, help="passes over the training data")
-    add("--batch-size", type=int, default=32, help="images in one step")
+    add("--epochs", type=positive, default=30, help="passes over the training data")
+    add("--batch-size", type=positive, default=32, help="images in one step")
     add("--lr", type=float, default=3e-3, help="learning rate at the start; it falls along a cosine")
-    add("--hidden", type=int, nargs="+", default=[256, 128], help="units of each hidden layer")
+    add("--hidden", type=positive, nargs="+", default=[256, 128], help="units of each hidden layer")
     add("--dropout", type=float, default=0.3, help="share of the hidden units switched off in a step")
     add("--weight-decay", type=float, default=0.05, help="decay of the weights (AdamW)")
     add("--seed", type=int, default=0, help="of the weights, the order of the images, and dropout")
-    add("--plot", metavar="PATH", default="digits.png", help="where to save the curves")
+    add("--plot", type=picture, metavar="PATH", default="digits.png", help="where to save the curves; '' for nowhere")
     add("--device", default="cpu", help="where to compute")
     return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def picture(text: str) -> str:
+    """A path that the curves can be saved to, or nothing."""
+    path = Path(text)
+    if text and path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in any of {', '.join(PICTURES)}")
+    if text and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: is there such a folder?")
+    return text
 
 
 def load(name: str, device: str) -> tuple[Part, Part, Part]:
@@ -145,8 +165,9 @@ def main() -> None:
         f"test accuracy {accuracy:.2%} ({round(accuracy * sizes[2])} of {sizes[2]}) after {seconds:.1f} s of training"
     )
     try:
-        plot(history, accuracy, f"{args.data}, {' - '.join(map(str, args.hidden))} hidden units", args.plot)
-        print(f"curves saved to {args.plot}")
+        if args.plot:
+            plot(history, accuracy, f"{args.data}, {' - '.join(map(str, args.hidden))} hidden units", args.plot)
+            print(f"curves saved to {args.plot}")
     except ImportError as missing:
         print(f"no picture of the curves, for {missing.name} is not installed: {EXTRA}")
     other = "--data mnist --epochs 10 --batch-size 128" if args.data == "digits" else "--hidden 1024 1024"

@@ -3,7 +3,7 @@
 The public namespace: the Python array API standard, what deep learning adds to it, and differentiation.
 """
 
-from minigrad import autograd, data, dtypes, errors, random
+from minigrad import autograd, dtypes, errors, random
 from minigrad.autograd import (
     detect_anomaly,
     enable_grad,
@@ -364,7 +364,6 @@ __all__ = [
     "cross_entropy",
     "cumulative_prod",
     "cumulative_sum",
-    "data",
     "detect_anomaly",
     "diagonal",
     "diff",
@@ -537,7 +536,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # what stands on the engine is imported when it is first asked for: `import minigrad` must stay fast
-    if name in ("nn", "optim", "testing"):
+    if name in ("data", "nn", "optim", "testing"):
         import importlib
 
         return importlib.import_module(f"minigrad.{name}")

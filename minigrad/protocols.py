@@ -6,6 +6,7 @@ that does it raises, since its result would have no history.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ RENAMED = {
     "right_shift": "bitwise_right_shift",
     "mod": "remainder",
     "rint": "round",
+    "around": "round",
     "concatenate": "concat",
     "amax": "max",
     "amin": "min",
@@ -45,6 +47,7 @@ RENAMED = {
 
 # functions that write into their first argument
 WRITERS = {"copyto", "fill_diagonal", "place", "put", "put_along_axis", "putmask"}
+TARGETS = ("dst", "arr", "a")  # what they call it
 
 REDUCTIONS = {
     "add": "sum",
@@ -60,49 +63,81 @@ def _transpose(a: Any, axes: Any = None) -> Any:
     return ops.permute_dims(a, tuple(range(a.ndim))[::-1] if axes is None else tuple(axes))
 
 
+def _cast(a: Any, dtype: Any) -> Any:
+    return a if dtype is None else ops.astype(a, dtype)
+
+
 def _variance(name: str) -> Callable[..., Any]:
     def call(
         a: Any,
         axis: Any = None,
         dtype: Any = None,
-        *,
+        out: None = None,
         ddof: float = 0,
-        correction: float | None = None,
         keepdims: bool = False,
+        *,
+        correction: float | None = None,
     ) -> Any:
-        a = a if dtype is None else ops.astype(a, dtype)
-        return getattr(ops, name)(a, axis, correction=ddof if correction is None else correction, keepdims=keepdims)
+        spread = ddof if correction is None else correction
+        return _unless(out, getattr(ops, name), _cast(a, dtype), axis, correction=spread, keepdims=keepdims)
 
     return call
 
 
-def _mean(a: Any, axis: Any = None, dtype: Any = None, *, keepdims: bool = False) -> Any:
-    return ops.mean(a if dtype is None else ops.astype(a, dtype), axis, keepdims=keepdims)
+def _mean(a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: bool = False) -> Any:
+    return _unless(out, ops.mean, _cast(a, dtype), axis, keepdims=keepdims)
+
+
+def _sum(name: str) -> Callable[..., Any]:
+    def call(a: Any, axis: Any = None, dtype: Any = None, out: None = None, keepdims: bool = False) -> Any:
+        return _unless(out, getattr(ops, name), a, axis, dtype=dtype, keepdims=keepdims)
+
+    return call
 
 
 def _reduction(name: str) -> Callable[..., Any]:
-    def call(a: Any, axis: Any = None, dtype: Any = None, *, keepdims: bool = False) -> Any:
-        return getattr(ops, name)(a, axis, dtype=dtype, keepdims=keepdims)
+    def call(a: Any, axis: Any = None, out: None = None, keepdims: bool = False) -> Any:
+        return _unless(out, getattr(ops, name), a, axis, keepdims=keepdims)
 
     return call
 
 
 def _cumulative(name: str) -> Callable[..., Any]:
-    def call(a: Any, axis: int | None = None, dtype: Any = None) -> Any:
+    def call(a: Any, axis: int | None = None, dtype: Any = None, out: None = None) -> Any:
         flat = axis is None
-        return getattr(ops, name)(ops.reshape(a, -1) if flat else a, axis=0 if flat else axis, dtype=dtype)
+        return _unless(
+            out, getattr(ops, name), ops.reshape(a, -1) if flat else a, axis=0 if flat else axis, dtype=dtype
+        )
 
     return call
 
 
+def _like(name: str) -> Callable[..., Any]:
+    def call(a: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> Any:
+        return getattr(ops, name)(a.shape if shape is None else shape, dtype=dtype or a.dtype)
+
+    return call
+
+
+def _unless(out: Any, found: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The call, unless the result is wanted in memory that exists already."""
+    return found(*args, **kwargs) if out is None else NotImplemented
+
+
+def _full_like(a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True) -> Any:
+    return ops.full_like(a, fill_value, dtype=dtype)
+
+
 def _copy(a: Any, order: str = "K", subok: bool = False) -> Any:
-    return ops.positive(a)
+    return ops.copy(a)
+
+
+def _reshape(a: Any, shape: Any, order: str = "C", *, copy: bool | None = None) -> Any:
+    return ops.reshape(a, shape, copy=copy) if order == "C" else NotImplemented
 
 
 def _ravel(a: Any, order: str = "C") -> Any:
-    if order != "C":
-        raise TypeError(f"numpy.ravel: got order={order!r}, minigrad tensors know only 'C'")
-    return ops.reshape(a, -1)
+    return _reshape(a, -1, order)
 
 
 def _squeeze(a: Any, axis: Any = None) -> Any:
@@ -113,6 +148,23 @@ def _take(a: Any, indices: Any, axis: int | None = None) -> Any:
     return ops.take(ops.reshape(a, -1) if axis is None else a, ops.asarray(indices), axis=axis or 0)
 
 
+def _concat(arrays: Any, axis: int | None = 0) -> Any:
+    return ops.concat(arrays, axis=axis)
+
+
+def _stack(arrays: Any, axis: int = 0) -> Any:
+    return ops.stack(arrays, axis=axis)
+
+
+def _vstack(tup: Any) -> Any:
+    return ops.concat([t if t.ndim > 1 else ops.reshape(t, (1, -1)) for t in map(ops.asarray, tup)], axis=0)
+
+
+def _hstack(tup: Any) -> Any:
+    tensors = [t if t.ndim else ops.reshape(t, -1) for t in map(ops.asarray, tup)]
+    return ops.concat(tensors, axis=0 if tensors[0].ndim == 1 else 1)
+
+
 def _dot(a: Any, b: Any) -> Any:
     a, b = ops.asarray(a), ops.asarray(b)
     if not a.ndim or not b.ndim:
@@ -120,84 +172,188 @@ def _dot(a: Any, b: Any) -> Any:
     return ops.matmul(a, b) if b.ndim <= 2 else ops.tensordot(a, b, axes=((-1,), (-2,)))
 
 
+def _outer(a: Any, b: Any) -> Any:
+    return ops.outer(ops.reshape(ops.asarray(a), -1), ops.reshape(ops.asarray(b), -1))
+
+
+def _einsum(subscripts: Any, *operands: Any, optimize: Any = False) -> Any:
+    return ops.einsum(subscripts, *operands)
+
+
 def _trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1, dtype: Any = None) -> Any:
     return ops.linalg.trace(ops.moveaxis(a, (axis1, axis2), (-2, -1)), offset=offset, dtype=dtype)
 
 
-def _sort(a: Any, axis: int = -1, kind: Any = None, *, stable: Any = None) -> Any:
-    return ops.sort(a, axis=axis)
+def _diff(a: Any, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    a = ops.asarray(a)
+
+    def end(value: Any) -> Any:
+        value = None if value is None else ops.asarray(value)
+        if value is None or value.ndim:
+            return value
+        extents = list(a.shape)
+        extents[axis] = 1
+        return ops.broadcast_to(value, tuple(extents))
+
+    return ops.diff(a, axis, n, prepend=end(prepend), append=end(append))
 
 
-def _argsort(a: Any, axis: int = -1, kind: Any = None, *, stable: Any = None) -> Any:
-    return ops.argsort(a, axis=axis)
+def _order(name: str) -> Callable[..., Any]:
+    def call(a: Any, axis: int | None = -1, kind: Any = None, *, stable: Any = None) -> Any:
+        return getattr(ops, name)(ops.reshape(a, -1) if axis is None else a, axis=-1 if axis is None else axis)
+
+    return call
 
 
-# functions whose NumPy signature is another one than minigrad's
+def _searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any:
+    return ops.searchsorted(ops.asarray(a), ops.asarray(v), sorter, side=side)
+
+
+def _where(condition: Any, *choices: Any) -> Any:
+    return ops.where(condition, *choices) if choices else ops.nonzero(condition)
+
+
+def _clip(a: Any, a_min: Any = None, a_max: Any = None, out: None = None, *, min: Any = None, max: Any = None) -> Any:
+    return _unless(out, ops.clip, a, a_min if min is None else min, a_max if max is None else max)
+
+
+def _size(a: Any, axis: Any = None) -> int:
+    if axis is None:
+        return int(a.size)
+    return math.prod(a.shape[i] for i in (axis if isinstance(axis, tuple) else (axis,)))
+
+
+def _svd(a: Any, full_matrices: bool = True, compute_uv: bool = True) -> Any:
+    return ops.linalg.svd(a, full_matrices=full_matrices) if compute_uv else ops.linalg.svdvals(a)
+
+
+def _pinv(a: Any, rcond: Any = None, *, rtol: Any = None) -> Any:
+    return ops.linalg.pinv(a, rtol=rcond if rtol is None else rtol)
+
+
+# functions whose NumPy signature is another one than minigrad's; where one answers NotImplemented, NumPy computes
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "transpose": _transpose,
     "var": _variance("var"),
     "std": _variance("std"),
     "mean": _mean,
-    "sum": _reduction("sum"),
-    "prod": _reduction("prod"),
+    "sum": _sum("sum"),
+    "prod": _sum("prod"),
+    "max": _reduction("max"),
+    "min": _reduction("min"),
+    "any": _reduction("any"),
+    "all": _reduction("all"),
+    "argmax": _reduction("argmax"),
+    "argmin": _reduction("argmin"),
     "cumsum": _cumulative("cumulative_sum"),
     "cumprod": _cumulative("cumulative_prod"),
+    "zeros_like": _like("zeros"),
+    "ones_like": _like("ones"),
+    "empty_like": _like("empty"),
+    "full_like": _full_like,
     "copy": _copy,
+    "reshape": _reshape,
     "ravel": _ravel,
     "squeeze": _squeeze,
     "take": _take,
-    "sort": _sort,
-    "argsort": _argsort,
-    "vstack": lambda tup: ops.concat(
-        [t if t.ndim > 1 else ops.reshape(t, (1, -1)) for t in map(ops.asarray, tup)], axis=0
-    ),
-    "hstack": lambda tup: ops.concat(list(tup), axis=0 if ops.asarray(tup[0]).ndim <= 1 else 1),
+    "concat": _concat,
+    "stack": _stack,
+    "vstack": _vstack,
+    "hstack": _hstack,
+    "dot": _dot,
+    "outer": _outer,
+    "einsum": _einsum,
+    "trace": _trace,
+    "tril": lambda m, k=0: ops.tril(m, k=k),
+    "triu": lambda m, k=0: ops.triu(m, k=k),
+    "diff": _diff,
+    "sort": _order("sort"),
+    "argsort": _order("argsort"),
+    "searchsorted": _searchsorted,
+    "where": _where,
+    "clip": _clip,
     "shape": lambda a: a.shape,
     "ndim": lambda a: a.ndim,
-    "size": lambda a, axis=None: a.size if axis is None else a.shape[axis],
-    "dot": _dot,
-    "trace": _trace,
-    "round": lambda a, decimals=0: ops.round(a) if decimals == 0 else ops.round(a * 10.0**decimals) / 10.0**decimals,
-    "clip": lambda a, a_min=None, a_max=None, **kw: ops.clip(a, kw.get("min", a_min), kw.get("max", a_max)),
+    "size": _size,
+    "linspace": lambda *args, **kwargs: NotImplemented,  # NumPy's takes arrays as ends, and their dtype
 }
+
+LINALG: dict[str, Callable[..., Any]] = {"svd": _svd, "pinv": _pinv}
 
 
 def ufunc(called: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``Tensor.__array_ufunc__``: a ufunc met a tensor."""
     out = kwargs.pop("out", None)
-    if out is None and not kwargs and method == "__call__":
+    who, found = f"numpy.{called.__name__}", None
+    if method == "__call__":
         found = getattr(ops, RENAMED.get(called.__name__, called.__name__), None)
-        if found is not None:
-            return found(*inputs)
-    if out is None and method == "reduce" and called.__name__ in REDUCTIONS:
-        axis = kwargs.pop("axis", 0)
-        return getattr(ops, REDUCTIONS[called.__name__])(inputs[0], axis, **kwargs)
+    elif method == "reduce" and called.__name__ in REDUCTIONS:
+        found = FUNCTIONS[REDUCTIONS[called.__name__]]
+        kwargs.setdefault("axis", 0 if getattr(inputs[0], "ndim", 1) else None)
+    if found is not None and out is None:
+        result = _attempt(found, inputs, kwargs)
+        if result is not NotImplemented:
+            return result
+    refusal = _refusal(who, found, kwargs)
+    lent: list[Any] = []
+    plain, options = _unwrap(inputs, refusal, lent), _unwrap(kwargs, refusal, lent)
     if out is not None:
-        kwargs["out"] = tuple(_array(o, f"numpy.{called.__name__}: out") for o in out)
-    plain = [_array(x, f"numpy.{called.__name__}") for x in inputs]
-    result = getattr(called, method)(*plain, **kwargs)
+        options["out"] = tuple(_array(o, f"{who}: out is a tensor that requires grad") for o in out)
+    elif "where" in options:
+        options["out"] = None  # on purpose: NumPy warns of unset elements where it is left out
+    result = getattr(called, method)(*plain, **options)
     for changed in (*(out or ()), *(inputs[:1] if method == "at" else ())):
         if isinstance(changed, tape.TensorBase):
             tape.mark_changed(changed)
-    return (out[0] if len(out) == 1 else out) if out is not None else _wrapped(result, ())
+    return (out[0] if len(out) == 1 else out) if out is not None else _wrapped(result, lent)
 
 
 def function(called: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
     """``Tensor.__array_function__``: any other NumPy function met a tensor."""
-    name = called.__name__
-    space = ops.linalg if getattr(called, "__module__", "") == "numpy.linalg" else ops
-    found = FUNCTIONS.get(name) if space is ops else None
+    module, name = getattr(called, "__module__", "numpy"), called.__name__
     renamed = RENAMED.get(name, name)
-    found = found or getattr(space, renamed, None) or getattr(ops.linalg, renamed, None)
-    if found is not None and kwargs.get("out") is None:
+    space, own = (ops.linalg, LINALG) if module == "numpy.linalg" else (ops, FUNCTIONS)
+    found = own.get(renamed) or getattr(space, renamed, None) or getattr(ops.linalg, renamed, None)
+    if name in WRITERS:
+        found = None
+    out = kwargs.get("out")
+    if found is not None and out is None:
         kwargs.pop("out", None)
-        return found(*args, **kwargs)
-    who = f"{getattr(called, '__module__', 'numpy')}.{name}"
+        result = _attempt(found, args, kwargs)
+        if result is not NotImplemented:
+            return result
+    refusal = _refusal(f"{module}.{name}", found, kwargs)
     lent: list[Any] = []
-    result = called(*_unwrap(args, who, lent), **_unwrap(kwargs, who, lent))
-    if name in WRITERS and args and isinstance(args[0], tape.TensorBase):
-        tape.mark_changed(args[0])
-    return _wrapped(result, lent)
+    result = called(*_unwrap(args, refusal, lent), **_unwrap(kwargs, refusal, lent))
+    changed = out if name not in WRITERS else args[0] if args else next(kwargs[k] for k in TARGETS if k in kwargs)
+    if isinstance(changed, tape.TensorBase):
+        tape.mark_changed(changed)
+    return out if out is not None else _wrapped(result, lent)
+
+
+def _attempt(found: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What minigrad's function answers; NotImplemented where it has no such arguments."""
+    try:
+        return found(*args, **kwargs)
+    except TypeError:
+        import inspect  # slow to import, and needed here alone
+
+        try:
+            inspect.signature(found).bind(*args, **kwargs)
+        except TypeError:
+            return NotImplemented
+        raise
+
+
+def _refusal(who: str, found: Callable[..., Any] | None, kwargs: dict[str, Any]) -> str:
+    """Why the array of a tensor that requires grad is not handed to a NumPy function."""
+    if found is None:
+        return f"{who}: minigrad has no derivative for this NumPy function"
+    import inspect
+
+    known = inspect.signature(found).parameters
+    named = [f"{key}=" for key in kwargs if key not in known] or [f"{key}=" for key in kwargs] or ["these arguments"]
+    return f"{who}: minigrad has no derivative for this NumPy function with {', '.join(named)}"
 
 
 def namespace(api_version: str | None) -> Any:
@@ -207,25 +363,26 @@ def namespace(api_version: str | None) -> Any:
     return sys.modules["minigrad"]
 
 
-def _array(value: Any, who: str) -> Any:
+def _array(value: Any, refusal: str) -> Any:
     """The array behind a tensor that does not require grad."""
     if not isinstance(value, tape.TensorBase):
         return value
     if value.requires_grad and tape.is_recording():
         raise GradError(
-            f"{who}: minigrad has no derivative for this NumPy function, and a tensor that requires grad would lose "
-            "its graph. Call t.detach(), or write it with minigrad's ops"
+            f"{refusal}, and a tensor that requires grad would lose its graph. Call t.detach(), or write it with "
+            "minigrad's ops"
         )
     return value._array
 
 
-def _unwrap(value: Any, who: str, lent: list[Any]) -> Any:
+def _unwrap(value: Any, refusal: str, lent: list[Any]) -> Any:
     """Arrays in the place of tensors, inside the containers that NumPy functions take; `lent` collects the arrays."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_unwrap(v, who, lent) for v in value)
+        parts = [_unwrap(v, refusal, lent) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict):
-        return {k: _unwrap(v, who, lent) for k, v in value.items()}
-    array = _array(value, who)
+        return {k: _unwrap(v, refusal, lent) for k, v in value.items()}
+    array = _array(value, refusal)
     if array is not value:
         lent.append(array)
     return array

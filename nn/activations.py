@@ -202,6 +202,8 @@ def get(activation: str | Callable[[Tensor], Any] | None) -> Callable[[Tensor], 
     ------
     ValueError
         If there is none of that name, or it is a class.
+    TypeError
+        If it is no function.
 
     Examples
     --------
@@ -217,4 +219,6 @@ def get(activation: str | Callable[[Tensor], Any] | None) -> Callable[[Tensor], 
     if isinstance(activation, type):
         got, hint = f"the class {activation.__name__}", f"Make a layer of it: {activation.__name__}()"
         raise ValueError(message("activation", "value", got, "a function or a module", hint))
+    if activation is not None and not callable(activation):
+        raise TypeError(message("activation", "value", activation, "a name, a function, a module or None"))
     return activation

@@ -48,6 +48,8 @@ class Dense(Module):
     ------
     ShapeError
         If `units` or `in_features` is not positive, or a batch has another number of features.
+    TypeError
+        If `units` or `in_features` is no int, or `activation` no function.
 
     Examples
     --------
@@ -74,7 +76,13 @@ class Dense(Module):
         dtype: Any = None,
     ) -> None:
         self.units = _extent("units", units)
-        self.activation = activations.get(activation)
+        try:
+            self.activation = activations.get(activation)
+        except TypeError:
+            hint = "Dense(units) takes the number of outputs; in_features= is a keyword"
+            raise TypeError(
+                message("Dense", "activation", activation, "a name, a function or a module", hint)
+            ) from None
         self.weight = Parameter.deferred((None, self.units), init.get(kernel_initializer), dtype=dtype)
         self.bias: Parameter | None = None
         if bias:
@@ -91,8 +99,10 @@ class Dense(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of shape (..., in_features)."""
         if not self.weight.is_initialized:
+            x = ops.asarray(x)
             if not x.ndim or not x.shape[-1]:
                 raise ShapeError(message("Dense", "x", x, "features on its last axis, as in_features is read from it"))
+            ops.linear(x[..., :0], self.weight, self.bias)  # refuses, before anything is fixed, what the real one would
             self.weight.initialize((x.shape[-1], self.units))
         y = ops.linear(x, self.weight, self.bias)
         return y if self.activation is None else self.activation(y)

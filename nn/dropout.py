@@ -23,6 +23,8 @@ class Dropout(Module):
 
     Raises
     ------
+    TypeError
+        If the rate is no number.
     ValueError
         If the rate is no probability.
 
@@ -38,7 +40,11 @@ class Dropout(Module):
     """
 
     def __init__(self, rate: float) -> None:
-        if not 0.0 <= rate <= 1.0:
+        try:
+            probability = 0.0 <= rate <= 1.0
+        except TypeError:
+            raise TypeError(message("Dropout", "rate", rate, "a number")) from None
+        if not probability:
             raise ValueError(message("Dropout", "rate", rate, "a probability, 0 <= rate <= 1"))
         self.rate = float(rate)
 

@@ -162,6 +162,8 @@ class HuberLoss(Loss):
 
     def __init__(self, *, delta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
+        if not delta > 0.0:
+            raise ValueError(message("HuberLoss", "delta", delta, "a positive number"))
         self.delta = float(delta)
 
     def forward(self, prediction: Tensor, target: Any) -> Tensor:
@@ -174,6 +176,8 @@ class SmoothL1Loss(Loss):
 
     def __init__(self, *, beta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
+        if not beta > 0.0:
+            raise ValueError(message("SmoothL1Loss", "beta", beta, "a positive number", "At 0 it is L1Loss"))
         self.beta = float(beta)
 
     def forward(self, prediction: Tensor, target: Any) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
-from minigrad.errors import DTypeError, ShapeError, layer_path, message
+from minigrad.errors import DTypeError, ShapeError, describe, layer_path, message
 from minigrad.nn.parameter import Parameter, shape_text
 from minigrad.tensor import Tensor
 
@@ -21,6 +22,7 @@ PreHook = Callable[["Module", tuple[Any, ...]], Any]
 Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 _HOOKS = ("_pre_hooks", "_hooks")  # attributes that the walk over the tree leaves out
+_KINDS = (dtypes.FLOATING, dtypes.INTEGER | dtypes.BOOL, dtypes.COMPLEX)  # a state is cast within a kind only
 
 
 class LoadReport(NamedTuple):
@@ -33,8 +35,8 @@ class LoadReport(NamedTuple):
 class Module:
     """Base of layers and models.
 
-    Assign parameters, modules, and lists, tuples or dicts of them as attributes, and write `forward`. Call the module,
-    not `forward`: the call runs the hooks and lets errors name the layer (``encoder.layers.0.query: linear: ...``).
+    Assign parameters, modules, and (nested) lists, tuples or dicts of them as attributes, and write `forward`. Call the
+    module, not `forward`: the call runs the hooks and lets errors name the layer (``encoder.layers.0.query: ...``).
 
     Attributes
     ----------
@@ -137,12 +139,15 @@ class Module:
     # --- the tree ---------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            if not isinstance(value, Parameter) and isinstance(self.__dict__.get(name), Parameter):
+        if name not in _HOOKS:
+            parts = list(_parts(name, value))
+            if not parts and value is not None and isinstance(self.__dict__.get(name), Parameter):
                 hint = "Write into it under mg.no_grad() (p[...] = value), or assign nn.Parameter(value)"
                 raise TypeError(message(type(self).__name__, name, value, "a Parameter, as it is one now", hint))
-        elif name not in _HOOKS:
-            for path, member in _parts(name, value):
+            if name in self._buffers and value is not None and not isinstance(value, Tensor):
+                hint = "Assign mg.tensor(value)"
+                raise TypeError(message(type(self).__name__, name, value, "a tensor, as it is a buffer", hint))
+            for path, member in parts:
                 # of several names in one module the first counts, as in named_modules
                 if isinstance(member, Module) and all(member is not own for _, own in self._members()):
                     object.__setattr__(member, "_name", path)
@@ -178,6 +183,7 @@ class Module:
                 visit(f"{path}.{name}" if path else name, child)
 
         visit("", self)
+        _check_names(type(self).__name__, found)
         return found
 
     def modules(self) -> list[Module]:
@@ -217,6 +223,7 @@ class Module:
                 if isinstance(t, Tensor) and id(t) not in seen:
                     seen.add(id(t))
                     found.append((f"{path}.{name}" if path else name, t, module._buffers.get(name, True)))
+        _check_names(type(self).__name__, ((name, t) for name, t, _ in found))
         return found
 
     def register_buffer(self, name: str, tensor: Any, *, persistent: bool = True) -> None:
@@ -282,6 +289,8 @@ class Module:
 
         Raises
         ------
+        TypeError
+            If the state is no mapping.
         ValueError
             One error that lists all that is missing, unexpected, mis-shaped or of another kind of dtype.
 
@@ -296,6 +305,10 @@ class Module:
             unexpected: b
             mis-shaped: weight is (1, 2), needs (2, 3)
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                message("load_state_dict", "state", state, "a mapping of names to values", "See state_dict")
+            )
         own = {name: t for name, t, persistent in self._tensors() if persistent}
         given = {name: v.detach() if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
@@ -306,7 +319,7 @@ class Module:
             value = given[name]
             if not (t.accepts(value.shape) if isinstance(t, Parameter) else value.shape == t.shape):
                 misshaped.append(f"{name} is {tuple(value.shape)}, needs {shape_text(t)}")
-            elif (value.dtype in dtypes.FLOATING) != (t.dtype in dtypes.FLOATING):
+            elif not any(value.dtype in kind and t.dtype in kind for kind in _KINDS):
                 mistyped.append(f"{name} is {value.dtype}, needs {t.dtype}")
         lists = [("mis-shaped", misshaped), ("of another kind", mistyped)]
         if strict:
@@ -314,9 +327,12 @@ class Module:
         if any(names for _, names in lists):
             text = "".join(f"\n    {what}: {', '.join(names)}" for what, names in lists if names)
             raise ValueError(f"load_state_dict: the state does not fit {type(self).__name__}:{text}")
-        for name, t in own.items():
-            if name in given:
-                _write(t, given[name])
+        # copies, all of them before the first write: a cast may fail, and the state may be views of these very tensors
+        values = {
+            name: ops.tensor(given[name], dtype=t.dtype, device=t.device) for name, t in own.items() if name in given
+        }
+        for name, value in values.items():
+            _write(own[name], value)
         return report
 
     # --- what is done to the whole tree -----------------------------------------------------------------------------
@@ -386,6 +402,7 @@ class Module:
         """What stands between the parentheses of the layer's repr; subclasses write it."""
         return ""
 
+    @reprlib.recursive_repr()
     def __repr__(self) -> str:
         lines = []
         for name, child in self.named_children():
@@ -394,21 +411,36 @@ class Module:
         return f"{head})" if not lines else head + "\n" + "\n".join(lines) + "\n)"
 
 
-def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The parameters and modules in the value of an attribute: itself, or the members of a list, tuple or dict."""
+def _parts(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The parameters and modules in the value of an attribute: itself, or those in lists, tuples and dicts.
+
+    `above` has the ids of the containers that are being walked, so that one that contains itself ends the walk.
+    """
     if isinstance(value, (Parameter, Module)):
         yield name, value
-    elif isinstance(value, (list, tuple)):
-        yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, (Parameter, Module)))
-    elif isinstance(value, dict):
-        yield from ((f"{name}.{key}", v) for key, v in value.items() if isinstance(v, (Parameter, Module)))
+    elif isinstance(value, (list, tuple, dict)) and id(value) not in above:
+        for key, v in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(v, (Parameter, Module, list, tuple, dict)):
+                yield from _parts(f"{name}.{key}", v, (*above, id(value)))
 
 
-def _write(t: Tensor, value: Any) -> None:
-    """Copy values into a tensor's memory."""
+def _check_names(who: str, found: Iterable[tuple[str, Any]]) -> None:
+    """Raise where two members of the tree go by one name, as with the keys 1 and "1" of a dict."""
+    names: dict[str, Any] = {}
+    for name, member in found:
+        other = names.setdefault(name, member)
+        if other is not member:
+            got = f"the name of two members, {describe(other)} and {describe(member)}"
+            hint = "Give the keys of dicts other names, without dots"
+            raise ValueError(message(who, repr(name), got, "one member a name", hint))
+
+
+def _write(t: Tensor, value: Tensor) -> None:
+    """Copy values of the same dtype and device into a tensor's memory."""
     if isinstance(t, Parameter) and not t.is_initialized:
-        t.initialize(value.shape)
-    t._array[...] = ops.asarray(value, dtype=t.dtype, device=t.device)._array
+        t.complete(value)
+    else:
+        t._array[...] = value._array
     tape.mark_changed(t)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +16,19 @@ __all__ = ["Parameter"]
 
 Fill = Callable[[Tensor], Any]
 
-_first_batch = threading.Lock()
+# Of several threads with a first batch one fills. The fill is the user's code and may build layers of its own, so the
+# thread that holds the lock may take it again.
+_first_batch = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: the thread that held the lock does not exist there."""
+    global _first_batch
+    _first_batch = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Parameter(Tensor):
@@ -112,6 +125,8 @@ class Parameter(Tensor):
         ------
         ShapeError
             If `shape` contradicts the extents that were known.
+        TypeError
+            If the fill returns another object than the tensor it was given, or None.
         """
         with _first_batch:
             fill = self._fill
@@ -119,8 +134,17 @@ class Parameter(Tensor):
                 return
             self.check_shape(shape)
             fresh = ops.empty(tuple(shape), dtype=self.dtype)
-            fill(fresh)
-            self._array = fresh._array
+            result = fill(fresh)
+            if result is not None and result is not fresh:
+                need = "None, or the tensor that it was given and filled in place"
+                hint = "Write into that tensor: t[...] = values"
+                raise TypeError(message("Parameter", "the result of the initializer", result, need, hint))
+            self.complete(fresh)
+
+    def complete(self, values: Tensor) -> None:
+        """Take over the memory of a tensor of the complete shape, in place of the fill."""
+        with _first_batch:
+            self._array = values._array
             self._fill = None
 
     def check_shape(self, shape: Sequence[int], name: str = "shape") -> None:

@@ -52,6 +52,32 @@ def softmax(x: Any) -> Any:
 # --- gradcheck --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wrong", [{"atol": np.nan}, {"rtol": -1.0}, {"atol": np.inf}, {"step": 0.0}, {"step": np.nan}])
+def test_tolerances_are_checked(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=rf"gradcheck: {next(iter(wrong))} is .*, needs a finite number"):
+        gradcheck(squared, X, **wrong)
+
+
+def test_recording_is_switched_on() -> None:
+    with mg.no_grad():
+        assert gradcheck(squared, X)
+        with pytest.raises(GradcheckError, match="wrong derivative"):
+            gradcheck(lambda x: x * x.detach(), X)
+
+
+@pytest.mark.parametrize("result", [None, 1.5, X, "text", (1, 2)], ids=lambda r: type(r).__name__)
+def test_results_are_tensors(result: Any) -> None:
+    with pytest.raises(GradcheckError, match=r"f returned .*, needs a tensor or a tuple of tensors"):
+        gradcheck(lambda x: result, X)
+
+
+def test_infinite_derivatives_fail_without_warnings() -> None:
+    with pytest.raises(GradcheckError, match="wrong derivative"):
+        gradcheck(mg.log, np.zeros(2))
+    with pytest.raises(GradcheckError, match="wrong derivative"):
+        gradcheck(lambda x: mg.exp(x * 1e6), np.ones(2))
+
+
 def test_right_rules_pass() -> None:
     assert gradcheck(function(squared, lambda g, x, y: 2 * g * x), X, order=3)
     assert gradcheck(function(softmax, lambda g, x, y: y * (g - mg.sum(g * y, axis=-1, keepdims=True))), X)

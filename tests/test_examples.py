@@ -44,6 +44,30 @@ def test_train_digits(tmp_path):
     assert text.splitlines()[-1].startswith("try next: python examples/train_digits.py --data mnist")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--epochs", "0"), "argument --epochs: '0' is not a positive whole number"),
+        (("--batch-size=-1",), "argument --batch-size: '-1' is not"),
+        (("--hidden", "8", "1.5"), "argument --hidden: '1.5' is not"),
+        (("--plot", "curves.txt"), "argument --plot: 'curves.txt' does not end in any of .png"),
+        (("--plot", "missing/curves.png"), "argument --plot: 'missing/curves.png' cannot be written"),
+    ],
+)
+def test_train_digits_refuses_before_it_trains(arguments, text, tmp_path):
+    command = [sys.executable, str(EXAMPLES / "train_digits.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stdout == ""
+
+
+def test_train_digits_without_a_picture(tmp_path):
+    text = run(tmp_path, "train_digits.py", "--epochs", "1", "--hidden", "8", "--plot", "")
+    assert "curves" not in text
+    assert not list(tmp_path.iterdir())
+
+
 def test_train_digits_is_reproducible(tmp_path):
     def epochs(seed):
         options = ("--epochs", "1", "--hidden", "8", "--seed", seed)

@@ -3,7 +3,10 @@
 import copy
 import functools
 import math
+import os
 import pickle
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -73,6 +76,49 @@ def test_modules_that_refer_to_each_other():
     child, parent = nn.Identity(), nn.Identity()
     parent.child, child.parent = child, parent
     assert names(parent.named_modules()) == ["", "child"]
+    assert repr(parent) == "Identity(\n  (child): Identity(\n    (parent): ...\n  )\n)"
+
+
+@pytest.mark.parametrize("value", [np.ones((2, 2), np.float32), [1.0], 3.0])
+def test_a_parameter_or_buffer_is_not_overwritten_by_what_is_no_tensor(value):
+    layer = nn.Dense(2, in_features=2)
+    layer.register_buffer("mean", None)
+    with pytest.raises(TypeError, match=r"Dense: weight is .*nn.Parameter\(value\)"):
+        layer.weight = value
+    with pytest.raises(TypeError, match=r"Dense: mean is .*mg.tensor\(value\)"):
+        layer.mean = value
+    assert names(layer.named_parameters()) == ["weight", "bias"]
+    layer.weight = nn.Identity()
+    assert names(layer.named_children()) == ["weight"]
+
+
+def test_nested_containers():
+    model = nn.Identity()
+    p = nn.Parameter([1.0])
+    model.grid = [[nn.Dense(1, in_features=2, bias=False)], ({"a": p, "data": [1, "x"]},)]
+    model.grid.append(model.grid)  # a container that contains itself
+    assert names(model.named_parameters()) == ["grid.1.0.a", "grid.0.0.weight"]
+    with pytest.raises(ShapeError, match=r"^grid\.0\.0: linear"):
+        model.grid[0][0](mg.ones((1, 3)))
+
+
+def test_two_members_of_one_name():
+    model = nn.Identity()
+    model.d = {1: nn.Parameter([1.0]), "1": nn.Parameter([1.0, 2.0])}
+    text = r"Identity: 'd\.1' is the name of two members, float32 \(1,\) and float32 \(2,\)"
+    for use in (model.state_dict, model.named_parameters, lambda: model.load_state_dict({})):
+        with pytest.raises(ValueError, match=text):
+            use()
+    layer = nn.Identity()
+    layer.c = nn.Parameter([3.0])
+    model.d = {"b.c": nn.Parameter([1.0]), "b": layer}
+    with pytest.raises(ValueError, match=r"'d\.b\.c' is the name of two members"):
+        model.state_dict()
+    model.d = {1: nn.Identity(), "1": nn.ReLU()}
+    with pytest.raises(ValueError, match=r"'d\.1' is the name of two members, a Identity and a ReLU"):
+        model.named_modules()
+    model.d = {1: layer, "1": layer}  # one member: nothing is lost
+    assert names(model.named_parameters()) == ["d.1.c"]
 
 
 def test_buffer_name_is_taken():
@@ -115,6 +161,40 @@ def test_load_lists_all_that_is_wrong_and_changes_nothing():
     assert "of another kind: count is float32, needs int64" in text
     assert "missing" not in text
     assert all((layer.state_dict()[name] == before[name]).all() for name in before)
+
+
+@pytest.mark.parametrize("count", [np.ones(1, complex), np.array(["3"]), np.array([None])])
+def test_load_changes_nothing_where_a_cast_fails(count):
+    layer = nn.Dense(2, in_features=2)
+    layer.register_buffer("count", mg.zeros((1,), dtype=mg.int64))
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match=r"of another kind: count is \S+, needs int64"):
+        layer.load_state_dict({"weight": np.ones((2, 2)), "bias": np.ones(2), "count": count})
+    assert all((layer.state_dict()[name] == before[name]).all() for name in before)
+
+
+def test_load_of_views_of_the_same_memory():
+    layer = nn.Identity()
+    layer.a, layer.b = nn.Parameter([1.0]), nn.Parameter([2.0])
+    layer.load_state_dict({"a": layer.b.detach(), "b": layer.a.detach()})
+    assert (layer.a.item(), layer.b.item()) == (2.0, 1.0)
+
+
+def test_load_does_not_need_the_fill_of_a_deferred_parameter():
+    def fail(t):
+        raise RuntimeError("no fill")
+
+    layer = nn.Dense(1, kernel_initializer=fail)
+    values = np.ones((2, 1), np.float32)
+    layer.load_state_dict({"weight": values, "bias": [2.0]})
+    values[:] = 5.0
+    assert layer(mg.ones((1, 2))).tolist() == [[4.0]]
+
+
+@pytest.mark.parametrize("state", [None, [("weight", 1)]])
+def test_load_refuses_what_is_no_mapping(state):
+    with pytest.raises(TypeError, match=r"load_state_dict: state is .*, needs a mapping"):
+        nn.ReLU().load_state_dict(state)
 
 
 def test_load_in_part():
@@ -214,6 +294,73 @@ def test_deferred_dense_follows_to():
     assert layer(mg.ones((1, 2), dtype=mg.float64)).dtype == mg.float64
     with pytest.raises(ShapeError, match="features on its last axis"):
         nn.Dense(3)(mg.ones(()))
+
+
+def test_a_first_batch_that_fails_fixes_nothing():
+    layer = nn.Dense(3)
+    for bad in (None, mg.ones((2, 5), dtype=mg.complex64), "text"):
+        with pytest.raises((TypeError, ValueError, GradError)):
+            layer(bad)
+        assert layer.in_features is None
+    assert layer([[1.0, 2.0]]).shape == (1, 3)
+    assert layer.in_features == 2
+
+
+def test_an_initializer_may_build_layers():
+    def fill(t):
+        t[...] = nn.Dense(t.shape[1], in_features=t.shape[0]).weight.detach()
+
+    weights = []
+    thread = threading.Thread(target=lambda: weights.append(nn.Dense(2, in_features=3, kernel_initializer=fill).weight))
+    thread.daemon = True  # a deadlock shall fail the test, not hang it
+    thread.start()
+    thread.join(30)
+    assert weights
+    assert weights[0].shape == (3, 2)
+
+
+@pytest.mark.parametrize("result", [lambda t: mg.ones(t.shape), lambda t: 1.0])
+def test_an_initializer_that_returns_something_else(result):
+    with pytest.raises(TypeError, match=r"the result of the initializer is .*, needs None, or the tensor"):
+        nn.Dense(2, in_features=2, kernel_initializer=result)
+    layer = nn.Dense(2, kernel_initializer=result)
+    with pytest.raises(TypeError, match="the result of the initializer"):
+        layer(mg.ones((1, 2)))
+    assert not layer.weight.is_initialized
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_during_a_fill_makes_layers():
+    filling, done = threading.Event(), threading.Event()
+
+    def fill(t):
+        filling.set()
+        done.wait(60)
+
+    thread = threading.Thread(target=lambda: nn.Dense(1, in_features=1, kernel_initializer=fill))
+    thread.start()
+    assert filling.wait(30)
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(20)  # a deadlock ends by a signal
+            nn.Dense(1, in_features=1, kernel_initializer="ones")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    try:
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_dense_hints_at_the_order_of_other_libraries():
+    with pytest.raises(TypeError, match=r"Dense: activation is 10, needs .*in_features= is a keyword"):
+        nn.Dense(784, 10)
+    with pytest.raises(TypeError, match=r"activation: value is 1\.5, needs a name, a function"):
+        nn.activations.get(1.5)
 
 
 @pytest.mark.parametrize(("units", "kind"), [(0, ShapeError), (-1, ShapeError), (2.5, TypeError)])
@@ -355,6 +502,11 @@ def test_losses_are_their_functions():
     assert nn.CrossEntropyLoss(weight=weight).state_dict()["weight"].tolist() == [1.0, 2.0, 3.0]
     with pytest.raises(ValueError, match="MSELoss: reduction is 'avg'"):
         nn.MSELoss(reduction="avg")
+    for value in (0.0, -1, math.nan):
+        with pytest.raises(ValueError, match="HuberLoss: delta is"):
+            nn.HuberLoss(delta=value)
+        with pytest.raises(ValueError, match="SmoothL1Loss: beta is"):
+            nn.SmoothL1Loss(beta=value)
     with pytest.raises(ShapeError, match="do not broadcast"):
         nn.MSELoss()(mg.ones((3,)), mg.ones((3, 1)))
 
@@ -363,6 +515,8 @@ def test_losses_are_their_functions():
 def test_dropout_refuses(rate):
     with pytest.raises(ValueError, match="Dropout: rate is"):
         nn.Dropout(rate)
+    with pytest.raises(TypeError, match="Dropout: rate is None, needs a number"):
+        nn.Dropout(None)
 
 
 # --- initializers -----------------------------------------------------------------------------------------------------

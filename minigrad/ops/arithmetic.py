@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import dtypes
-from minigrad.errors import DTypeError
+from minigrad.errors import DTypeError, message
 from minigrad.ops.registry import Array, floating, op, promote
 from minigrad.ops.samples import A, binary, case, error, unary
 
@@ -146,7 +146,6 @@ abs.samples(*unary(avoid=(0.0,)), error(DTypeError, "abs", A((2,), kind="bool"))
 @op(
     dtype=numeric,
     ref="numpy.power",
-    needs="shapes that broadcast together, and floats, as x1.astype(mg.float32), where an exponent is negative",
 )
 def pow(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise power ``x1 ** x2``.
@@ -160,6 +159,9 @@ def pow(xp: Any, x1: Array, x2: Array, /) -> Array:
     >>> mg.pow(mg.tensor([1.0, 2.0, 3.0]), 2)
     tensor([1., 4., 9.])
     """
+    if x1.dtype in dtypes.INTEGER and xp.any(x2 < 0):
+        need = "floats where an exponent is negative"
+        raise ValueError(message("pow", "x2", "a negative exponent of integers", need, "Cast: x1.astype(mg.float32)"))
     return x1**x2
 
 
@@ -181,7 +183,7 @@ pow.samples(
     case(2.0, A((3,))),
     case([0.0, 0.0, 0.0], [2.0, 0.0, -1.0]),
     case(A((2,), 0, 3, kind="int"), A((2,), 0, 3, kind="int")),
-    error(ValueError, "floats, as x1.astype", A((2,), 1, 3, kind="int"), -1),
+    error(ValueError, "pow: x2 is a negative exponent of integers, needs floats", A((2,), 1, 3, kind="int"), -1),
     error(DTypeError, "pow: got bool, needs one of", A((2,), kind="bool"), True),
     error(ValueError, "shapes that broadcast together", (2,), (3,)),
 )

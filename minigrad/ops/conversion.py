@@ -50,10 +50,10 @@ def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = Non
 def _read(value: Any, wanted: dtypes.DType | None, who: str) -> np.ndarray[Any, Any]:
     """What NumPy makes of a value; Python integers that `wanted` cannot hold raise instead of wrapping."""
     if isinstance(value, np.ndarray):
-        return np.asarray(value)
+        return np.asarray(_plain(value, who))
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         return np.from_dlpack(value)
-    plain = _plain(value)
+    plain = _plain(value, who)
     exact = wanted if wanted in dtypes.INTEGER and not _typed(value) else None
     try:
         found = np.asarray(plain)
@@ -92,8 +92,8 @@ def _check_cast(own: dtypes.DType, wanted: dtypes.DType, who: str) -> None:
         raise DTypeError(message(who, "dtype", f"{wanted} for {own} values", "a complex dtype", hint))
 
 
-def _plain(value: Any) -> Any:
-    """Nested sequences that hold tensors, with arrays in their place."""
+def _plain(value: Any, who: str) -> Any:
+    """Nested sequences that hold tensors, with arrays in their place; a masked array would lose its mask."""
     if isinstance(value, tape.TensorBase):
         if value.requires_grad:
             raise GradError(
@@ -102,7 +102,10 @@ def _plain(value: Any) -> Any:
             )
         return value._array
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_plain(v, who) for v in value]
+    if isinstance(value, np.ndarray) and type(value) is not np.ndarray and np.any(getattr(value, "mask", False)):
+        hint = "Fill the masked elements first: a.filled(0)"
+        raise DTypeError(message(who, "data", "a masked array", "an array whose elements are all there", hint))
     return value
 
 
@@ -127,9 +130,10 @@ def as_number(who: str, name: str, value: Any, kinds: tuple[type, ...] = (int, f
     if isinstance(value, tape.TensorBase) and value.requires_grad:
         need = "a number; the graph would be lost"
         raise GradError(message(who, name, "a tensor that requires grad", need, "Call detach() on it"))
-    found = value.item() if getattr(value, "ndim", None) == 0 else value
+    found = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if not isinstance(found, kinds):
-        raise DTypeError(message(who, name, describe(value), "a number"))
+        got = f"the type {value.__name__}" if isinstance(value, type) else describe(value)
+        raise DTypeError(message(who, name, got, "a number"))
     return found
 
 
@@ -276,11 +280,23 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
 
 def convert(op: Any, argument: str, value: Any) -> Tensor:
     """What the dispatcher calls for an operand that is neither a tensor nor a Python number."""
+    return as_operand(op.name, argument, value)
+
+
+def check_operand(who: str, argument: str, value: Any) -> None:
+    """Refuse what is no array and no number."""
+    if not isinstance(value, (np.ndarray, list, tuple, int, float, complex)) and not hasattr(value, "__array__"):
+        raise DTypeError(message(who, argument, value, "a tensor, an array or a number"))
+
+
+def as_operand(who: str, argument: str, value: Any) -> Tensor:
+    """A tensor from an operand of any kind."""
+    check_operand(who, argument, value)
+    if isinstance(value, tape.TensorBase):
+        return value  # type: ignore[return-value]
     if isinstance(value, np.generic):
         value = value.item()  # NumPy's scalars are as weak as Python's
-    elif not isinstance(value, (np.ndarray, list, tuple, int, float)) and not hasattr(value, "__array__"):
-        raise DTypeError(message(op.name, argument, value, "a tensor, an array or a number"))
-    return tape.new_tensor(to_array(value, who=op.name))  # type: ignore[no-any-return]
+    return tape.new_tensor(to_array(value, who=who))  # type: ignore[no-any-return]
 
 
 @op(dtype=keep.but(same=False), view=True, needs="a dtype that it can be cast to")

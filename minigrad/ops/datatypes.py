@@ -125,4 +125,7 @@ def result_type(*arrays_and_dtypes: Any) -> dtypes.DType:
         raise ValueError(message("result_type", "arrays_and_dtypes", "empty", "at least one"))
     weak = [value for value in arrays_and_dtypes if isinstance(value, _NUMBERS)]
     strong = [value for value in arrays_and_dtypes if not isinstance(value, _NUMBERS)]
-    return dtypes.promote([dtypes.as_dtype(getattr(value, "dtype", value), "result_type") for value in strong], weak)
+    # a class such as np.float32 has an attribute "dtype" too, that of its instances
+    own = [value if isinstance(value, type) else getattr(value, "dtype", value) for value in strong]
+    found = [dtypes.as_dtype(value, "result_type") for value in own]
+    return dtypes.promote(found, weak)

@@ -15,6 +15,7 @@ from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.ops import reduction
 from minigrad.ops.arithmetic import divide, multiply, pow
+from minigrad.ops.conversion import as_operand
 from minigrad.ops.creation import ones
 from minigrad.ops.manipulation import permute_dims
 from minigrad.ops.registry import Array, keep, op
@@ -166,6 +167,7 @@ def take(x: Tensor, indices: Tensor, /, axis: int | None = None) -> Tensor:
             [3., 4.]])
     """
     if axis is None:
+        x = as_operand("take", "x", x)
         if x.ndim != 1:
             raise ShapeError(message("take", "axis", None, f"an axis of x with shape {x.shape}"))
         axis = 0
@@ -252,6 +254,7 @@ def diagonal(x: Tensor, /, offset: int = 0, axis1: int = 0, axis2: int = 1) -> T
     >>> mg.diagonal(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))
     tensor([1., 4.])
     """
+    x = as_operand("diagonal", "x", x)
     n = x.ndim
     if not (-n <= axis1 < n and -n <= axis2 < n and axis1 % n != axis2 % n):
         raise ShapeError(message("diagonal", "axes", (axis1, axis2), f"two different axes of x with shape {x.shape}"))

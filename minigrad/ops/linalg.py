@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.ops.conversion import as_index
 from minigrad.ops.creation import astype
 from minigrad.ops.decompositions import QRResult, cholesky, column, qr, require_matrix, require_square, row
 from minigrad.ops.determinants import SlogdetResult, det, slogdet
@@ -234,6 +235,7 @@ def matrix_power(xp: Any, x: Array, /, n: int) -> Array:
             [0., 1.]])
     """
     require_square("linalg.matrix_power", x)
+    n = as_index("linalg.matrix_power", "n", n)
     if n == 0:
         return xp.zeros_like(x) + xp.eye(x.shape[-1], dtype=x.dtype)
     if n < 0:
@@ -259,5 +261,9 @@ matrix_power.samples(
     case((0, 0), n=2),
     case(A((0, 2, 2), form="regular"), n=-1),
     error(ShapeError, "linalg.matrix_power: x is float64 (2, 3), needs square matrices", (2, 3), n=2),
+    error(DTypeError, "linalg.matrix_power: n is inf, needs an int", (2, 2), n=float("inf")),
+    error(DTypeError, "linalg.matrix_power: n is nan, needs an int", (2, 2), n=float("nan")),
+    error(DTypeError, "linalg.matrix_power: n is 2.5, needs an int", (2, 2), n=2.5),
+    error(DTypeError, "linalg.matrix_power: n is 0.5, needs an int", (2, 2), n=0.5),
     error(DTypeError, "needs a floating dtype for a negative power", A((2, 2), 1, 3, kind="int"), n=-1),
 )

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from minigrad.errors import ShapeError, message
+from minigrad.ops.conversion import as_operand
 from minigrad.ops.decompositions import require_matrix
 from minigrad.ops.manipulation import moveaxis, reshape
 from minigrad.ops.reduction import kept
@@ -217,6 +218,7 @@ def norm(x: Tensor, /, ord: float | str | None = None, axis: Axis = None, keepdi
     >>> mg.linalg.norm(mg.tensor([[3.0, 0.0], [0.0, -4.0]]), axis=1)
     tensor([3., 4.])
     """
+    x = as_operand("linalg.norm", "x", x)
     if axis is None:
         if ord is None:
             return vector_norm(x, keepdims=keepdims)

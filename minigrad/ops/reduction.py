@@ -32,7 +32,14 @@ def collapsed(shape: tuple[int, ...], axis: Axis) -> list[int]:
     """The axes, counted from the front, that a reduction collapses."""
     if axis is None:
         return list(range(len(shape)))
-    return [a % len(shape) for a in ((axis,) if isinstance(axis, int) else axis)]
+    n = len(shape)
+    axes = (axis,) if isinstance(axis, int) else axis
+    if not shape and isinstance(axis, int) and -1 <= axis <= 0:
+        return []  # NumPy's reductions let these axes of a number pass
+    for a in axes:
+        if not -n <= a < n:
+            raise np.exceptions.AxisError(a, n)
+    return [a % n for a in axes]
 
 
 def reduction_samples(low: float = -2.0, high: float = 2.0, form: str = "any", empty: bool = True) -> list[Case]:

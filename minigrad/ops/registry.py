@@ -260,18 +260,20 @@ def _sorted_arguments(
 
 def explain(op: Op[Any], tensors: list[Any], params: dict[str, Any], error: Exception) -> Exception:
     """Turn what an array library raised inside a body into an error that names the op and its arguments."""
-    if isinstance(error, (ShapeError, DTypeError, DeviceError, GradError)):
+    path = layer_path.get()
+    who = f"{path + ': ' if path else ''}{op.name}"
+    told = str(error).startswith(f"{who}: ") and ", needs " in str(error)  # built with `message` by the body itself
+    if told or isinstance(error, (ShapeError, DTypeError, DeviceError, GradError)):
         return error
     names = [f"{op.inputs[0]}[{i}]" for i in range(len(tensors))] if op.variadic else op.inputs
     got = [f"{n} {describe(t)}" for n, t in zip(names, tensors, strict=True) if t is not None]
     got += [f"{key}={describe(value)}" for key, value in params.items() if value is not op.defaults.get(key)]
-    path = layer_path.get()
     needs = op.needs
     if isinstance(error, OverflowError):
         needs = "numbers that the dtype can hold"
     elif isinstance(error, TypeError) and needs == BROADCAST:
         needs = "dtypes and arguments it can compute with"
-    text = f"{path + ': ' if path else ''}{op.name}: got {', '.join(got)}, needs {needs}. {str(error).rstrip('. ')}."
+    text = f"{who}: got {', '.join(got)}, needs {needs}. {str(error).rstrip('. ')}."
     if op.hint:
         text += f" {op.hint}"
     if isinstance(error, np.exceptions.AxisError):

@@ -10,7 +10,7 @@ import numpy as np
 from minigrad import dtypes
 from minigrad._core import tape
 from minigrad.errors import AxisError, DTypeError, ShapeError, message
-from minigrad.ops.conversion import astype, to_array
+from minigrad.ops.conversion import as_operand, astype, check_operand, to_array
 from minigrad.ops.registry import Array, DTypeRule, Op, keep, op
 from minigrad.ops.samples import A, case, error
 
@@ -249,6 +249,8 @@ def along(xp: Any, indices: Array, shape: tuple[int, ...], axis: int) -> tuple[A
 
 def _checked_along(who: str, x: Tensor, indices: Any, axis: int) -> Key:
     """`along` for arguments that come from the user."""
+    if not isinstance(indices, range):
+        check_operand(who, "indices", indices)
     key = as_key([indices] if isinstance(indices, int) else indices, who)
     ids = key[0]
     if not hasattr(ids, "dtype") or ids.dtype == dtypes.bool or ids.ndim != x.ndim:
@@ -291,6 +293,8 @@ def put_along_axis(x: Tensor, indices: Tensor, values: Tensor | float, /, axis: 
     tensor([[0., 9., 0.],
             [0., 0., 9.]])
     """
+    x = as_operand("put_along_axis", "x", x)
+    check_operand("put_along_axis", "values", values)
     return index_put(x, values, _checked_along("put_along_axis", x, indices, axis))
 
 
@@ -326,6 +330,8 @@ def scatter_add(x: Tensor, indices: Tensor, values: Tensor | float, /, axis: int
     >>> mg.scatter_add(mg.zeros(3), mg.tensor([0, 2, 0]), mg.tensor([1.0, 2.0, 3.0]))
     tensor([4., 0., 2.])
     """
+    x = as_operand("scatter_add", "x", x)
+    check_operand("scatter_add", "values", values)
     return accumulate(x, values, _checked_along("scatter_add", x, indices, axis))
 
 

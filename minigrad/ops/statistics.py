@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minigrad import dtypes
 from minigrad.errors import AxisError, DTypeError, ShapeError, message
-from minigrad.ops.conversion import astype
+from minigrad.ops.conversion import as_index, as_operand, astype
 from minigrad.ops.joining import concat
 from minigrad.ops.reduction import Axis, accumulating, kept, reduction_samples
 from minigrad.ops.registry import Array, accumulate_float32, op
@@ -23,6 +25,8 @@ def count(shape: tuple[int, ...], axis: Axis) -> int:
     """How many values a reduction takes together."""
     if axis is None:
         return math.prod(shape)
+    if not shape and isinstance(axis, int):
+        raise np.exceptions.AxisError(axis, 0)
     return math.prod(n for n, one in zip(shape, kept(shape, axis), strict=True) if one == 1)
 
 
@@ -243,6 +247,7 @@ def cumulative_sum(
     >>> mg.cumulative_sum(mg.tensor([1.0, 2.0, 3.0]))
     tensor([1., 3., 6.])
     """
+    x = as_operand("cumulative_sum", "x", x)
     axis = only_axis("cumulative_sum", x, axis)
     if dtype is None:
         return _cumulative_sum(x, axis=axis, include_initial=include_initial)
@@ -322,6 +327,7 @@ def cumulative_prod(
     >>> mg.cumulative_prod(mg.tensor([1.0, 2.0, 3.0]))
     tensor([1., 2., 6.])
     """
+    x = as_operand("cumulative_prod", "x", x)
     axis = only_axis("cumulative_prod", x, axis)
     if dtype is None:
         return _cumulative_prod(x, axis=axis, include_initial=include_initial)
@@ -363,6 +369,7 @@ def diff(
     >>> mg.diff(mg.tensor([1.0, 4.0, 9.0]))
     tensor([3., 5.])
     """
+    x, axis, n = as_operand("diff", "x", x), as_index("diff", "axis", axis), as_index("diff", "n", n)
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(message("diff", "axis", axis, f"an axis of x with shape {x.shape}"))
     if n < 0:
@@ -371,7 +378,8 @@ def diff(
         raise DTypeError(message("diff", "x", x, "numbers", "Cast with x.astype(mg.int64)"))
     if n == 0:
         return x
-    ends = [part for part in (prepend, x, append) if part is not None]
+    named = (("prepend", prepend), ("x", x), ("append", append))
+    ends = [as_operand("diff", name, part) for name, part in named if part is not None]
     if len(ends) > 1:
         x = concat(ends, axis=axis)
     for _ in range(n):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Adam(Optimizer):
     ) -> None:
         defaults = {
             "lr": lr,
-            "betas": tuple(betas),
+            "betas": tuple(betas) if hasattr(betas, "__iter__") else betas,
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
@@ -86,7 +87,8 @@ class Adam(Optimizer):
         for name in ("lr", "eps", "weight_decay"):
             self.require(group, name)
         betas = group["betas"]
-        if len(betas) != 2 or not all(isinstance(b, (int, float)) and 0.0 <= b < 1.0 for b in betas):
+        pair = isinstance(betas, (tuple, list)) and len(betas) == 2
+        if not pair or not all(isinstance(b, Real) and 0.0 <= float(b) < 1.0 for b in betas):
             raise ValueError(message(self._who, "betas", f"{betas}", "two numbers in [0, 1)"))
 
     def init(self, x: Array, group: Group) -> State:

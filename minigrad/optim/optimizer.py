@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from minigrad import dtypes, ops
 from minigrad._core import optimize, tape
 from minigrad.errors import DTypeError, GradError, describe, message
@@ -78,6 +80,10 @@ class Optimizer:
         if isinstance(params, (Module, Tensor, Mapping)):
             hint = "Pass model.parameters()" if isinstance(params, Module) else "Put it into a list"
             raise TypeError(message(self._who, "params", params, "an iterable of parameters", hint))
+        if not isinstance(params, Iterable):
+            raise TypeError(
+                message(self._who, "params", params, "an iterable of parameters", "Pass model.parameters()")
+            )
         given = list(params)
         if not given:
             raise ValueError(
@@ -106,8 +112,6 @@ class Optimizer:
         """Cast the state to the dtype of the parameter, which ``model.to(dtype)`` may have changed."""
         for name, value in state.items():
             if hasattr(value, "dtype") and value.dtype != x.dtype:
-                if x.dtype not in TRAINED:
-                    raise DTypeError(message(self._who, "a parameter", describe(x), "float32 or float64", KEEP))
                 state[name] = value.astype(x.dtype)
 
     def check(self, group: Group) -> None:
@@ -130,24 +134,29 @@ class Optimizer:
         ------
         ShapeError
             If a parameter still waits for the batch that completes its shape.
+        DTypeError
+            If a parameter has become a half one.
         """
         changed = []
-        states = self.state
-        for group in self.param_groups:
-            for p in group["params"]:
-                grad = p._grad
-                if grad is None:
-                    if isinstance(p, Parameter) and not p.is_initialized:
-                        check_initialized(f"{self._who}.step", self._name(group, p), p)
-                    continue
-                x = p._array
-                state = states.get(p)
-                if state is None:
-                    self._check_dtype(group, p)
-                    state = states[p] = self.init(x, group)
-                self.update(x, grad._array, state, group)
-                changed.append(p)
-        optimize.mark_updated(changed, f"{self._who}.step")
+        states, usual = self.state, dtypes.float32  # hashing a dtype costs as much as a small update
+        try:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    grad = p._grad
+                    if grad is None:
+                        if isinstance(p, Parameter) and not p.is_initialized:
+                            check_initialized(f"{self._who}.step", self._name(group, p), p)
+                        continue
+                    x = p._array
+                    if x.dtype is not usual and x.dtype not in TRAINED:
+                        self._check_dtype(group, p)
+                    state = states.get(p)
+                    if state is None:
+                        state = states[p] = self.init(x, group)
+                    self.update(x, grad._array, state, group)
+                    changed.append(p)
+        finally:  # those before the one that is refused have changed
+            optimize.mark_updated(changed, f"{self._who}.step")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
@@ -163,6 +172,8 @@ class Optimizer:
         params, names = [], []
         entries = group["params"]
         seen = {id(p) for other in self.param_groups for p in other["params"]}
+        keys = {key for other in self._keys() for key in other}
+        count = len(keys)
         for i, entry in enumerate([entries] if isinstance(entries, Tensor) else entries):
             name, p = entry if isinstance(entry, tuple) and len(entry) == 2 else (None, entry)
             where = f"parameter {i}" if name is None else f"parameter {name!r}"
@@ -173,6 +184,15 @@ class Optimizer:
                 raise GradError(message(self._who, where, f"the result of {p._node.name}", "a leaf", hint))
             if id(p) in seen:
                 raise ValueError(message(self._who, where, "there twice", "each parameter once"))
+            if name is not None and not isinstance(name, str):
+                raise TypeError(message(self._who, f"the name of parameter {i}", name, "a str"))
+            key = name or str(count + i)
+            if key in keys:
+                got = f"the second that a state dict would call {key!r}"
+                raise ValueError(
+                    message(self._who, where, got, "a name of its own", "Parameters without one are numbered")
+                )
+            keys.add(key)
             seen.add(id(p))
             params.append(p)
             names.append(name)
@@ -211,7 +231,7 @@ class Optimizer:
         """
         state, groups = {}, []
         for group, keys in zip(self.param_groups, self._keys(), strict=True):
-            groups.append({key: group[key] for key in self.defaults} | {"params": keys})
+            groups.append({key: _plain(group[key]) for key in self.defaults} | {"params": keys})
             for key, p in zip(keys, group["params"], strict=True):
                 if p in self.state:
                     state[key] = {
@@ -230,17 +250,24 @@ class Optimizer:
 
         Raises
         ------
+        TypeError
+            If it is no mapping.
         ValueError
             If it is of another optimizer, or its groups, parameters or shapes are others.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(message(f"{self._who}.load_state_dict", "state", state, "what state_dict gives"))
+        self._compare("keys of the state", sorted(map(str, state)), ["optimizer", "param_groups", "state"])
         self._compare("optimizer", state["optimizer"], self._who)
         groups, keys = state["param_groups"], self._keys()
         self._compare("number of groups", len(groups), len(keys))
+        known = {key for own in keys for key in own}
+        self._compare("parameters with a state that it lacks", [key for key in state["state"] if key not in known], [])
         loaded: dict[Tensor, State] = {}
         hyper: list[Group] = []
         for i, (group, given, own) in enumerate(zip(self.param_groups, groups, keys, strict=True)):
-            self._compare(f"parameters of group {i}", list(given["params"]), own)
             self._compare(f"hyperparameters of group {i}", sorted(given), sorted([*self.defaults, "params"]))
+            self._compare(f"parameters of group {i}", list(given["params"]), own)
             hyper.append({k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k != "params"})
             self.check(hyper[-1])
             for key, p in zip(own, group["params"], strict=True):
@@ -281,3 +308,10 @@ class Optimizer:
             values = ", ".join(f"{key}={group[key]}" for key in self.defaults)
             lines.append(f"{sum(p.size for p in group['params']):,} parameters: {values}")
         return f"{self._who}({'; '.join(lines)})"
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter as JSON takes it: NumPy's numbers as Python's."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value

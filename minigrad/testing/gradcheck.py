@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,12 @@ def gradcheck(
 
     Raises
     ------
+    ValueError
+        If `order`, a tolerance or `step` is out of range, or nothing among the inputs is floating.
     GradcheckError
-        If a derivative differs, has another shape or dtype than its input, or lies in the memory of another array; if
-        `f` or its backward changes an array that it was given; if `f` gives other values the second time. It is an
-        AssertionError and shows the worst element and the inputs.
+        If `f` returns something else than tensors; if a derivative differs, has another shape or dtype than its input,
+        or lies in the memory of another array; if `f` or its backward changes an array that it was given; if `f` gives
+        other values the second time. It is an AssertionError and shows the worst element and the inputs.
 
     Notes
     -----
@@ -90,6 +93,11 @@ def gradcheck(
     """
     if order < 1:
         raise ValueError(message("gradcheck", "order", f"{order}", "an order of at least 1"))
+    for title, tolerance in (("atol", atol), ("rtol", rtol)):
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise ValueError(message("gradcheck", title, f"{tolerance}", "a finite number of at least 0"))
+    if not 0 < step < math.inf:
+        raise ValueError(message("gradcheck", "step", f"{step}", "a finite number above 0"))
     given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
     values = [_value(x) for x in given]
     if not any(_differentiable(v) for v in values):
@@ -97,10 +105,11 @@ def gradcheck(
     rng = np.random.default_rng(seed)
     name = getattr(f, "__name__", type(f).__name__)
     call = _Call(f, values, name, 1)
-    for level in range(1, order + 1):
-        relative, absolute = gradient(level)
-        call.check(rng, relative if rtol is None else rtol, absolute if atol is None else atol, step)
-        call = call.derivative()
+    with autograd.enable_grad(), np.errstate(all="ignore"):
+        for level in range(1, order + 1):
+            relative, absolute = gradient(level)
+            call.check(rng, relative if rtol is None else rtol, absolute if atol is None else atol, step)
+            call = call.derivative()
     return True
 
 
@@ -132,7 +141,12 @@ class _Call:
         """The tensors given to `f`, and its floating results."""
         where = self.where if grad else []
         args = [new(v, requires_grad=i in where) if isinstance(v, np.ndarray) else v for i, v in enumerate(values)]
-        return args, [t for t in _tuple(self.f(*args)) if t.dtype in dtypes.FLOATING]
+        results: tuple[Any, ...] = _tuple(self.f(*args))
+        for t in results:
+            if not isinstance(t, tape.TensorBase):
+                fault = f"f returned {describe(t)} (a {type(t).__name__}), needs a tensor or a tuple of tensors"
+                raise GradcheckError(self.report(fault))
+        return args, [t for t in results if t.dtype in dtypes.FLOATING]
 
     def check(self, rng: np.random.Generator, rtol: float, atol: float, step: float) -> None:
         before = [v.copy() if isinstance(v, np.ndarray) else v for v in self.values]
