@@ -378,7 +378,8 @@ def relu_vjp(g, out):
     if not is_real(out) or not is_plain(g, PyArray_TYPE(<ndarray>out)):
         return NotImplemented
     n = PyArray_NDIM(<ndarray>out)
-    if PyArray_NDIM(<ndarray>g) != n or memcmp(
+    # a 0-d array has no extents, not even a pointer to them
+    if PyArray_NDIM(<ndarray>g) != n or n and memcmp(
         PyArray_DIMS(<ndarray>g), PyArray_DIMS(<ndarray>out), n * sizeof(npy_intp)
     ):
         return NotImplemented
