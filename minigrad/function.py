@@ -93,6 +93,11 @@ class Function:
         """Run forward, and record the operation where an argument requires grad."""
         edges = tuple(tape.edge(a) if isinstance(a, tape.TensorBase) and tape.is_recording() else None for a in args)
         ctx = Context(tuple(edge is not None for edge in edges))
+        for name, value in kwargs.items():
+            if tape.is_recording() and getattr(value, "requires_grad", False):
+                hint = "Pass it by position"
+                need = "no tensor that requires grad: keyword arguments get no gradient"
+                raise GradError(message(f"{cls.__name__}.apply", name, describe(value), need, hint))
         with no_grad():
             result = cls.forward(ctx, *args, **kwargs)
         many = result if isinstance(result, tuple) else (result,)
@@ -103,17 +108,10 @@ class Function:
             return result
         if not many:
             raise GradError(message(f"{cls.__name__}.forward", "result", "an empty tuple", "at least one tensor"))
-        for name, value in kwargs.items():
-            if getattr(value, "requires_grad", False):
-                hint = "Pass it by position"
-                need = "no tensor that requires grad: keyword arguments get no gradient"
-                raise GradError(message(f"{cls.__name__}.apply", name, describe(value), need, hint))
-        places = {id(t): k for k, t in enumerate(many)}
-        ctx._outputs = [
-            (i, places[id(t)]) for i, t in enumerate(ctx._saved) if id(t) in places and all(t is not a for a in args)
-        ]
-        # an output must not be held by its own node: keep the bare array
-        ctx._saved = tuple(t.detach() if id(t) in places and all(t is not a for a in args) else t for t in ctx._saved)
+        # an output must not be held by its own node: keep its memory, and which output it is
+        places = {id(t): k for k, t in enumerate(many) if all(t is not a for a in args)}
+        ctx._outputs = [(i, places[id(t)]) for i, t in enumerate(ctx._saved) if id(t) in places]
+        ctx._saved = tuple(t.detach() if id(t) in places else t for t in ctx._saved)
         arrays = _separate(many, args)
         rule = tape.PyRule(cls.__name__, cls._pull)
         outputs = tape.record(rule, edges, arrays, (ctx, ctx._saved))

@@ -277,6 +277,10 @@ def test_results_without_gradient():
         function(lambda x: ()).apply(x)
     with pytest.raises(GradError, match="keyword arguments get no gradient"):
         Scale.apply(x, 2.0, plus=x)
+    with pytest.raises(GradError, match="keyword arguments get no gradient"):
+        Scale.apply(mg.ones(2, dtype=mg.float64), 2.0, plus=x)
+    with mg.no_grad():
+        assert Scale.apply(x, 2.0, plus=x).tolist() == [3.0, 6.0]
 
 
 def test_a_backward_that_changes_its_cotangent_is_stopped():
