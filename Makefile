@@ -7,7 +7,7 @@ BENCH_ARGS ?=
 
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check
-CORE = $(wildcard minigrad/_core/*.pyx minigrad/_core/*.px[di] minigrad/_core/*.h)
+CORE = $(wildcard minigrad/_core/*.p[yx]* minigrad/_core/loops/*.p[yx]*)
 CHECKED = $(wildcard setup.py minigrad nn tests examples benchmarks tools)
 
 # What a copy of the checkout needs to build and test itself. The copies keep the dates, so that make works in them too.
@@ -72,7 +72,7 @@ nightly: $(VENV)/.dev ## the tests with twenty times the examples, other ones in
 clean: ## remove everything that make made, .venv included
 	rm -rf build dist *.egg-info $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find minigrad nn tests examples benchmarks tools -name '__pycache__' -prune -exec rm -rf {} + 2>/dev/null || true
-	rm -f minigrad/_core/*.so
+	rm -f minigrad/_core/*.so minigrad/_core/loops/*.so
 
 # .venv/.python: the environment with what the build needs; .demo and .dev: minigrad in it with that extra.
 # Both install in place (editable), so only a changed core or pyproject.toml calls for a new one.

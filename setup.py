@@ -5,6 +5,7 @@ Everything static is in pyproject.toml; this file holds only what has to be comp
 """
 
 import os
+import platform
 import sys
 import sysconfig
 import tempfile
@@ -55,8 +56,15 @@ else:
     if sys.platform == "linux":
         LINK_ARGS += ["-Wl,-s"]
 
-# Further flags of single modules, by the name of their .pyx: {"softmax": ["-fopenmp"]}. Compiler and linker get them.
-MODULE_ARGS: dict[str, list[str]] = {}
+# The modules in _core/loops are built once for each of these; minigrad/_core/cpu.pyx chooses when it is imported.
+LEVELS: dict[str, list[str]] = {"base": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    LEVELS = {
+        "v2": ["-march=x86-64-v2"],
+        "v3": ["-march=x86-64-v3"],
+        "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    }
+CORE = Path("minigrad", "_core")
 
 NO_COMPILER = """
 minigrad: the Cython core cannot be built: there is no working C compiler, or Python's headers are missing.
@@ -100,9 +108,19 @@ class BuildCore(build_ext):
                 compiler = " ".join(self.compiler.compiler_so[:1])
                 headers = sysconfig.get_path("include")
                 raise SystemExit(NO_COMPILER.format(compiler=compiler, headers=headers, problem=error)) from None
+            source.write_text("#include <omp.h>\nint probe(void) { return omp_get_max_threads(); }\n", encoding="utf-8")
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=["-fopenmp"])
+                self.compiler.link_shared_object(objects, str(Path(folder, "probe.so")), extra_postargs=["-fopenmp"])
+            except (CCompilerError, BaseError):
+                print("minigrad: this compiler has no OpenMP; the loops will run on one thread", file=sys.stderr)
+            else:
+                for extension in self.extensions:
+                    extension.extra_compile_args.append("-fopenmp")
+                    extension.extra_link_args.append("-fopenmp")
 
     def translate(self) -> None:
-        """Replace every module's .pyx by the C file that Cython makes of it."""
+        """Replace every module's .pyx by the C file that Cython makes of it, the same one for each instruction set."""
         import numpy
         from Cython.Build import cythonize
         from Cython.Compiler.Errors import CompileError
@@ -110,9 +128,11 @@ class BuildCore(build_ext):
         # Cython looks at the sources' dates; the directives are here.
         changed = Path("setup.py").stat().st_mtime
         stale = any(file.stat().st_mtime < changed for file in BUILD.rglob("*.c"))
+        sources = {extension.sources[0] for extension in self.extensions}
+        modules = [Extension(".".join(Path(source).with_suffix("").parts), [source]) for source in sorted(sources)]
         try:
             translated = cythonize(
-                self.extensions,
+                modules,
                 build_dir=str(BUILD / "cython"),
                 compiler_directives=DIRECTIVES,
                 nthreads=JOBS,
@@ -120,24 +140,42 @@ class BuildCore(build_ext):
             )
         except CompileError as error:  # Cython has printed the lines at fault
             raise SystemExit(f"minigrad: Cython cannot translate the core: {error}") from None
-        for extension, module in zip(self.extensions, translated, strict=True):
-            extension.sources = module.sources
+        files = {module.name: Path(module.sources[0]).resolve() for module in translated}
+        for extension in self.extensions:
+            source = Path(extension.sources[0])
+            file = files[".".join(source.with_suffix("").parts)]
+            extension.sources = [str(file if source.parent == CORE else variant(extension.name, file))]
+            extension.depends.append(str(file))
             extension.include_dirs.append(numpy.get_include())
 
 
+def variant(name: str, file: Path) -> Path:
+    """A C file that includes `file` under the name of one variant of the module, since objects lie beside sources."""
+    title = name.rpartition(".")[2]
+    text = f'#define PyInit_{file.stem} PyInit_{title}\n#include "{file.as_posix()}"\n'
+    made = BUILD / "variants" / f"{title}.c"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    if not made.exists() or made.read_text(encoding="utf-8") != text:
+        made.write_text(text, encoding="utf-8")
+    return made
+
+
 def core() -> list[Extension]:
-    """One extension for every ``minigrad/_core/*.pyx``."""
+    """One extension for every ``minigrad/_core/*.pyx``, and one for every level of those in ``_core/loops``."""
+    modules = [(source, source.stem, []) for source in sorted(CORE.glob("*.pyx"))]
+    for source in sorted(CORE.glob("loops/*.pyx")):
+        modules += [(source, f"loops.{source.stem}_{level}", flags) for level, flags in LEVELS.items()]
     return [
         Extension(
-            f"minigrad._core.{source.stem}",
+            f"minigrad._core.{name}",
             sources=[str(source)],
             define_macros=MACROS,
             undef_macros=["NDEBUG"] if DEBUG else [],
-            extra_compile_args=COMPILE_ARGS + MODULE_ARGS.get(source.stem, []),
-            extra_link_args=LINK_ARGS + MODULE_ARGS.get(source.stem, []),
+            extra_compile_args=COMPILE_ARGS + flags,
+            extra_link_args=list(LINK_ARGS),
             depends=["setup.py"],
         )
-        for source in sorted(Path("minigrad/_core").glob("*.pyx"))
+        for source, name, flags in modules
     ]
 
 

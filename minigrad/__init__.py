@@ -299,6 +299,10 @@ from minigrad.ops.trigonometric import (
 from minigrad.tensor import (
     Tensor,
 )
+from minigrad.threads import (
+    get_num_threads,
+    set_num_threads,
+)
 
 __version__ = "0.1.0"
 
@@ -396,6 +400,7 @@ __all__ = [
     "full",
     "full_like",
     "gelu",
+    "get_num_threads",
     "grad",
     "greater",
     "greater_equal",
@@ -486,6 +491,7 @@ __all__ = [
     "searchsorted",
     "selu",
     "set_grad_enabled",
+    "set_num_threads",
     "sigmoid",
     "sign",
     "signbit",

@@ -95,7 +95,9 @@ def test_files_are_short(path: Path) -> None:
     assert length <= (2 * LONGEST if path.name in LONG else LONGEST), f"{length} lines; split it by its nouns"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "minigrad" / "_core").glob("*.p[yx]*")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "minigrad" / "_core").rglob("*.p[yx][xdi]")), ids=lambda path: path.name
+)
 def test_the_core_knows_nothing_above_it(path: Path) -> None:
     for found in re.finditer(r"^\s*(?:from|c?import)\s+minigrad\.(\w+)", path.read_text(), re.MULTILINE):
         assert RANK[found[1]] == 0, found[0]

@@ -8,6 +8,7 @@ import os
 from minigrad._core.arrays cimport (
     ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, dtype_of, hush, overlaps, unary, unhush,
 )
+from minigrad._core.cpu cimport Kernel
 from minigrad._core.tape cimport (
     Node, Rule, TensorBase, anomaly, check_versions, edge_of, new_node, new_pick, out_versions, raise_freed,
     recording, version_of, versions, wrap,
@@ -349,6 +350,8 @@ cdef class Op(Rule):
             if _kernels and self.kernels:
                 kernel = self.kernels.get((backend.name, common))
                 if kernel is not None:
+                    if type(kernel) is Kernel:
+                        kernel = (<Kernel>kernel).load()
                     out = kernel(*arrays, **params)
             if out is NotImplemented:
                 out = self.body(backend.namespace, *arrays, **params)
@@ -572,6 +575,8 @@ cdef class Op(Rule):
             first = next(part for part in <tuple>g if part is not None) if type(g) is tuple else g
             kernel = entry.kernels.get((backend.name, first.dtype))
             if kernel is not None:
+                if type(kernel) is Kernel:
+                    kernel = (<Kernel>kernel).load()
                 out = kernel(g, *args, **params)
                 if out is not NotImplemented:
                     return out

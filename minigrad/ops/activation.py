@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from minigrad import dtypes
-from minigrad._core import losses
+from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, message
 from minigrad.ops.registry import Array, floating, op, promote
 from minigrad.ops.samples import A, case, error, unary
@@ -352,5 +352,5 @@ def _(xp: Any, g: Array, x: Array) -> Array:
 
 hardswish.samples(*unary(-5.0, 5.0, avoid=(-3.0, 3.0)), EXTREME)
 
-relu.kernel("cpu", dtypes.float32, dtypes.float64)(losses.relu)
-relu.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(losses.relu_vjp)
+relu.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("elementwise", "relu"))
+relu.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("elementwise", "relu_vjp"))

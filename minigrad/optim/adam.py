@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from minigrad._core import optimize
+from minigrad._core.cpu import Kernel
 from minigrad.errors import message
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
 
 __all__ = ["Adam", "AdamW"]
+
+fused = Kernel("optimize", "adam")
 
 
 class Adam(Optimizer):
@@ -104,7 +106,7 @@ class Adam(Optimizer):
         m, v, v_max = state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq")
         (beta1, beta2), lr, eps, weight_decay = group["betas"], group["lr"], group["eps"], group["weight_decay"]
         maximize = group["maximize"]
-        if optimize.adam(x, g, m, v, v_max, lr, beta1, beta2, eps, weight_decay, self.decoupled, maximize, step):
+        if fused(x, g, m, v, v_max, lr, beta1, beta2, eps, weight_decay, self.decoupled, maximize, step):
             return
         self.conform(x, state)
         m, v, v_max = state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq")

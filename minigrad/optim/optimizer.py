@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes, ops
-from minigrad._core import optimize, tape
+from minigrad._core import tape
 from minigrad.errors import DTypeError, GradError, describe, message
 from minigrad.nn.module import Module, check_initialized, clear_gradients
 from minigrad.nn.parameter import Parameter
@@ -156,7 +156,7 @@ class Optimizer:
                     self.update(x, grad._array, state, group)
                     changed.append(p)
         finally:  # those before the one that is refused have changed
-            optimize.mark_updated(changed, f"{self._who}.step")
+            tape.mark_updated(changed, f"{self._who}.step")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""

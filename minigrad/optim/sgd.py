@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from minigrad._core import optimize
+from minigrad._core.cpu import Kernel
 from minigrad.errors import message
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
 
 __all__ = ["SGD"]
+
+fused = Kernel("optimize", "sgd")
 
 
 class SGD(Optimizer):
@@ -96,7 +98,7 @@ class SGD(Optimizer):
         fresh = 1.0 - group["dampening"] if state["step"] else 1.0
         state["step"] += 1
         nesterov, maximize = group["nesterov"], group["maximize"]
-        if optimize.sgd(x, g, buffer, lr, momentum, fresh, weight_decay, nesterov, maximize):
+        if fused(x, g, buffer, lr, momentum, fresh, weight_decay, nesterov, maximize):
             return
         self.conform(x, state)
         buffer = None if buffer is None else state["momentum_buffer"]

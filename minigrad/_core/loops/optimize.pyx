@@ -11,24 +11,9 @@ from numpy cimport (
 )
 
 from minigrad._core.dispatch cimport kernels_on
-from minigrad._core.tape cimport TensorBase, Version, version_of
+from minigrad._core.loops.plain cimport RELEASE_GIL, real
 
 import_array()
-
-ctypedef fused real:
-    float
-    double
-
-cdef Py_ssize_t RELEASE_GIL = 10_000  # elements; below, releasing the GIL costs more than it gives
-
-
-def mark_updated(list parameters not None, str site):
-    """Note that the memory of each tensor was changed, and by whom: a text, so that no step walks the stack."""
-    cdef Version version
-    for p in parameters:
-        version = version_of(<TensorBase?>p)
-        version.value += 1
-        version.site = site
 
 
 cdef bint fits(object a, object like) except -1:

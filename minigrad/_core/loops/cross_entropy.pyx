@@ -1,37 +1,20 @@
-"""Kernels of cross entropy with class indices, and of relu: one pass over the rows, not a dozen over the matrix.
+"""Kernels of cross entropy with class indices: one pass over the rows, not a dozen over the matrix.
 
 Each takes what the generic body or rule takes, without ``xp``, and computes the same. It answers NotImplemented where
 it does not take the arguments (another dtype or order in memory, shapes that do not fit, a class that is none); the
 generic body then runs, or says what is wrong.
 """
 from libc.math cimport INFINITY, log
-from libc.string cimport memcmp, memcpy
 from numpy cimport (
-    NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_ISALIGNED,
-    PyArray_ISCARRAY_RO, PyArray_ISNOTSWAPPED, PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
-    PyArray_TYPE, import_array, ndarray, npy_int64, npy_intp, npy_uint32, npy_uint64,
+    NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_ISALIGNED, PyArray_ISNOTSWAPPED,
+    PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_int64,
+    npy_intp,
 )
 
+from minigrad._core.loops.math cimport exp_not_positive, largest
+from minigrad._core.loops.plain cimport RELEASE_GIL, is_plain, is_real, real
+
 import_array()
-
-ctypedef fused real:
-    float
-    double
-
-cdef npy_intp RELEASE_GIL = 10_000  # elements; below, releasing the GIL costs more than it gives
-
-
-cdef inline bint is_plain(object x, int kind):
-    """Whether `x` is an array of the type number `kind`, aligned and in C order."""
-    return type(x) is ndarray and PyArray_TYPE(<ndarray>x) == kind and PyArray_ISCARRAY_RO(<ndarray>x)
-
-
-cdef inline bint is_real(object x):
-    """Whether `x` is an array of float32 or float64, aligned and in C order."""
-    return is_plain(x, NPY_FLOAT) or is_plain(x, NPY_DOUBLE)
-
-
-# ---- cross entropy ---------------------------------------------------------------------------------------------------
 
 cdef enum:
     BLOCK = 256
@@ -50,63 +33,6 @@ cdef struct Task:
     double smoothing
     Reduction reduction
     npy_intp step               # elements from one row's cotangent to the next
-
-
-cdef inline real exp_not_positive(real x) noexcept nogil:
-    """exp(x) for x <= 0 (and NaN) to a unit or two in the last place; 0 where it would be subnormal.
-
-    ``x = k * log(2) + r``, and the Taylor series of exp(r) for abs(r) <= log(2) / 2, in halves that do not wait for
-    each other. Adding 1.5 * 2**(mantissa bits) rounds to the integer k and leaves it in the low bits, which a shift
-    makes an exponent; k = -127 (in double -1023) becomes 0. Without a branch or a call, so that the compiler makes
-    vectors of it.
-    """
-    cdef real low = -88.0 if real is float else -709.0
-    cdef real shift = 12582912.0 if real is float else 6755399441055744.0
-    cdef real log2_high = 0.693359375 if real is float else 6.93147180369123816490e-1
-    cdef real log2_low = -2.1219444005469057e-4 if real is float else 1.90821492927058770002e-10
-    cdef real shifted, k, r, r2, r4, power, scale
-    cdef npy_uint32 bits4
-    cdef npy_uint64 bits8
-    x = low if x < low else x
-    shifted = x * <real>1.4426950408889634 + shift
-    k = shifted - shift
-    r = (x - k * log2_high) - k * log2_low
-    r2 = r * r
-    r4 = r2 * r2
-    power = <real>(1 / 24.0) + r * <real>(1 / 120.0) + r2 * (<real>(1 / 720.0) + r * <real>(1 / 5040.0))
-    if real is double:
-        power += r4 * (
-            1 / 40320.0 + r * (1 / 362880.0) + r2 * (1 / 3628800.0 + r * (1 / 39916800.0))
-            + r4 * (1 / 479001600.0 + r * (1 / 6227020800.0))
-        )
-    power = <real>1 + r + r2 * (<real>0.5 + r * <real>(1 / 6.0)) + r4 * power
-    if real is float:
-        memcpy(&bits4, &shifted, 4)
-        bits4 = (bits4 + 127) << 23
-        memcpy(&scale, &bits4, 4)
-    else:
-        memcpy(&bits8, &shifted, 8)
-        bits8 = (bits8 + 1023) << 52
-        memcpy(&scale, &bits8, 8)
-    return power * scale
-
-
-cdef inline real largest(const real* x, npy_intp n) noexcept nogil:
-    """The maximum but for NaN; four at a time, since each comparison waits for the one before."""
-    cdef real a = -INFINITY, b = -INFINITY, c = -INFINITY, d = -INFINITY
-    cdef npy_intp j = 0
-    while j + 4 <= n:
-        a = x[j] if x[j] > a else a
-        b = x[j + 1] if x[j + 1] > b else b
-        c = x[j + 2] if x[j + 2] > c else c
-        d = x[j + 3] if x[j + 3] > d else d
-        j += 4
-    while j < n:
-        a = x[j] if x[j] > a else a
-        j += 1
-    a = a if a > b else b
-    c = c if c > d else d
-    return a if a > c else c
 
 
 cdef inline double exponentials(const real* x, real top, real* out, npy_intp n) noexcept nogil:
@@ -277,8 +203,7 @@ cdef bint is_cotangent(object g, int kind, Task* task):
     return True
 
 
-# from here on NumPy's exp of float64, compiled for wider vectors than this module, makes the generic forward faster
-cdef npy_intp WIDE = 256
+
 
 
 cdef object attempt(
@@ -295,8 +220,6 @@ cdef object attempt(
         return NotImplemented
     kind = PyArray_TYPE(<ndarray>logits)
     task.n, task.classes = PyArray_DIMS(<ndarray>logits)[0], PyArray_DIMS(<ndarray>logits)[1]
-    if g is None and kind == NPY_DOUBLE and task.classes > WIDE:
-        return NotImplemented
     task.smoothing = smoothing
     task.reduction = MEAN if reduction == "mean" else NONE if reduction == "none" else SUM
     if not is_plain(targets, NPY_INT64) or not is_vector(targets, task.n):
@@ -333,54 +256,3 @@ def cross_entropy(logits, targets, weight, *, ignore_index, double label_smoothi
 def cross_entropy_vjp(g not None, logits, targets, weight, *, ignore_index, double label_smoothing, str reduction):
     """Kernel of its rule for the logits."""
     return attempt(g, logits, targets, weight, ignore_index, label_smoothing, reduction)
-
-
-# ---- relu ------------------------------------------------------------------------------------------------------------
-
-cdef void positive(const real* g, const real* x, real* out, npy_intp n) noexcept nogil:
-    """The elements of `g` where x > 0, else 0; without `g` those of `x`, and NaN too."""
-    cdef npy_intp i
-    cdef real value
-    if g == NULL:
-        for i in range(n):
-            out[i] = 0 if x[i] <= 0 else x[i]
-    else:
-        for i in range(n):
-            value = g[i]  # loaded in any case: a conditional load would keep the compiler from making vectors
-            out[i] = value if x[i] > 0 else 0
-
-
-cdef void run_positive(real* out, const void* g, const void* x, npy_intp n) noexcept:
-    if n < RELEASE_GIL:
-        positive(<const real*>g, <const real*>x, out, n)
-    else:
-        with nogil:
-            positive(<const real*>g, <const real*>x, out, n)
-
-
-cdef ndarray new_positive(const void* g, ndarray x):
-    cdef ndarray out = <ndarray>PyArray_EMPTY(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x), 0)
-    if PyArray_TYPE(x) == NPY_FLOAT:
-        run_positive(<float*>PyArray_DATA(out), g, PyArray_DATA(x), PyArray_SIZE(x))
-    else:
-        run_positive(<double*>PyArray_DATA(out), g, PyArray_DATA(x), PyArray_SIZE(x))
-    return out
-
-
-def relu(x):
-    """Kernel of the op ``relu``."""
-    return new_positive(NULL, <ndarray>x) if is_real(x) else NotImplemented
-
-
-def relu_vjp(g, out):
-    """Kernel of its rule."""
-    cdef int n
-    if not is_real(out) or not is_plain(g, PyArray_TYPE(<ndarray>out)):
-        return NotImplemented
-    n = PyArray_NDIM(<ndarray>out)
-    # a 0-d array has no extents, not even a pointer to them
-    if PyArray_NDIM(<ndarray>g) != n or n and memcmp(
-        PyArray_DIMS(<ndarray>g), PyArray_DIMS(<ndarray>out), n * sizeof(npy_intp)
-    ):
-        return NotImplemented
-    return new_positive(PyArray_DATA(<ndarray>g), <ndarray>out)

@@ -1,0 +1,146 @@
+"""What the kernels know of the processor: its instruction set, how many threads to use, and how memory is kept."""
+from libc.stdlib cimport getenv
+
+import os
+import sys
+
+from minigrad import threads
+
+cdef extern from *:
+    """
+    #if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
+    static int mg_has_v3(void) {
+        __builtin_cpu_init();
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+            && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    }
+    static int mg_has_v4(void) {
+        return mg_has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+            && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
+            && __builtin_cpu_supports("avx512vl");
+    }
+    static int mg_has_bf16(void) { return mg_has_v4() && __builtin_cpu_supports("avx512bf16"); }
+    #else
+    static int mg_has_v3(void) { return 0; }
+    static int mg_has_v4(void) { return 0; }
+    static int mg_has_bf16(void) { return 0; }
+    #endif
+    #if defined(__GLIBC__)
+    #include <malloc.h>
+    static int mg_keep_memory(void) { return mallopt(M_MMAP_MAX, 0) && mallopt(M_TRIM_THRESHOLD, -1); }
+    static int mg_return_memory(void) { return malloc_trim(0); }
+    #else
+    static int mg_keep_memory(void) { return 0; }
+    static int mg_return_memory(void) { return 0; }
+    #endif
+    """
+    bint mg_has_v3() nogil
+    bint mg_has_v4() nogil
+    bint mg_has_bf16() nogil
+    bint mg_keep_memory() nogil
+    bint mg_return_memory() nogil
+
+# ---- the instruction set ---------------------------------------------------------------------------------------------
+
+cdef tuple _levels = ("base",)
+if os.uname().machine in ("x86_64", "amd64") if hasattr(os, "uname") else False:
+    _levels = ("v2", "v3", "v4")[:3 if mg_has_v4() else 2 if mg_has_v3() else 1]
+cdef str _level = _levels[len(_levels) - 1]
+cdef list _kernels = []
+
+
+def levels():
+    """The instruction sets that this processor has, the widest last: x86-64-v2, -v3 and -v4, elsewhere only base."""
+    return _levels
+
+
+def level():
+    """The instruction set whose loops run."""
+    return _level
+
+
+def use_level(str name not None):
+    """Run the loops of another instruction set from now on; returns the one before."""
+    global _level
+    if name not in _levels:
+        raise ValueError(f"MINIGRAD_CPU is {name!r}, needs one that this processor has: {', '.join(_levels)}")
+    before, _level = _level, name
+    for kernel in _kernels:
+        (<Kernel>kernel).function = None
+    return before
+
+
+def has_bf16():
+    """Whether the processor multiplies bfloat16 (AVX512_BF16) and the loops in use may."""
+    return _level == "v4" and mg_has_bf16()
+
+
+if os.environ.get("MINIGRAD_CPU"):
+    use_level(os.environ["MINIGRAD_CPU"])
+
+
+cdef class Kernel:
+    """A function of a module in ``_core/loops``, in the variant for the instruction set; loaded when first called."""
+
+    def __init__(self, str module not None, str name not None):
+        self.module, self.name = module, name
+        _kernels.append(self)
+
+    cdef object load(self):
+        if self.function is None:
+            name = f"minigrad._core.loops.{self.module}_{_level}"
+            if name not in sys.modules:
+                __import__(name)
+            self.function = getattr(sys.modules[name], self.name)
+        return self.function
+
+    def __call__(self, *args, **kwargs):
+        return self.load()(*args, **kwargs)
+
+    def __repr__(self):
+        return f"<kernel {self.module}.{self.name}>"
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+cdef int _threads = threads.default()
+
+
+cdef int num_threads() noexcept nogil:
+    return _threads
+
+
+cdef int threads_for(npy_intp work) noexcept nogil:
+    return _threads if work >= PARALLEL else 1
+
+
+def get_threads():
+    """The number of threads that loops are shared among."""
+    return _threads
+
+
+def set_threads(int n):
+    """Share loops among `n` threads."""
+    global _threads
+    _threads = n
+
+
+# libgomp's threads do not survive a fork, and a parallel region in the child would wait for them forever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: set_threads(1))
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def keep_memory():
+    """Let malloc keep what is freed, however large, so that a training step faults in no pages after the first."""
+    return mg_keep_memory()
+
+
+def return_memory():
+    """Give memory that is free back to the system; returns whether there was any."""
+    return mg_return_memory()
+
+
+if getenv("MINIGRAD_MALLOC") == NULL or getenv("MINIGRAD_MALLOC") != b"system":
+    keep_memory()

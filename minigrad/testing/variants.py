@@ -1,0 +1,110 @@
+"""Kernels beside the generic body: in every instruction set that the processor has, on one thread and on several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minigrad import autograd, dtypes
+from minigrad._core import cpu, dispatch
+from minigrad.ops.conversion import new
+from minigrad.testing.tolerances import RELATIVE, assert_close
+
+__all__ = ["assert_variants", "generic", "outcome", "variant"]
+
+Array = np.ndarray[Any, Any]
+THREADS = (1, 2, 3)
+
+
+@contextmanager
+def generic() -> Iterator[None]:
+    """Run the generic bodies and rules."""
+    before = dispatch.use_kernels(False)
+    try:
+        yield
+    finally:
+        dispatch.use_kernels(before)
+
+
+@contextmanager
+def variant(level: str, threads: int) -> Iterator[None]:
+    """Run the loops of one instruction set on a number of threads."""
+    set_before, level_before, threads_before = dispatch.use_kernels(True), cpu.use_level(level), cpu.get_threads()
+    cpu.set_threads(threads)
+    try:
+        yield
+    finally:
+        cpu.set_threads(threads_before)
+        cpu.use_level(level_before)
+        dispatch.use_kernels(set_before)
+
+
+def outcome(f: Callable[..., Any], arrays: Sequence[Array], seed: int) -> tuple[list[Array], list[Array]]:
+    """The values of ``f(*tensors)`` and the gradients of its floating arguments under random cotangents."""
+    tensors = [new(a, requires_grad=a.dtype in dtypes.FLOATING) for a in arrays]
+    outs = f(*tensors)
+    outs = outs if isinstance(outs, tuple) else (outs,)
+    rng = np.random.default_rng(seed)
+    seeded = [out for out in outs if out.requires_grad]
+    cotangents = [new(rng.uniform(0.5, 1.5, out.shape).astype(out.dtype)) for out in seeded]
+    wanted = [t for t in tensors if t.requires_grad]
+    grads = autograd.grad(seeded, wanted, cotangents, allow_unused=True) if seeded and wanted else []
+    return [out.detach().numpy() for out in outs], [g.numpy() for g in grads if g is not None]
+
+
+def assert_variants(
+    f: Callable[..., Any],
+    *arrays: Array,
+    seed: int = 0,
+    factor: float = 1.0,
+    floor: float = 0.1,
+    each: bool = False,
+    wide: bool = False,
+) -> None:
+    """Assert that kernels compute values and gradients of the generic body, and the same bits on 1, 2 and 3 threads.
+
+    Parameters
+    ----------
+    f : callable
+        A function of tensors; it returns a tensor or a tuple of them.
+    arrays : array
+        Its arguments. Gradients are taken for those of floating dtypes. They must stay as they are.
+    seed : int
+        Of the cotangents.
+    factor, floor, each
+        As for `assert_close`.
+    wide : bool
+        Compare with the generic body in float64 at the same rounded arguments, not in their own dtype.
+
+    Raises
+    ------
+    AssertionError
+        With the instruction set, the number of threads, and the worst element.
+    """
+    kept = [a.copy() for a in arrays]
+    given = [a.astype(np.float64) if wide and a.dtype in dtypes.FLOATING else a for a in arrays]
+    with generic():
+        expected = outcome(f, given, seed)
+    held = [a.dtype for a in arrays if a.dtype in RELATIVE]
+    for level in cpu.levels():
+        first = None
+        for threads in THREADS:
+            with variant(level, threads):
+                found = outcome(f, arrays, seed)
+            where = f"{level}, {threads} threads"
+            for what, ours, theirs in zip(("value", "gradient"), found, expected, strict=True):
+                for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+                    assert wide or a.dtype == b.dtype, f"{what} {k} is {a.dtype} in {where} and {b.dtype} generic"
+                    limit = max(
+                        [*held, a.dtype] if a.dtype in RELATIVE else [a.dtype], key=lambda d: RELATIVE.get(d, 0)
+                    )
+                    assert_close(a, b, limit, f"{what} {k} in {where}", factor=factor, floor=floor, each=each)
+            if first is None:
+                first = found
+            for ours, theirs in zip(sum(found, []), sum(first, []), strict=True):
+                assert ours.tobytes() == theirs.tobytes(), f"{where}: other bits than on 1 thread"
+    for a, b in zip(arrays, kept, strict=True):
+        np.testing.assert_array_equal(a, b)
