@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad._core import dispatch
+from minigrad._core import cpu
 from minigrad.backend.numpy import backend
 from minigrad.errors import DTypeError
 from minigrad.ops.conversion import new
@@ -22,6 +22,7 @@ from minigrad.testing.gradcheck import gradcheck
 from minigrad.testing.samples import LAYOUTS, draw_case, relayout, seed_of
 from minigrad.testing.tolerances import RELATIVE, assert_close
 from minigrad.testing.trial import FLOATS, Trial, cast, is_tensor, trials
+from minigrad.testing.variants import generic, variant
 
 __all__ = ["CHECKS"]
 
@@ -218,22 +219,20 @@ def check_memory(trial: Trial) -> None:
 
 @each
 def check_kernels(trial: Trial) -> None:
-    """Kernels and the small-array loops compute what the generic body and rules compute."""
+    """Kernels of every instruction set and the small-array loops compute what the generic body and rules compute."""
     for dtype in trial.floats:
         inputs, cotangents = trial.inputs(dtype), trial.cotangents(dtype)
-        before = dispatch.use_kernels(True)
-        try:
-            fast = trial.outputs(inputs), trial.pull(inputs, cotangents)
-            dispatch.use_kernels(False)
-            generic = trial.outputs(inputs), trial.pull(inputs, cotangents)
-        finally:
-            dispatch.use_kernels(before)
-        for kind, ours, theirs in zip(("output", "gradient"), fast, generic, strict=True):
-            for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-                assert a.dtype == b.dtype, f"{kind} {k} is {a.dtype} with kernels and {b.dtype} without"
-                held = coarsest(a, *inputs) if a.dtype in RELATIVE else a.dtype
-                what = f"{kind} {k} for {dtype}, kernel against generic"
-                assert_close(a, b, held, what, floor=CANCELLED, each=trial.literal)
+        with generic():
+            expected = trial.outputs(inputs), trial.pull(inputs, cotangents)
+        for level in cpu.levels():
+            with variant(level, cpu.get_threads()):
+                fast = trial.outputs(inputs), trial.pull(inputs, cotangents)
+            for kind, ours, theirs in zip(("output", "gradient"), fast, expected, strict=True):
+                for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+                    assert a.dtype == b.dtype, f"{kind} {k} is {a.dtype} with kernels and {b.dtype} without"
+                    held = coarsest(a, *inputs) if a.dtype in RELATIVE else a.dtype
+                    what = f"{kind} {k} for {dtype}, {level} kernel against generic"
+                    assert_close(a, b, held, what, floor=CANCELLED, each=trial.literal)
 
 
 @each

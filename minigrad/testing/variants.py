@@ -90,7 +90,7 @@ def assert_variants(
         expected = outcome(f, given, seed)
     held = [a.dtype for a in arrays if a.dtype in RELATIVE]
     for level in cpu.levels():
-        first = None
+        first: list[bytes] = []
         for threads in THREADS:
             with variant(level, threads):
                 found = outcome(f, arrays, seed)
@@ -98,13 +98,10 @@ def assert_variants(
             for what, ours, theirs in zip(("value", "gradient"), found, expected, strict=True):
                 for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
                     assert wide or a.dtype == b.dtype, f"{what} {k} is {a.dtype} in {where} and {b.dtype} generic"
-                    limit = max(
-                        [*held, a.dtype] if a.dtype in RELATIVE else [a.dtype], key=lambda d: RELATIVE.get(d, 0)
-                    )
+                    limit = max([*held, a.dtype], key=RELATIVE.__getitem__) if a.dtype in RELATIVE else a.dtype
                     assert_close(a, b, limit, f"{what} {k} in {where}", factor=factor, floor=floor, each=each)
-            if first is None:
-                first = found
-            for ours, theirs in zip(sum(found, []), sum(first, []), strict=True):
-                assert ours.tobytes() == theirs.tobytes(), f"{where}: other bits than on 1 thread"
+            bits = [a.tobytes() for part in found for a in part]
+            first = first or bits
+            assert bits == first, f"{where}: other bits than on 1 thread"
     for a, b in zip(arrays, kept, strict=True):
         np.testing.assert_array_equal(a, b)
