@@ -35,6 +35,8 @@ cdef object _convert = None          # anything array-like -> tensor
 cdef object _explain = None          # the error of a failed body -> the error the user sees
 cdef object _inspect = None          # what detect_anomaly does with a result
 
+cdef object _float32 = np.dtype(np.float32)    # what half types are computed in
+
 CAUGHT = (
     ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError, MemoryError, np.linalg.LinAlgError
 )
@@ -77,6 +79,7 @@ cdef class Vjp:
     cdef int places[8]           # the same for C
     cdef readonly object params  # names of the parameters it asks for, None for all
     cdef public dict kernels     # (backend, dtype) -> kernel
+    cdef public set adding       # those that take `into`, an array to add the gradient to
 
     def __init__(self, rule, slots, params):
         self.rule = rule
@@ -86,6 +89,7 @@ cdef class Vjp:
             self.places[i] = slots[i]
         self.params = params
         self.kernels = {}
+        self.adding = set()
 
 
 cdef class Op(Rule):
@@ -139,6 +143,19 @@ cdef class Op(Rule):
         self.composed = True
         self.kernels = {}
         self.cases = []
+
+    def add_kernel(self, kernel, backend, dtypes, vjp, bint into):
+        """Register a kernel for the forward, the joint rule (`vjp` is -1) or the rule of one input."""
+        cdef dict table = self.kernels
+        cdef Vjp entry
+        if vjp is not None:
+            entry = <Vjp?>(self.joint if vjp < 0 else self.vjps[vjp])
+            table = entry.kernels
+            if into:
+                entry.adding.add(kernel)
+                self.adds = True
+        for dtype in dtypes:
+            table[backend, dtype] = kernel
 
     @property
     def composite(self):
@@ -318,6 +335,10 @@ cdef class Op(Rule):
         if backend is not _numpy_backend:
             self.find_backend(tensors)
         record = record and recording()
+        if uniform and common is not None and common not in self.plain and _kernels and self.kernels:
+            out = self.run_half(backend, common, arrays, params)
+            if out is not NotImplemented:
+                return self.finish(tensors, out, _float32, params, record)
         if not uniform or common is None or common not in self.plain:
             skip = self.skip * n if self.variadic else self.skip
             token = hush()
@@ -377,6 +398,18 @@ cdef class Op(Rule):
         if type(out) is tuple:
             return tuple([wrap(part, None) for part in <tuple>out])
         return wrap(out, None)
+
+    cdef object run_half(self, object backend, object dtype, list arrays, dict params):
+        """The result of a kernel that takes a half type as it is; NotImplemented where there is none."""
+        cdef object kernel = self.kernels.get((backend.name, dtype)), out, token
+        if kernel is None or dtype.itemsize != 2:
+            return NotImplemented
+        token = hush()
+        try:
+            out = kernel(*arrays, **params)
+        finally:
+            unhush(token)
+        return out
 
     cdef object compose(self, list tensors, dict params):
         """Run the generic body on tensors, so that the ops inside it are recorded."""
@@ -519,7 +552,7 @@ cdef class Op(Rule):
             return None if x is None or kind == DTYPE else ()
         return (<TensorBase>x).shape if kind == SHAPE else (<TensorBase>x).dtype
 
-    cdef list pull(self, Node node, object g, unsigned long long want, bint create):
+    cdef list pull(self, Node node, object g, unsigned long long want, bint create, list into):
         # taken once: another thread may free the node while a rule runs
         cdef tuple parents = node.parents, saved = node.saved
         cdef dict params = node.params
@@ -539,6 +572,10 @@ cdef class Op(Rule):
         else:
             backend = _backends[type(g[0]) if type(g) is tuple else type(g)]
             xp = backend.namespace
+        if node.compute is not None and not create and _kernels and self.joint is None and type(g) is not tuple:
+            want = self.pull_half(backend, parents, saved, g, params, want, grads)
+            if not want:
+                return grads
         values = []
         for slot in range(self.n_residuals):
             item = saved[slot]
@@ -556,28 +593,53 @@ cdef class Op(Rule):
             g = tuple([cast(part, node.compute) for part in <tuple>g]) if type(g) is tuple else cast(g, node.compute)
         if self.joint is not None:
             entry = <Vjp>self.joint
-            given = self.run(entry, backend, xp, g, values, params)
+            given = self.run(entry, backend, xp, g, values, params, None)
             if not isinstance(given, (tuple, list)) or len(given) != n:
                 count = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
                 raise GradError(f"{self.name}: its joint vjp rule gave {count}, needs a tuple of {n}, one an input")
             return list(given)
         for i in range(n):
             if parents[i] is not None and (i >= 64 or (want >> i) & 1):
-                grads[i] = self.run(<Vjp>self.vjps[i], backend, xp, g, values, params)
+                grads[i] = self.run(
+                    <Vjp>self.vjps[i], backend, xp, g, values, params, None if into is None else into[i]
+                )
         return grads
 
-    cdef object run(self, Vjp entry, object backend, object xp, object g, list values, dict params):
+    cdef unsigned long long pull_half(
+        self, object backend, tuple parents, tuple saved, object g, dict params, unsigned long long want, list grads,
+    ) except? 0:
+        """Let kernels that take half types as they are give gradients; returns which are left."""
+        cdef Py_ssize_t i
+        cdef Vjp entry
+        cdef object kernel, out
+        cdef list args
+        for i in range(min(len(parents), 64)):
+            if parents[i] is None:
+                want &= ~(<unsigned long long>1 << i)
+            elif (want >> i) & 1:
+                entry = <Vjp>self.vjps[i]
+                kernel = entry.kernels.get((backend.name, g.dtype))
+                if kernel is None:
+                    continue
+                args = [open_value(saved[slot], None, False) for slot in entry.slots]
+                out = kernel(g, *args, **chosen(entry, params))
+                if out is not NotImplemented:
+                    grads[i] = out
+                    want &= ~(<unsigned long long>1 << i)
+        return want
+
+    cdef object run(self, Vjp entry, object backend, object xp, object g, list values, dict params, object into):
         cdef list args = [values[slot] for slot in entry.slots]
         cdef object kernel, out
-        if entry.params is not None:
-            params = {name: params[name] for name in entry.params}
+        params = chosen(entry, params)
         if backend is not None and _kernels and entry.kernels:
             first = next(part for part in <tuple>g if part is not None) if type(g) is tuple else g
             kernel = entry.kernels.get((backend.name, first.dtype))
             if kernel is not None:
+                adds = into is not None and kernel in entry.adding
                 if type(kernel) is Kernel:
                     kernel = (<Kernel>kernel).load()
-                out = kernel(g, *args, **params)
+                out = kernel(g, *args, **params, into=into) if adds else kernel(g, *args, **params)
                 if out is not NotImplemented:
                     return out
         return entry.rule(xp, g, *args, **params)
@@ -628,6 +690,11 @@ cdef class Op(Rule):
                     grads[i] = part
             return True
         return False
+
+
+cdef inline dict chosen(Vjp entry, dict params):
+    """The parameters that a rule asks for."""
+    return params if entry.params is None else {name: params[name] for name in entry.params}
 
 
 cdef bint keeps_grad(Op op, object array) except -1:

@@ -27,6 +27,7 @@ cdef object _grad_mode = grad_mode
 cdef object _namespace = None
 cdef dict _backends = {}
 cdef cython.pymutex _grad_lock
+cdef object ADDED = object()    # in place of a gradient that its rule has added where it belongs
 
 
 def _acquire_grad_lock():
@@ -271,7 +272,7 @@ cdef class Run:
         cdef Node node
         cdef object item, g, edge, grad
         cdef tuple parents
-        cdef list grads
+        cdef list grads, into
         cdef unsigned long long want
         self.order(roots, &n, &sequence)
         try:
@@ -321,7 +322,14 @@ cdef class Run:
                     if edge is not None and self.slots[self.find(edge)].needed:
                         if k < 64:
                             want |= <unsigned long long>1 << k
-                grads = node.rule.pull(node, g, want, self.create)
+                into = self.room_for(node, want) if node.rule.adds and not self.create else None
+                if into is None:
+                    grads = node.rule.pull(node, g, want, self.create, None)
+                else:
+                    with _grad_lock:
+                        grads = node.rule.pull(node, g, want, False, into)
+                        self.note_added(node, grads, into)
+                    into = None
                 if anomaly():
                     inspect_backward(node, g, grads)
                 g = None
@@ -333,7 +341,7 @@ cdef class Run:
                     if self.slots[parent].needed:
                         grad = grads[k]
                         grads[k] = None    # so that a fresh array has one reference when it arrives
-                        if grad is not None:
+                        if grad is not None and grad is not ADDED:
                             self.give(parent, conform(grad, edge, node, self.create))
                             grad = None
                     self.arrive(parent)
@@ -343,6 +351,52 @@ cdef class Run:
                 self.drop(slot)
         finally:
             free(sequence)
+
+    cdef list room_for(self, Node node, unsigned long long want):
+        """For each parent the array that a rule may add its gradient to, because nobody else adds to it now.
+
+        It is a cotangent that is owned already, or the ``.grad`` of a leaf whose last contribution this is.
+        """
+        cdef Py_ssize_t k, slot
+        cdef list rooms = None
+        cdef object edge
+        cdef TensorBase leaf, grad
+        if node.compute is not None:
+            return None
+        for k in range(min(len(node.parents), 64)):
+            if not (want >> k) & 1:
+                continue
+            edge = node.parents[k]
+            slot = self.find(edge)
+            room = None
+            if self.slots[slot].cotangent != NULL:
+                if sole(self.slots[slot].cotangent):
+                    room = <object>self.slots[slot].cotangent
+            elif type(edge) is not Node and self.accumulate and self.slots[slot].waiting == 1:
+                leaf = <TensorBase>edge
+                if leaf._grad is not None and not leaf._hooks:
+                    grad = <TensorBase>leaf._grad
+                    if grad._node is None and not grad._leaf and is_writeable(grad._array):
+                        room = grad._array
+            if room is not None:
+                if rooms is None:
+                    rooms = [None] * len(node.parents)
+                rooms[k] = room
+        return rooms
+
+    cdef note_added(self, Node node, list grads, list into):
+        """Mark the gradients that a rule added where they belong."""
+        cdef Py_ssize_t k
+        cdef Version version
+        cdef TensorBase grad
+        for k in range(len(grads)):
+            if grads[k] is not None and grads[k] is into[k]:
+                grads[k] = ADDED
+                if self.slots[self.find(node.parents[k])].cotangent == NULL:
+                    grad = <TensorBase>(<TensorBase>node.parents[k])._grad
+                    version = version_of(grad)
+                    version.value += 1
+                    version.site = "accumulation into .grad by backward"
 
     cdef arrive(self, Py_ssize_t slot):
         """One expected contribution came (or will not come); a leaf is settled with its last one."""

@@ -9,7 +9,8 @@ cdef class Version:
 
 cdef class Rule:
     cdef readonly str name
-    cdef list pull(self, Node node, object g, unsigned long long want, bint create)
+    cdef readonly bint adds   # a kernel of it can add a gradient to one that is there
+    cdef list pull(self, Node node, object g, unsigned long long want, bint create, list into)
 
 
 cdef class Node:

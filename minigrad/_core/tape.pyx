@@ -118,7 +118,7 @@ cdef Version version_of(TensorBase t):
 cdef class Rule:
     """What a node does with the cotangent of its output: the base of ops, Functions and checkpoints."""
 
-    cdef list pull(self, Node node, object g, unsigned long long want, bint create):
+    cdef list pull(self, Node node, object g, unsigned long long want, bint create, list into):
         raise GradError(f"{self.name}: this node has no derivative rule")
 
 
@@ -386,7 +386,7 @@ cdef class PyRule(Rule):
         self.name = name
         self.function = function
 
-    cdef list pull(self, Node node, object g, unsigned long long want, bint create):
+    cdef list pull(self, Node node, object g, unsigned long long want, bint create, list into):
         check_versions(node)
         return list(self.function(node, g, create))
 

@@ -159,16 +159,17 @@ class Op(dispatch.Op, Generic[P]):
         return attach
 
     def kernel(
-        self, backend: str, *kinds: dtypes.DType, vjp: int | None = None
+        self, backend: str, *kinds: dtypes.DType, vjp: int | None = None, into: bool = False
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a kernel for the forward, or for the rule of input `vjp`, on a backend and for dtypes.
 
         A kernel takes what the body or rule takes, without ``xp``, and returns NotImplemented for what it leaves alone.
+        With `into`, that of a rule also takes ``into=``, an array to which it adds the gradient and which it returns.
+        A kernel for a half type gets arrays of it as they are; others are given what was cast to float32.
         """
 
         def attach(kernel: Callable[..., Any]) -> Callable[..., Any]:
-            table = self.kernels if vjp is None else (self.joint if vjp < 0 else self.vjps[vjp]).kernels
-            table.update({(backend, dtype): kernel for dtype in kinds})
+            self.add_kernel(kernel, backend, kinds, vjp, into)
             return kernel
 
         return attach
