@@ -379,12 +379,12 @@ cdef class Op(Rule):
             if type(out) is tuple or type(out) is list:
                 out = tuple([backend.asarray(part) for part in out])
                 if result is not None and result is not compute:
-                    out = tuple([part.astype(result) if part.dtype == compute else part for part in out])
+                    out = tuple([recast(part, result) if part.dtype == compute else part for part in out])
             else:
                 if type(out) is not ndarray:
                     out = backend.asarray(out)
                 if result is not None and result is not compute and out.dtype == compute:
-                    out = out.astype(result)
+                    out = recast(out, result)
         except CAUGHT as error:
             raise _explain(self, tensors, params, error) from None
         finally:
@@ -738,10 +738,22 @@ cdef inline bint is_plain(object a, object b) except -1:
     return False
 
 
+cdef Kernel _cast_half = Kernel("halves", "cast")
+
+
+cpdef object recast(object array, object dtype):
+    """``array.astype(dtype)``, by a kernel between float32 and the half types."""
+    if _kernels and type(array) is ndarray:
+        out = _cast_half.load()(array, dtype)
+        if out is not NotImplemented:
+            return out
+    return array.astype(dtype)
+
+
 cdef object cast(object value, object dtype):
     if value is None or value.dtype == dtype or value.dtype.kind not in "fV":
         return value
-    return _namespace.astype(value, dtype) if isinstance(value, TensorBase) else value.astype(dtype)
+    return _namespace.astype(value, dtype) if isinstance(value, TensorBase) else recast(value, dtype)
 
 
 cdef object open_value(object item, object compute, bint create):
@@ -754,7 +766,7 @@ cdef object open_value(object item, object compute, bint create):
         return item
     array = (<TensorBase>item)._array
     if compute is not None and array.dtype != compute:
-        return array.astype(compute)
+        return recast(array, compute)
     return array
 
 

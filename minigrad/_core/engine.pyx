@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, import_array, ndarray
 
 from minigrad._core.arrays cimport ADD, add_to, binary, dtype_of, expand, filled, hush, same_shape, sole, unhush
+from minigrad._core.dispatch cimport recast
 from minigrad._core.tape cimport Node, TensorBase, Version, anomaly, edge_of, raise_freed, version_of, wrap
 
 import os
@@ -493,7 +494,7 @@ cdef object conform(object g, object edge, Node node, bint create):
     if (create or dtype_of(g) is not dtype) and g.dtype != dtype:
         if node.compute is None or g.dtype != node.compute:
             raise DTypeError(f"{node.rule.name}: its vjp rule gave a {g.dtype} gradient for a {dtype} input")
-        g = _namespace.astype(g, dtype) if create else g.astype(dtype)
+        g = _namespace.astype(g, dtype) if create else recast(g, dtype)
     return g
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad._core import tape
+from minigrad._core import dispatch, tape
+from minigrad._core.cpu import Kernel
 from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops.registry import Array, keep, op
 from minigrad.ops.samples import A, case, error
@@ -43,7 +44,7 @@ def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = Non
             raise _cast_needed(who, array.dtype, wanted)
         _check_cast(array.dtype, wanted, who)
         with np.errstate(all="ignore"):
-            return array.astype(wanted)
+            return dispatch.recast(array, wanted)
     return np.array(array, copy=True) if copy else array
 
 
@@ -314,6 +315,8 @@ _astype.samples(
     case((0, 3), dtype=dtypes.float32, copy=True),
     error(DTypeError, "a complex dtype", np.ones(2, np.complex64), dtype=dtypes.float32, copy=True),
 )
+_astype.kernel("cpu", dtypes.float32, *dtypes.HALF)(Kernel("halves", "astype"))
+_astype.kernel("cpu", dtypes.float32, *dtypes.HALF, vjp=0)(Kernel("halves", "astype_vjp"))
 
 
 def astype(x: Tensor, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Tensor:

@@ -104,7 +104,7 @@ class DTypeRule:
         if a is None:
             return None
         if hasattr(a, "dtype"):
-            return a if dtype is None or a.dtype == dtype else a.astype(dtype)
+            return a if dtype is None or a.dtype == dtype else dispatch.recast(a, dtype)
         return backend.asarray(a, dtype or dtypes.promote([], [a]))
 
 
