@@ -52,8 +52,9 @@ wheel: $(VENV)/.dev ## build dist/*.whl through the sdist, and try it in an envi
 	@! grep -E '\.[ch]:[0-9:]+ warning:|warning: .*\.p(yx|xd|xi):' build/wheel.log # the core compiles without a warning
 	$(PY) tools/check_wheel.py dist/*.whl
 
-bench: $(VENV)/.dev ## measure; against PyTorch too where .venv has it; BENCH_ARGS="--vs torch"
-	$(PY) -m benchmarks $(BENCH_ARGS)
+bench: $(VENV)/.dev ## measure, in build/bench.*; against PyTorch too where .venv has it; BENCH_ARGS="--sweep"
+	@mkdir -p build
+	$(PY) -m benchmarks --json build/bench.json --plot build/bench.png $(BENCH_ARGS)
 
 debug: ## build with bounds checks and assertions, and run the tests, in build/trees/debug
 	@$(call copy_tree,build/trees/debug)

@@ -1,3 +1,16 @@
 """Benchmarks: minigrad and its peers on the same work, each in a process of its own."""
 
-FAMILIES = ("overhead", "chain", "mlp")
+FAMILIES = (
+    "overhead",
+    "chain",
+    "mlp",
+    "activations",
+    "dropout",
+    "cross_entropy",
+    "matmul",
+    "attention",
+    "embedding",
+    "optimizer",
+    "gpt",
+    "imports",
+)

@@ -6,10 +6,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import FAMILIES, machine, report
+from benchmarks import FAMILIES, machine, plot, report
 from benchmarks.peers import PEERS
 from benchmarks.runner import BenchmarkError, Settings, installed, run
 
@@ -21,11 +21,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--vs", default="torch", metavar="PEERS", help="peers, with commas: torch, jax (default: torch; '' for none)"
     )
+    parser.add_argument("--sweep", action="store_true", help="measure each family over a range of sizes instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios there (needs matplotlib)")
     parser.add_argument(
         "--threads", type=positive, default=machine.processors(), help="of each side (default: %(default)s)"
     )
-    parser.add_argument("--repeat", type=positive, metavar="ROUNDS", help="rounds of turns (default: 7, quick 1)")
+    parser.add_argument(
+        "--repeat", type=positive, metavar="ROUNDS", help="rounds of turns (default: 7, sweep 3, quick 1)"
+    )
+    parser.add_argument(
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        help="measure peak memory too (default: yes, but not for --sweep and --quick)",
+    )
     parser.add_argument("--quick", action="store_true", help="a few calls each: shows that it works, not how fast")
     parser.add_argument(
         "--quiet", action="store_true", help="measure again what was measured while other processes were busy"
@@ -59,6 +68,20 @@ def positive(text: str) -> int:
     return number
 
 
+def settings(arguments: argparse.Namespace, pythons: Mapping[str, str | None]) -> Settings:
+    """How to measure."""
+    short = arguments.quick or arguments.sweep
+    return Settings(
+        pythons,
+        arguments.threads,
+        arguments.repeat or (1 if arguments.quick else 3 if arguments.sweep else 7),
+        arguments.quick,
+        arguments.quiet,
+        "sweep" if arguments.sweep else "quick" if arguments.quick else "rows",
+        not short if arguments.memory is None else arguments.memory,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write the report; 1 where something could not be measured."""
     arguments = parse(argv)
@@ -67,16 +90,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         for peer in arguments.vs:
             python = getattr(arguments, f"{peer}_python")
             pythons[peer] = python if installed(python, peer) else None
-        repeat = arguments.repeat or (1 if arguments.quick else 7)
-        settings = Settings(pythons, arguments.threads, repeat, arguments.quick, arguments.quiet)
-        made = run(arguments.families or FAMILIES, settings, lambda text: print(text, file=sys.stderr))
+        if arguments.plot and not installed(sys.executable, "matplotlib"):
+            raise BenchmarkError("matplotlib: --plot needs it, and it is not installed")
+        made = run(
+            arguments.families or FAMILIES, settings(arguments, pythons), lambda text: print(text, file=sys.stderr)
+        )
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
-    print(report.heading(made), report.table(made), sep="\n\n")
+    print(report.heading(made), report.table(made), report.summary(made), sep="\n\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    return 0
+    if arguments.plot and any(row["ratios"] for row in made["rows"]):
+        plot.draw(made, arguments.plot)
+    return 1 if made["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.workload import Goal, Task, Workload
+from benchmarks import adam_jax
+from benchmarks.workload import NO_GOAL, Goal, Point, Task, Workload
 
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.999)
@@ -82,9 +84,8 @@ def mlp_jax(sizes: Sizes, batch: int) -> Task:
     inputs, labels, weights = data(sizes, batch)
     x, targets = jnp.asarray(inputs), jnp.asarray(labels)
     parameters = [(jnp.asarray(weight), jnp.zeros(weight.shape[1])) for weight in weights]
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
 
-    def objective(parameters: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    def objective(parameters: list[tuple[jax.Array, jax.Array]], x: jax.Array, targets: jax.Array) -> jax.Array:
         hidden = x
         for weight, bias in parameters[:-1]:
             hidden = jax.nn.relu(hidden @ weight + bias)
@@ -92,39 +93,40 @@ def mlp_jax(sizes: Sizes, batch: int) -> Task:
         return -jnp.take_along_axis(jax.nn.log_softmax(hidden @ weight + bias), targets[:, None], axis=1).mean()
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state):  # type: ignore[no-untyped-def] # a tree of arrays
-        parameters, first, second, count = state
-        loss, gradients = jax.value_and_grad(objective)(parameters)
-        count = count + 1
-        first = jax.tree.map(lambda m, g: BETAS[0] * m + (1 - BETAS[0]) * g, first, gradients)
-        second = jax.tree.map(lambda v, g: BETAS[1] * v + (1 - BETAS[1]) * g * g, second, gradients)
-        rate, scale = LEARNING_RATE / (1 - BETAS[0] ** count), 1 / (1 - BETAS[1] ** count)
-        parameters = jax.tree.map(
-            lambda p, m, v: p - rate * m / (jnp.sqrt(v * scale) + EPSILON), parameters, first, second
-        )
-        return (parameters, first, second, count), loss
+    def step(state: Any, x: jax.Array, targets: jax.Array) -> tuple[Any, jax.Array]:
+        loss, gradients = jax.value_and_grad(objective)(state[0], x, targets)
+        return adam_jax.step(state, gradients, LEARNING_RATE, BETAS, EPSILON), loss
 
-    state = (parameters, zeros, jax.tree.map(jnp.zeros_like, zeros), jnp.zeros(()))
+    state = adam_jax.start(parameters)
 
     def run() -> jax.Array:
         nonlocal state
-        state, loss = jax.block_until_ready(step(state))
+        state, loss = jax.block_until_ready(step(state, x, targets))
         return loss
 
     return Task(run)
 
 
-def workload(sizes: Sizes, batch: int, goal: Goal) -> Workload:
+def workload(sizes: Sizes, batch: int, goal: Goal = NO_GOAL, series: str = "") -> Workload:
     """The step of one network on every library."""
     sides = {"minigrad": mlp_minigrad, "torch": mlp_torch, "jax": mlp_jax}
+    products = [2 * batch * m * n for m, n in pairwise(sizes)]
     return Workload(
         f"MLP {'-'.join(map(str, sizes))}, batch {batch}, Adam step",
         {side: partial(build, sizes, batch) for side, build in sides.items()},
         goal,
+        flops=3 * sum(products) - products[0],  # the inputs need no gradient
+        point=Point(series, sum(products), "FLOP of the forward pass"),
     )
 
 
-WORKLOADS = [
-    workload((64, 128, 128, 10), 32, Goal(ratio=0.4)),
-    workload((784, 512, 512, 10), 128, Goal(ratio=0.6)),
+SMALL = (64, 128, 128, 10)
+LARGE = (784, 512, 512, 10)
+
+WORKLOADS = [workload(SMALL, 32, Goal(ratio=0.4)), workload(LARGE, 128, Goal(ratio=0.6))]
+SWEEP = [
+    *(workload(SMALL, batch, series="64-128-128-10 by batch") for batch in (1, 8, 32, 128, 512)),
+    *(workload(LARGE, batch, series="784-512-512-10 by batch") for batch in (1, 8, 32, 128, 512)),
+    *(workload((64, width, width, 10), 32, series="64-n-n-10, batch 32") for width in (8, 32, 512, 2048)),
 ]
+QUICK = [workload((8, 16, 4), 8)]

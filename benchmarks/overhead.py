@@ -1,8 +1,13 @@
-"""What an operation costs beside its arithmetic: four elements, and the import."""
+"""What an operation costs beside its arithmetic: four elements."""
 
 from __future__ import annotations
 
-from benchmarks.workload import Goal, Task, Workload
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.workload import NO_GOAL, Goal, Point, Task, Workload
 
 A = [0.5, -1.0, 1.5, 2.0]
 B = [1.0, 2.0, -0.5, 3.0]
@@ -10,39 +15,51 @@ FACTOR = [1.001, 0.999, 1.0005, 0.9995]  # near 1: a hundred of them stay in ran
 OPS = 100  # in one call, so that the call itself does not count
 
 
-def expression_minigrad() -> Task:
+def data(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The two operands, four numbers over and over."""
+    return np.resize(np.array(A, np.float32), size), np.resize(np.array(B, np.float32), size)
+
+
+def expression_minigrad(size: int) -> Task:
     import minigrad as mg
 
-    a, b = mg.tensor(A, requires_grad=True), mg.tensor(B, requires_grad=True)
+    a, b = (mg.tensor(array, requires_grad=True) for array in data(size))
 
-    def run() -> mg.Tensor:
+    def run() -> list[mg.Tensor | None]:
+        a.grad = b.grad = None
         total = (a * b + a).sum()
         total.backward()
-        return total
+        return [total, a.grad, b.grad]
 
     return Task(run)
 
 
-def expression_torch() -> Task:
+def expression_torch(size: int) -> Task:
     import torch
 
-    a, b = torch.tensor(A, requires_grad=True), torch.tensor(B, requires_grad=True)
+    a, b = (torch.tensor(array, requires_grad=True) for array in data(size))
 
-    def run() -> torch.Tensor:
+    def run() -> list[torch.Tensor | None]:
+        a.grad = b.grad = None
         total = (a * b + a).sum()
         total.backward()
-        return total
+        return [total, a.grad, b.grad]
 
     return Task(run)
 
 
-def expression_jax() -> Task:
+def expression_jax(size: int) -> Task:
     import jax
     from jax import numpy as jnp
 
-    a, b = jnp.array(A), jnp.array(B)
+    a, b = (jnp.array(array) for array in data(size))
     step = jax.jit(jax.value_and_grad(lambda a, b: (a * b + a).sum(), argnums=(0, 1)))
-    return Task(lambda: jax.block_until_ready(step(a, b))[0])
+
+    def run() -> list[jax.Array]:
+        total, gradients = jax.block_until_ready(step(a, b))
+        return [total, *gradients]
+
+    return Task(run)
 
 
 def forward_minigrad() -> Task:
@@ -109,33 +126,19 @@ def backward_torch() -> Task:
     return Task(run, before)
 
 
-def import_minigrad() -> Task:
-    def run() -> None:
-        import minigrad  # noqa: F401
-
-    return Task(run)
-
-
-def import_torch() -> Task:
-    def run() -> None:
-        import torch  # noqa: F401
-
-    return Task(run)
-
-
-def import_jax() -> Task:
-    def run() -> None:
-        import jax  # noqa: F401
-
-    return Task(run)
+def expression(size: int, goal: Goal = NO_GOAL) -> Workload:
+    """Two operations, a sum and the backward pass."""
+    builders = {"minigrad": expression_minigrad, "torch": expression_torch, "jax": expression_jax}
+    return Workload(
+        f"(a*b + a).sum().backward(), {size} elements",
+        {side: partial(build, size) for side, build in builders.items()},
+        goal,
+        point=Point("(a*b + a).sum().backward()", size, "elements"),
+    )
 
 
 WORKLOADS = [
-    Workload(
-        "(a*b + a).sum().backward(), 4 elements",
-        {"minigrad": expression_minigrad, "torch": expression_torch, "jax": expression_jax},
-        Goal(ratio=0.2, seconds=4e-6),
-    ),
+    expression(4, Goal(ratio=0.2, seconds=4e-6)),
     Workload(
         "forward of a recorded a*b, 4 elements",
         {"minigrad": forward_minigrad, "torch": forward_torch},
@@ -148,10 +151,6 @@ WORKLOADS = [
         Goal(seconds=0.8e-6),
         per=OPS,
     ),
-    Workload(
-        "import beyond NumPy",
-        {"minigrad": import_minigrad, "torch": import_torch, "jax": import_jax},
-        Goal(ratio=0.02, seconds=0.03),
-        once=True,
-    ),
 ]
+SWEEP = [expression(4**n) for n in range(1, 11)]
+QUICK = WORKLOADS

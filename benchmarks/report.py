@@ -30,18 +30,21 @@ def goal(parts: dict[str, float | None]) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """One line a workload: time, spread over the rounds and peak memory of each side, the ratio of the medians
-    and that of the fastest rounds, the goal, and whether it is reached."""
+    """One line a workload: time, spread over the rounds and peak memory of each side, minigrad's share of what the
+    machine can do, the ratio of the medians and that of the fastest rounds, the goal, and whether it is reached.
+
+    A ratio above 1 has an exclamation mark.
+    """
     peers = [side for side in report["sides"] if side != "minigrad"]
-    head = ["workload", "minigrad", "rounds", "peak"]
+    head = ["workload", "minigrad", "rounds", "peak", "speed", "of limit"]
     for peer in peers:
         head += [peer, "rounds", "peak", "ratio", "fastest"]
     lines = [[*head, "goal", "reached"]]
     for row in report["rows"]:
-        line = [row["workload"], *measured(row, "minigrad")]
+        line = [row["workload"], *measured(row, "minigrad"), *speed(row, report["limits"])]
         for peer in peers:
             cells = measured(row, peer)
-            cells += [f"{row[key][peer]:.3f}" if peer in row[key] else "-" for key in ("ratios", "fastest_ratios")]
+            cells += [ratio(row[key].get(peer)) for key in ("ratios", "fastest_ratios")]
             if report["sides"][peer] is None:
                 cells[0] = "not installed"
             line += cells
@@ -61,7 +64,36 @@ def measured(row: dict[str, Any], side: str) -> list[str]:
     if side not in row["seconds"]:
         return ["-", "-", "-"]
     seconds = row["seconds"][side]
-    return [duration(seconds), spread(row["rounds"][side], seconds), f"{row['peak_bytes'][side] / 2**20:.0f} MiB"]
+    peak = f"{row['peak_bytes'][side] / 2**20:.0f} MiB" if side in row["peak_bytes"] else "-"
+    return [duration(seconds), spread(row["rounds"][side], seconds), peak]
+
+
+def ratio(value: float | None) -> str:
+    """A ratio, marked where minigrad is the slower one."""
+    return "-" if value is None else f"{value:.3f}{'!' if value > 1 else ' '}"
+
+
+def speed(row: dict[str, Any], limits: dict[str, float]) -> list[str]:
+    """Operations or bytes a second of minigrad, and their share of the machine's limit."""
+    for amount, limit, unit in (("flops", "flops", "GFLOP/s"), ("moved", "bytes", "GB/s")):
+        if row[amount] is not None:
+            rate = row[amount] / row["seconds"]["minigrad"]
+            return [f"{rate / 1e9:.3g} {unit}", f"{100 * rate / limits[limit]:.0f} %"]
+    return ["-", "-"]
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The mean over the rows with a goal, the rows that a peer is faster at, and what could not be measured."""
+    lines = [f"geometric mean of the ratios to {peer}: {mean:.3f}" for peer, mean in report["geometric_means"].items()]
+    slower = [
+        f"  {row['workload']}: {value:.3f} x {peer}"
+        for row in report["rows"]
+        for peer, value in row["ratios"].items()
+        if value > 1
+    ]
+    lines += ["slower than a peer:", *slower] if slower else []
+    lines += [f"{family} could not be measured: {text}" for family, text in report["failed"].items()]
+    return "\n".join([*lines, f"{report['minutes']:.1f} minutes"])
 
 
 def others(report: dict[str, Any]) -> str:
@@ -84,6 +116,8 @@ def heading(report: dict[str, Any]) -> str:
         f"{report['threads']} threads, medians of {report['repeat']} rounds"
         + (", quick" if report["quick"] else "")
         + others(report),
+        f"limits: {report['limits']['flops'] / 1e9:.3g} GFLOP/s (a large float32 matrix product by NumPy), "
+        f"{report['limits']['bytes'] / 1e9:.3g} GB/s (a large copy, read and written)",
     ]
     for name, side in report["sides"].items():
         text = "not installed" if side is None else f"{side['version']}, BLAS: {side['blas']}"

@@ -9,6 +9,8 @@ from typing import Any
 
 from benchmarks import FAMILIES
 
+SCOPES = {"rows": "WORKLOADS", "sweep": "SWEEP", "quick": "QUICK"}  # the lists of a family
+
 
 @dataclass(frozen=True)
 class Task:
@@ -26,25 +28,44 @@ class Goal:
     seconds: float | None = None
 
 
+NO_GOAL = Goal()
+
+
+@dataclass(frozen=True)
+class Point:
+    """The place of a workload in a sweep: which line it belongs to, and how large it is in which unit."""
+
+    series: str
+    size: float
+    unit: str
+
+
 @dataclass(frozen=True)
 class Workload:
     """A name, what builds the task on each library, and a goal.
 
-    `run` returns something with `tolist`, whose sum must be the same on every library: the sides do the same work.
-    `per` is the number of operations in one call; the figures are for one. A task that is run `once` a process
-    (an import) is timed without a warm-up.
+    `run` returns one array or several that must be the same on every library, up to `tolerance` of their norm: the
+    sides do the same work. Where they cannot (random numbers), `compare` makes of an array what must agree.
+    `flops` and `moved` are the floating-point operations and the bytes to and from memory that one operation needs at
+    the least. `per` is the number of operations in one call; the figures are for one. A task that is run `once` a
+    process (an import) is timed without a warm-up.
     """
 
     name: str
     sides: Mapping[str, Callable[[], Task]]
-    goal: Goal = Goal()
+    goal: Goal = NO_GOAL
+    flops: float | None = None
+    moved: float | None = None
+    point: Point | None = None
     per: int = 1
     once: bool = False
+    compare: Callable[[Any], Any] | None = None
+    tolerance: float = 1e-3
 
 
-def workloads(family: str) -> list[Workload]:
-    """The workloads of a family."""
+def workloads(family: str, scope: str = "rows") -> list[Workload]:
+    """The workloads of a family: its rows in the table, its sweep of sizes, or small ones that show that it works."""
     if family not in FAMILIES:
         raise ValueError(f"family: got {family!r}, needs one of {', '.join(FAMILIES)}")
-    found: list[Workload] = importlib.import_module(f"benchmarks.{family}").WORKLOADS
+    found: list[Workload] = getattr(importlib.import_module(f"benchmarks.{family}"), SCOPES[scope])
     return found

@@ -143,6 +143,9 @@ from minigrad.ops.datatypes import (
 from minigrad.ops.einsum import (
     einsum,
 )
+from minigrad.ops.embedding import (
+    embedding,
+)
 from minigrad.ops.exponential import (
     exp,
     exp2,
@@ -176,6 +179,9 @@ from minigrad.ops.joining import (
     split,
     stack,
     unstack,
+)
+from minigrad.ops.linear_cross_entropy import (
+    linear_cross_entropy,
 )
 from minigrad.ops.loss import (
     binary_cross_entropy_with_logits,
@@ -213,6 +219,7 @@ from minigrad.ops.noise import (
 )
 from minigrad.ops.normalization import (
     batch_norm,
+    batch_norm_training,
     layer_norm,
     rms_norm,
 )
@@ -339,6 +346,7 @@ __all__ = [
     "atanh",
     "autograd",
     "batch_norm",
+    "batch_norm_training",
     "bfloat16",
     "binary_cross_entropy_with_logits",
     "bitwise_and",
@@ -377,6 +385,7 @@ __all__ = [
     "e",
     "einsum",
     "elu",
+    "embedding",
     "empty",
     "empty_like",
     "enable_grad",
@@ -431,6 +440,7 @@ __all__ = [
     "less_equal",
     "linalg",
     "linear",
+    "linear_cross_entropy",
     "linspace",
     "log",
     "log1p",

@@ -104,6 +104,8 @@ class Dense(Module):
                 raise ShapeError(message("Dense", "x", x, "features on its last axis, as in_features is read from it"))
             ops.linear(x[..., :0], self.weight, self.bias)  # refuses, before anything is fixed, what the real one would
             self.weight.initialize((x.shape[-1], self.units))
+        if self.activation is ops.relu:
+            return ops.linear_relu(x, self.weight, self.bias)
         y = ops.linear(x, self.weight, self.bias)
         return y if self.activation is None else self.activation(y)
 

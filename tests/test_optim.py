@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad._core import dispatch
+from minigrad._core import cpu, dispatch
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, GradError, ShapeError
+from minigrad.testing import variants
 
 STEPS = 12
 
@@ -198,21 +199,74 @@ def compare(make, shape, seed, dtype, layout):
         np.testing.assert_allclose(kernel, generic, rtol=tolerance, atol=tolerance * scale)
 
 
+ADAM = (0.1, 0.9, 0.999, 1e-8, 0.0, False, False)
+SGD = (0.1, 0.9, 0.0, 0.0, False, False)
+
+
+def moments(m, v):
+    return {"step": 0, "exp_avg": m, "exp_avg_sq": v}
+
+
 def test_the_kernels_take_plain_arrays_and_refuse_others():
     x, g, m, v = arrays((3, 4), 4, 0, np.float32)
-    options = (0.1, 0.9, 0.999, 1e-8, 0.0, False, False, 1)
-    assert Kernel("optimize", "adam")(x, g, m, v, None, *options)
+    adam, sgd = Kernel("optimize", "adam"), Kernel("optimize", "sgd")
+    assert adam([x], [g], [moments(m, abs(v))], *ADAM) == []
+    assert adam([], [], [], *ADAM) == sgd([], [], [], *SGD) == []
     before = x.copy()
     frozen = x.copy()
     frozen.setflags(write=False)
     refused = [
         (x.T, g.T, m.T, v.T), (x, g.astype(np.float64), m, v), (x, g[:2], m, v), (x, g, m.reshape(4, 3), v),
         (frozen, g, m, v), (x.astype(np.float16), g, m, v), (x.view(np.recarray), g, m, v), (x, list(g), m, v),
+        (x, g, frozen, v), (x, g, m, frozen),
     ]  # fmt: skip
-    for given_arrays in refused:
-        assert not Kernel("optimize", "adam")(*given_arrays, None, *options)
-    assert not Kernel("optimize", "sgd")(x, g.T, None, 0.1, 0.0, 1.0, 0.0, False, False)
+    states = [moments(*given_arrays[2:]) for given_arrays in refused]
+    xs, gs = [list(column) for column in list(zip(*refused, strict=True))[:2]]
+    assert adam(xs, gs, states, *ADAM) == list(range(len(refused)))
+    assert {state["step"] for state in states} == {0}
+    states = [{"step": 0, "momentum_buffer": b} for b in (m.T, frozen, None)] + [{"step": 0}]
+    assert sgd([x] * 4, [g] * 4, states, *SGD) == [0, 1, 2, 3]
     np.testing.assert_array_equal(x, before)
+
+
+MIXED = [
+    ((), np.float32), ((0,), np.float32), ((3, 5), np.float64), ((5000,), np.float32), ((4096,), np.float64),
+    ((3, 9001), np.float32), ((1,), np.float64), ((60_000,), np.float32),
+]  # fmt: skip
+
+
+def train_mixed(make):
+    """Parameters of all sorts after three steps; in the second only some have a gradient."""
+    rng = np.random.default_rng(0)
+    params = [nn.Parameter(rng.normal(size=shape).astype(dtype)) for shape, dtype in MIXED]
+    optimizer = make(params)
+    for chosen in (params, params[::2], params):
+        for p in chosen:
+            p.grad = mg.asarray(np.asarray(rng.normal(size=p.shape), p.dtype))
+        optimizer.step()
+        optimizer.zero_grad()
+    return [p.detach().numpy() for p in params]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: optim.AdamW(params, lr=0.1, amsgrad=True),
+        lambda params: optim.SGD(params, lr=0.1, momentum=0.9, dampening=0.2, weight_decay=0.1),
+    ],
+)
+def test_parameters_of_all_sorts_are_updated_together(make):
+    with variants.generic():
+        expected = train_mixed(make)
+    for level in cpu.levels():
+        found = []
+        for threads in (1, 2, 3):
+            with variants.variant(level, threads):
+                found.append(train_mixed(make))
+        for a, b, c, e in zip(*found, expected, strict=True):
+            assert a.tobytes() == b.tobytes() == c.tobytes()
+            tolerance = 64 * np.finfo(e.dtype).eps
+            np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance)
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------
@@ -251,14 +305,47 @@ def test_a_step_is_found_out_by_a_graph_that_saved_the_old_values():
         late.backward()
 
 
-def test_a_step_that_fails_is_found_out_too():
+def test_a_step_that_is_refused_changes_nothing():
     first, second = nn.Parameter([1.0]), nn.Parameter([1.0])
-    optimizer = optim.SGD([first, second], lr=0.1)
+    optimizer = optim.SGD([{"params": [first]}, {"params": [second]}], lr=0.1)
     late = (first * first).sum()
     first.grad = second.grad = mg.ones((1,))
     second._array = second._array.astype(np.float16)
-    with pytest.raises(DTypeError, match="parameter 1 is float16"):
+    with pytest.raises(DTypeError, match="parameter 0 is float16"):
         optimizer.step()
+    assert first.tolist() == [1.0]
+    late.backward()
+    assert first.grad.tolist() == [3.0]
+
+
+class Mixin:
+    """A rule that cannot update arrays of two elements."""
+
+    def update(self, x, g, state, group):
+        super().update(x, g, state, group)
+        if x.size == 2:
+            raise ArithmeticError
+
+
+class Mixed(Mixin, optim.SGD):
+    pass
+
+
+class Direct(optim.SGD):
+    def update(self, x, g, state, group):
+        super().update(x, g, state, group)
+        if x.size == 2:
+            raise ArithmeticError
+
+
+@pytest.mark.parametrize("kind", [Mixed, Direct])
+def test_a_step_that_fails_is_found_out_too(kind):
+    first, second = nn.Parameter([1.0]), nn.Parameter([1.0, 1.0])
+    late = (first * first).sum()
+    first.grad, second.grad = mg.ones((1,)), mg.ones((2,))
+    with pytest.raises(ArithmeticError):
+        kind([first, second], lr=0.5).step()
+    assert first.tolist() == [0.5]  # by the rule of the subclass, not past it
     with pytest.raises(GradError, match="was changed in place"):
         late.backward()
 

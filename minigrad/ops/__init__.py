@@ -3,6 +3,7 @@
 from minigrad.ops import linalg as linalg
 from minigrad.ops.activation import *
 from minigrad.ops.arithmetic import *
+from minigrad.ops.attention import *
 from minigrad.ops.bitwise import *
 from minigrad.ops.comparison import *
 from minigrad.ops.complex import *
@@ -10,9 +11,12 @@ from minigrad.ops.constants import *
 from minigrad.ops.creation import *
 from minigrad.ops.cross_entropy import *
 from minigrad.ops.datatypes import *
+from minigrad.ops.embedding import *
 from minigrad.ops.exponential import *
+from minigrad.ops.flex_attention import *
 from minigrad.ops.indexing import *
 from minigrad.ops.info import *
+from minigrad.ops.linear_cross_entropy import *
 from minigrad.ops.loss import *
 from minigrad.ops.manipulation import *
 from minigrad.ops.matmul import *

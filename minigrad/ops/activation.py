@@ -207,25 +207,27 @@ def _(xp: Any, g: Array, x: Array) -> Array:
 
 _gelu.samples(*unary(), EXTREME)
 
-GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
-GELU_FLAT = 30.0  # beyond it tanh is -1 or 1 in every dtype, and cubes cannot overflow before it
+GELU_SCALE, GELU_CUBIC = math.sqrt(8 / math.pi), 0.044715
+GELU_FLAT = 30.0  # beyond it the gate is 0 or 1 in every dtype, and cubes cannot overflow before it
 
 
-def gelu_gate(xp: Any, x: Array) -> Array:
-    """``tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))``."""
-    return xp.tanh(GELU_SCALE * x * (1 + GELU_CUBIC * x * x))
+def gelu_gate(xp: Any, x: Array) -> tuple[Array, Array]:
+    """``0.5 * (1 + tanh(u)) = sigmoid(2 * u)`` with ``u = sqrt(2 / pi) * (x + 0.044715 * x**3)``, and ``2 * u``."""
+    twice = GELU_SCALE * x * (1 + GELU_CUBIC * x * x)
+    return xp.sigmoid(twice), twice
 
 
 @op(dtype=real)
 def _gelu_tanh(xp: Any, x: Array, /) -> Array:
-    return 0.5 * x * (1 + gelu_gate(xp, x))
+    return x * gelu_gate(xp, x)[0]
 
 
 @_gelu_tanh.vjp(0)
 def _(xp: Any, g: Array, x: Array) -> Array:
     x = xp.clip(x, -GELU_FLAT, GELU_FLAT)
-    t = gelu_gate(xp, x)
-    return 0.5 * g * (1 + t + x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x))
+    gate, twice = gelu_gate(xp, x)
+    slope = gate * xp.sigmoid(-twice)  # 1 - gate would lose its digits
+    return g * (gate + x * slope * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x))
 
 
 _gelu_tanh.samples(*unary(), EXTREME)
@@ -352,5 +354,8 @@ def _(xp: Any, g: Array, x: Array) -> Array:
 
 hardswish.samples(*unary(-5.0, 5.0, avoid=(-3.0, 3.0)), EXTREME)
 
-relu.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("elementwise", "relu"))
-relu.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("elementwise", "relu_vjp"))
+for function in (
+    elu, erf, _gelu, _gelu_tanh, hardswish, leaky_relu, log_sigmoid, mish, relu, selu, sigmoid, silu, softplus,
+):  # fmt: skip
+    function.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("elementwise", function.name))
+    function.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("elementwise", f"{function.name}_vjp"))

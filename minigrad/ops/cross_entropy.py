@@ -313,17 +313,17 @@ def cross_entropy(
         raise ValueError(message("cross_entropy", "label_smoothing", label_smoothing, "a number from 0 to 1"))
     logits, targets = prepare("cross_entropy", "logits", logits, targets, weight, soft=True)
     matrix = (math.prod(logits.shape[:-1]), logits.shape[-1])
-    flat = reshape(logits, matrix)
+    flat = shaped(logits, matrix)
     if targets.dtype in dtypes.INTEGER:
         options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
-        losses = _cross_entropy(flat, reshape(targets, matrix[0]), weight, reduction=reduction, **options)
+        losses = _cross_entropy(flat, shaped(targets, matrix[:1]), weight, reduction=reduction, **options)
     elif ignore_index is not None:
         need = "None where targets are probabilities"
         raise ValueError(message("cross_entropy", "ignore_index", ignore_index, need, "Give those rows zeros"))
     else:
         options = {"label_smoothing": label_smoothing, "reduction": reduction}
-        losses = _soft_cross_entropy(flat, reshape(targets, matrix), weight, **options)
-    return reshape(losses, logits.shape[:-1]) if reduction == "none" else losses
+        losses = _soft_cross_entropy(flat, shaped(targets, matrix), weight, **options)
+    return shaped(losses, logits.shape[:-1]) if reduction == "none" else losses
 
 
 @op(dtype=real, skip="targets", needs=CLASS_NEEDS, hint="Rows that shall not count have the index ignore_index")
@@ -393,9 +393,14 @@ def nll_loss(
     check_reduction("nll_loss", reduction)
     source, targets = prepare("nll_loss", "log_probabilities", log_probabilities, targets, weight, soft=False)
     n = math.prod(source.shape[:-1])
-    flat = reshape(source, (n, source.shape[-1]))
-    losses = _nll_loss(flat, reshape(targets, n), weight, ignore_index=ignore_index, reduction=reduction)
-    return reshape(losses, source.shape[:-1]) if reduction == "none" else losses
+    flat = shaped(source, (n, source.shape[-1]))
+    losses = _nll_loss(flat, shaped(targets, (n,)), weight, ignore_index=ignore_index, reduction=reduction)
+    return shaped(losses, source.shape[:-1]) if reduction == "none" else losses
+
+
+def shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`x` itself where it has the shape: a view of a leaf would cost a copy of its gradient."""
+    return x if x.shape == shape else reshape(x, shape)
 
 
 def prepare(who: str, name: str, source: Any, targets: Any, weight: Any, *, soft: bool) -> tuple[Any, Any]:

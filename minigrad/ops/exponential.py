@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError
 from minigrad.ops.registry import Array, floating, op
 from minigrad.ops.samples import A, binary, case, error, unary
@@ -222,3 +223,8 @@ hypot.samples(
     error(ValueError, "shapes that broadcast together", (2,), (3,)),
     error(DTypeError, "hypot", A((2,)), 1j),
 )
+
+exp.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("elementwise", "exp"))
+exp.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("elementwise", "exp_vjp"))
+log.kernel("cpu", dtypes.float32)(Kernel("elementwise", "log"))  # in float64 NumPy's is the faster one
+log.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("elementwise", "log_vjp"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.ops import reduction
 from minigrad.ops.arithmetic import divide, multiply, pow
@@ -50,6 +51,7 @@ def _getitem(xp: Any, x: Array, /, index: Key) -> Array:
 
 
 _getitem.vjp(0)(lambda xp, g, x_shape, *, index: xp.index_add(x_shape, index, g))
+_getitem.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0, into=True)(Kernel("embedding", "getitem_vjp"))
 _getitem.samples(
     case((3,), index=(1, ...)),
     case((2, 3), index=(-1,)),
@@ -120,6 +122,8 @@ def _(xp: Any, g: Array, x_shape: tuple[int, ...], indices: Array, *, axis: int)
     return xp.index_add(x_shape, (slice(None),) * (axis % len(x_shape)) + (indices,), g)
 
 
+_take.kernel("cpu", *dtypes.ALL)(Kernel("embedding", "take"))
+_take.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0, into=True)(Kernel("embedding", "take_vjp"))
 _take.samples(
     case((4,), np.array([1, -1, 1]), axis=0),
     case((4, 3), A((2, 2), 0, 4, kind="int"), axis=0),

@@ -6,20 +6,33 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.errors import AxisError, DTypeError, ShapeError, message
 from minigrad.ops.einsum import einsum
-from minigrad.ops.registry import Array, keep, op, promote
+from minigrad.ops.registry import Array, Op, keep, op, promote
 from minigrad.ops.samples import A, case, error
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = ["einsum", "linear", "matmul", "matrix_transpose", "outer", "tensordot", "vecdot"]
+__all__ = ["einsum", "linear", "linear_relu", "matmul", "matrix_transpose", "outer", "tensordot", "vecdot"]
 
 Shape = tuple[int, ...]
 Axes = int | tuple[int | tuple[int, ...], int | tuple[int, ...]]
 
 numeric = promote.but(kinds=dtypes.ALL - dtypes.BOOL)
+
+
+def _kernels(of: Op[Any], name: str, bfloat: bool = True) -> None:
+    """Register the kernels of a product: `name` for the forward, `name`_vjp0 and so on for its rules."""
+    if bfloat:
+        of.kernel("cpu", dtypes.bfloat16)(Kernel("bfloat", name))
+        for i in range(2):
+            of.kernel("cpu", dtypes.bfloat16, vjp=i)(Kernel("bfloat", f"{name}_vjp{i}"))
+    of.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("matmul", name))
+    for i in range(len(of.inputs)):
+        rule = Kernel("matmul", f"{name}_vjp{i}")
+        of.kernel("cpu", dtypes.float32, dtypes.float64, vjp=i, into=i == 1)(rule)  # the gradient of a weight
 
 
 @op(dtype=keep, view=True, ref="numpy.matrix_transpose", needs="at least two axes", name="matrix_transpose")
@@ -140,6 +153,7 @@ matmul.samples(
     error(ShapeError, "multiplied with *", (2, 3), ()),
     error(DTypeError, "matmul", A((2, 2), kind="bool"), A((2, 2), kind="bool")),
 )
+_kernels(matmul, "matmul")
 
 
 @op(
@@ -176,16 +190,20 @@ def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, /) -> Ar
     >>> mg.linear(mg.tensor([[1.0, 10.0]]), weight, mg.tensor([0.5, 0.5, 0.5]))
     tensor([[ 1.5, 10.5, 32.5]])
     """
+    return _affine(xp, x, weight, bias, "linear")
+
+
+def _affine(xp: Any, x: Array, weight: Array, bias: Array | None, who: str) -> Array:
     if weight.ndim != 2:
-        raise ShapeError(message("linear", "weight", weight, "a matrix (in, out)"))
+        raise ShapeError(message(who, "weight", weight, "a matrix (in, out)"))
     if x.ndim == 0 or x.shape[-1] != weight.shape[0]:
         need = f"{weight.shape[0]} features on its last axis, as weight {tuple(weight.shape)} is (in, out)"
-        raise ShapeError(message("linear", "x", x, need))
+        raise ShapeError(message(who, "x", x, need))
     if bias is None:
         return product(xp, x, weight)
     if bias.shape != weight.shape[1:]:
         need = f"shape ({weight.shape[1]},), as weight is {tuple(weight.shape)}"
-        raise ShapeError(message("linear", "bias", bias, need))
+        raise ShapeError(message(who, "bias", bias, need))
     return product(xp, x, weight) + bias
 
 
@@ -211,6 +229,53 @@ linear.samples(
     error(ShapeError, "linear: weight is float64 (3,), needs a matrix (in, out)", (2, 3), (3,)),
     error(ShapeError, "linear: bias is float64 (3,), needs shape (2,)", (2, 3), (3, 2), (3,)),
 )
+_kernels(linear, "linear")
+
+
+@op(
+    dtype=numeric.but(kinds=dtypes.INTEGER | dtypes.FLOATING),
+    needs="x (..., k), weight (k, n) and bias (n,)",
+    hint="The weight is (in, out): y = relu(x @ weight + bias).",
+)
+def linear_relu(xp: Any, x: Array, weight: Array, bias: Array | None = None, /) -> Array:
+    """``relu(x @ weight + bias)`` in one piece, which keeps the result only; see `linear` and `relu`.
+
+    `minigrad.nn.Dense` uses it. Other activations need what they were given in backward, and so remain ops.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import ops
+    >>> ops.linear_relu(mg.tensor([[1.0, 2.0]]), mg.tensor([[1.0, -1.0], [1.0, -1.0]]), mg.tensor([0.5, 0.5]))
+    tensor([[3.5, 0. ]])
+    """
+    return xp.maximum(_affine(xp, x, weight, bias, "linear_relu"), 0)
+
+
+@linear_relu.vjp(0)
+def _(xp: Any, g: Array, weight: Array, out: Array) -> Array:
+    return product(xp, xp.where(out > 0, g, 0.0), xp.matrix_transpose(weight))
+
+
+@linear_relu.vjp(1)
+def _(xp: Any, g: Array, x: Array, weight_shape: Shape, out: Array) -> Array:
+    return _right(xp, xp.where(out > 0, g, 0.0), x, weight_shape)
+
+
+linear_relu.vjp(2)(lambda xp, g, out: xp.where(out > 0, g, 0.0))
+linear_relu.samples(
+    case((2, 3), A((3, 4), 0.5, 2.0), A((4,), 12.5, 13.0)),
+    case((2, 3), A((3, 4), 0.5, 2.0), A((4,), -13.0, -12.5)),
+    case(A((2, 3), 0.5, 2.0), A((3, 4), 0.5, 2.0)),
+    case(A((3,), 0.5, 2.0), A((3, 2), -2.0, -0.5), (2,)),
+    case(A((2, 2, 3), 0.5, 2.0), A((3, 2), 0.5, 2.0), A((2,), 0.5, 2.0)),
+    case((0, 3), (3, 2), (2,)),
+    case((2, 0), (0, 2), A((2,), avoid=(0.0,))),
+    error(ShapeError, "linear_relu: x is float64 (2, 4), needs 3 features on its last axis", (2, 4), (3, 2)),
+    error(ShapeError, "linear_relu: weight is float64 (3,), needs a matrix (in, out)", (2, 3), (3,)),
+    error(ShapeError, "linear_relu: bias is float64 (3,), needs shape (2,)", (2, 3), (3, 2), (3,)),
+)
+_kernels(linear_relu, "linear_relu", bfloat=False)
 
 
 @op(

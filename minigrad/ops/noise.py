@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.backend.numpy import backend as cpu
 from minigrad.errors import DTypeError, message
 from minigrad.ops.conversion import asarray, new
@@ -61,6 +62,8 @@ _dropout.samples(
     case((4,), rate=1.0, key=(9, 1)),
     error(DTypeError, "dropout: got complex64, needs one of", np.ones(2, np.complex64), rate=0.5, key=(1, 2)),
 )
+_dropout.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("dropout", "dropout"))
+_dropout.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("dropout", "dropout"))
 
 
 def dropout(x: Tensor, rate: float = 0.5, *, training: bool = True, key: Key | None = None) -> Tensor:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.errors import AxisError, ShapeError, describe, message
 from minigrad.ops.registry import Array, accumulate_float32, op
 from minigrad.ops.samples import A, case, error
 
-__all__ = ["batch_norm", "layer_norm", "rms_norm"]
+if TYPE_CHECKING:
+    from minigrad.tensor import Tensor
+
+__all__ = ["BatchNormResult", "batch_norm", "batch_norm_training", "layer_norm", "rms_norm"]
 
 real = accumulate_float32.but(kinds=dtypes.ALL - dtypes.COMPLEX)
 Axes = int | tuple[int, ...]
@@ -102,6 +106,8 @@ layer_norm.samples(
     error(ShapeError, "the last axis or axes", (2, 3), axis=0),
     error(ShapeError, "the last axis or axes", ()),
 )
+layer_norm.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("normalization", "layer_norm"))
+layer_norm.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(Kernel("normalization", "layer_norm_vjp"))
 
 
 @op(dtype=real)
@@ -162,6 +168,41 @@ rms_norm.samples(
     error(ShapeError, "weight is of shape (4,), needs shape (3,)", (2, 3), (4,)),
     error(ShapeError, "the last axis or axes", (2, 3), axis=0),
 )
+rms_norm.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("normalization", "rms_norm"))
+rms_norm.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(Kernel("normalization", "rms_norm_vjp"))
+
+
+class BatchNormResult(NamedTuple):
+    """What `batch_norm_training` returns."""
+
+    out: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+def channelwise(who: str, x: Array, axis: int, **vectors: Array | None) -> tuple[int, ...]:
+    """The shape with which a vector of one number for each channel broadcasts; checks that the vectors fit."""
+    if not -x.ndim <= axis < x.ndim:
+        raise AxisError(message(who, "axis", f"{axis}", f"an axis of x {describe(x)}"))
+    channels = x.shape[axis]
+    for name, vector in vectors.items():
+        if vector is not None and tuple(vector.shape) != (channels,):
+            found = f"of shape {tuple(vector.shape)}"
+            raise ShapeError(message(who, name, found, f"shape ({channels},), axis {axis} of x {describe(x)}"))
+    return tuple(channels if i == axis % x.ndim else 1 for i in range(x.ndim))
+
+
+def normalized(xp: Any, x: Array, aligned: tuple[int, ...], eps: float) -> tuple[Array, Array, Array, Array]:
+    """``(x - mean) / deviation``, ``1 / deviation``, mean and variance, taken over the axes that `aligned` shrinks."""
+    others = tuple(i for i in range(x.ndim) if aligned[i] == 1)
+    n = math.prod(x.shape[i] for i in others)
+    if n == 0:
+        raise ShapeError(message("batch_norm_training", "x", describe(x), "a batch of at least one element"))
+    mean = xp.sum(x, axis=others, keepdims=True) / n
+    centered = x - mean
+    var = xp.sum(centered * centered, axis=others, keepdims=True) / n
+    scale = 1 / xp.sqrt(var + eps)
+    return centered * scale, scale, mean, var
 
 
 @op(dtype=real)
@@ -179,8 +220,10 @@ def batch_norm(
 ) -> Array:
     """Batch normalization with given statistics: ``(x - mean) / sqrt(var + eps) * weight + bias`` for each channel.
 
-    In training, take mean and variance of the batch (``mg.mean`` and ``mg.var`` over all axes but that of the
-    channels): the gradient flows through them too. S. Ioffe, C. Szegedy, "Batch normalization", 2015.
+    For training there is `batch_norm_training`, which takes mean and variance of the batch.
+
+    S. Ioffe, C. Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate
+    shift", 2015.
 
     Parameters
     ----------
@@ -213,14 +256,7 @@ def batch_norm(
     tensor([[-1., -1.],
             [ 1.,  1.]])
     """
-    if not -x.ndim <= axis < x.ndim:
-        raise AxisError(message("batch_norm", "axis", f"{axis}", f"an axis of x {describe(x)}"))
-    channels = x.shape[axis]
-    for name, value in {"mean": mean, "var": var, "weight": weight, "bias": bias}.items():
-        if value is not None and tuple(value.shape) != (channels,):
-            found = f"of shape {tuple(value.shape)}"
-            raise ShapeError(message("batch_norm", name, found, f"shape ({channels},), axis {axis} of x {describe(x)}"))
-    aligned = tuple(channels if i == axis % x.ndim else 1 for i in range(x.ndim))
+    aligned = channelwise("batch_norm", x, axis, mean=mean, var=var, weight=weight, bias=bias)
     scale = 1 / xp.sqrt(var + eps)
     if weight is not None:
         scale = scale * weight
@@ -228,11 +264,132 @@ def batch_norm(
     return out if bias is None else out + xp.reshape(bias, aligned)
 
 
+@batch_norm.vjp()
+def _(
+    xp: Any, g: Array, x: Array, mean: Array, var: Array, weight: Array | None, *, eps: float, axis: int
+) -> tuple[Array | None, ...]:
+    aligned = channelwise("batch_norm", x, axis)
+    others = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+    scale = 1 / xp.sqrt(var + eps)
+    slope = xp.sum(g * (x - xp.reshape(mean, aligned)), axis=others) * scale
+    shift = xp.sum(g, axis=others)
+    factor = scale if weight is None else scale * weight
+    spread = factor * scale * slope * -0.5
+    return g * xp.reshape(factor, aligned), -factor * shift, spread, None if weight is None else slope, shift
+
+
 batch_norm.samples(
     case((4, 3), (3,), A((3,), 0.5, 2.0)),
     case((2, 3, 2), (3,), A((3,), 0.5, 2.0), (3,), (3,)),
     case((2, 2, 3), (3,), A((3,), 0.5, 2.0), (3,), axis=-1, eps=0.1),
+    case((4, 3), (3,), A((3,), 0.5, 2.0), None, (3,)),
+    case((3,), (3,), A((3,), 0.5, 2.0), (3,), axis=0),
     case((0, 3), (3,), A((3,), 0.5, 2.0)),
     error(ShapeError, "mean is of shape (2,), needs shape (3,)", (4, 3), (2,), A((2,), 0.5, 2.0)),
     error(ShapeError, "axis is 1, needs an axis of x", (4,), (4,), A((4,), 0.5, 2.0)),
 )
+batch_norm.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("batch_norm", "batch_norm"))
+batch_norm.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(Kernel("batch_norm", "batch_norm_vjp"))
+
+
+@op(dtype=real)
+def _batch_norm_training(
+    xp: Any, x: Array, weight: Array | None = None, bias: Array | None = None, /, *, eps: float, axis: int
+) -> tuple[Array, Array, Array]:
+    """``batch_norm`` with the statistics of the batch, and these; `batch_norm_training` is the public function.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> out, mean, var = mg.batch_norm_training(mg.tensor([[1.0], [3.0]]))
+    >>> mean, var
+    (tensor([2.]), tensor([1.]))
+    """
+    aligned = channelwise("batch_norm_training", x, axis, weight=weight, bias=bias)
+    normal, _, mean, var = normalized(xp, x, aligned, eps)
+    if weight is not None:
+        normal = normal * xp.reshape(weight, aligned)
+    out = normal if bias is None else normal + xp.reshape(bias, aligned)
+    return out, xp.reshape(mean, (x.shape[axis],)), xp.reshape(var, (x.shape[axis],))
+
+
+@_batch_norm_training.vjp()
+def _(
+    xp: Any, g: tuple[Array, Array, Array], x: Array, weight: Array | None, *, eps: float, axis: int
+) -> tuple[Array | None, ...]:
+    aligned = channelwise("batch_norm_training", x, axis)
+    others = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+    n = math.prod(x.shape[i] for i in others)
+    normal, scale, mean, _ = normalized(xp, x, aligned, eps)
+    slope = xp.sum(g[0] * normal, axis=others)
+    shift = xp.sum(g[0], axis=others)
+    factor = scale if weight is None else scale * xp.reshape(weight, aligned)
+    inner = g[0] - (xp.reshape(shift, aligned) + normal * xp.reshape(slope, aligned)) / n
+    moments = (xp.reshape(g[1], aligned) + 2 * xp.reshape(g[2], aligned) * (x - mean)) / n
+    return factor * inner + moments, None if weight is None else slope, shift
+
+
+_batch_norm_training.samples(
+    case((4, 3), eps=1e-5, axis=1),
+    case((4, 3, 2), (3,), (3,), eps=1e-5, axis=1),
+    case((2, 2, 3), (3,), eps=0.1, axis=-1),
+    case((5, 2), None, (2,), eps=0.1, axis=1),
+    case((3, 5), (3,), (3,), eps=0.1, axis=0),
+    error(ShapeError, "weight is of shape (4,), needs shape (3,)", (2, 3), (4,), eps=1e-5, axis=1),
+    error(ShapeError, "bias is of shape (1, 3), needs shape (3,)", (2, 3), (3,), (1, 3), eps=1e-5, axis=1),
+    error(ShapeError, "needs a batch of at least one element", (0, 3), eps=1e-5, axis=1),
+    error(AxisError, "axis is 1, needs an axis of x", (4,), eps=1e-5, axis=1),
+)
+_batch_norm_training.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("batch_norm", "batch_norm_training"))
+_batch_norm_training.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(
+    Kernel("batch_norm", "batch_norm_training_vjp")
+)
+
+
+def batch_norm_training(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *, axis: int = 1
+) -> BatchNormResult:
+    """Batch normalization with the mean and variance of the batch, which come back beside the result.
+
+    ``out = (x - mean) / sqrt(var + eps) * weight + bias``, mean and variance taken over all axes but that of the
+    channels. The gradient flows through both, and through what is made of the `mean` and `var` that are returned. For
+    inference keep running averages of them and call `batch_norm`.
+
+    S. Ioffe, C. Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate
+    shift", 2015.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+    weight, bias : Tensor, optional
+        One number for each channel.
+    eps : float
+        Added to the variance.
+    axis : int
+        The axis of the channels.
+
+    Returns
+    -------
+    BatchNormResult
+        `out` of the shape of `x`, and `mean` and `var` with one number for each channel. The variance is that of a
+        population; multiply it by ``n / (n - 1)`` for the unbiased estimate that PyTorch keeps.
+
+    Raises
+    ------
+    AxisError
+        If `x` has no such axis.
+    ShapeError
+        If `weight` or `bias` does not have one number for each channel, or the batch is empty.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> out, mean, var = mg.batch_norm_training(mg.tensor([[1.0, 2.0], [3.0, 6.0]]), eps=0.0)
+    >>> out
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    >>> mean, var
+    (tensor([2., 4.]), tensor([1., 4.]))
+    """
+    return BatchNormResult(*_batch_norm_training(x, weight, bias, eps=eps, axis=axis))

@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad._core import tape
+from minigrad._core.cpu import Kernel
 from minigrad.errors import AxisError, DTypeError, ShapeError, message
 from minigrad.ops.conversion import as_operand, astype, check_operand, to_array
 from minigrad.ops.registry import Array, DTypeRule, Op, keep, op
@@ -66,6 +67,8 @@ def _index_add(xp: Any, values: Array, /, shape: tuple[int, ...], index: Key) ->
 
 
 _index_add.vjp(0)(lambda xp, g, *, index: g[index])
+_index_add.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("embedding", "index_add"))
+_index_add.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("embedding", "index_add_vjp"))
 _index_add.samples(
     case((3,), shape=(4,), index=(np.array([3, 0, 3]),)),
     case((2, 3), shape=(4, 3), index=(slice(1, 3),)),

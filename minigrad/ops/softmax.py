@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.errors import ShapeError
 from minigrad.ops.reduction import Axis, kept
 from minigrad.ops.registry import Array, accumulate_float32, op
@@ -76,6 +77,8 @@ def _(xp: Any, g: Array, out: Array, *, axis: int) -> Array:
 
 
 softmax.samples(*ALONG, error(ShapeError, "needs an axis of x", (2, 3), axis=2))
+softmax.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("softmax", "softmax"))
+softmax.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("softmax", "softmax_vjp"))
 
 
 @op(dtype=real, ref="scipy.special.log_softmax", needs="an axis of x")
@@ -118,6 +121,8 @@ def _(xp: Any, g: Array, out: Array, *, axis: int) -> Array:
 
 
 log_softmax.samples(*ALONG, error(ShapeError, "needs an axis of x", (2, 3), axis=2))
+log_softmax.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("softmax", "log_softmax"))
+log_softmax.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("softmax", "log_softmax_vjp"))
 
 
 @op(dtype=real, ref="scipy.special.logsumexp", needs="an axis of x, or a tuple of different ones")
@@ -173,3 +178,5 @@ logsumexp.samples(
     case(A((3,), 900.0, 1000.0)),
     error(ShapeError, "needs an axis of x", (2, 3), axis=2),
 )
+logsumexp.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("softmax", "logsumexp"))
+logsumexp.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("softmax", "logsumexp_vjp"))

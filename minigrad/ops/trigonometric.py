@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.ops.registry import Array, floating, op
 from minigrad.ops.samples import A, binary, case, error, unary
 
@@ -245,3 +246,6 @@ atan2.samples(
     case(A((3,), -2.0, -0.3), A((3,), -2.0, 2.0)),
     error(ValueError, "shapes that broadcast together", (2,), (3,)),
 )
+
+tanh.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("elementwise", "tanh"))
+tanh.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("elementwise", "tanh_vjp"))

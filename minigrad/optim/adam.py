@@ -102,15 +102,20 @@ class Adam(Optimizer):
 
     def update(self, x: Array, g: Array, state: State, group: Group) -> None:
         """Write the new values of one parameter into `x`."""
+        Adam.update_all(self, [x], [g], [state], group)
+
+    def update_all(self, xs: list[Array], gs: list[Array], states: list[State], group: Group) -> None:
+        """Write the new values of parameters into `xs`."""
+        (beta1, beta2), lr, eps, weight_decay = group["betas"], group["lr"], group["eps"], group["weight_decay"]
+        for i in fused(xs, gs, states, lr, beta1, beta2, eps, weight_decay, self.decoupled, group["maximize"]):
+            self._update_generic(xs[i], gs[i], states[i], group)
+
+    def _update_generic(self, x: Array, g: Array, state: State, group: Group) -> None:
+        self.conform(x, state)
         step = state["step"] = state["step"] + 1
         m, v, v_max = state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq")
         (beta1, beta2), lr, eps, weight_decay = group["betas"], group["lr"], group["eps"], group["weight_decay"]
-        maximize = group["maximize"]
-        if fused(x, g, m, v, v_max, lr, beta1, beta2, eps, weight_decay, self.decoupled, maximize, step):
-            return
-        self.conform(x, state)
-        m, v, v_max = state["exp_avg"], state["exp_avg_sq"], state.get("max_exp_avg_sq")
-        if maximize:
+        if group["maximize"]:
             g = -g
         if weight_decay and self.decoupled:
             x *= 1.0 - lr * weight_decay

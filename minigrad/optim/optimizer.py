@@ -94,6 +94,12 @@ class Optimizer:
         for group in given:
             self.add_param_group(group)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rule = next(c for c in cls.__mro__ if "update" in vars(c) or "update_all" in vars(c))
+        if "update_all" not in vars(rule):  # the one of a class above would pass its rule by
+            cls.update_all = Optimizer.update_all  # type: ignore[method-assign]
+
     @property
     def _who(self) -> str:
         return type(self).__name__
@@ -107,6 +113,11 @@ class Optimizer:
     def update(self, x: Array, g: Array, state: State, group: Group) -> None:
         """Write the new values of one parameter into `x`, and its new state into `state`; `g` must stay as it is."""
         raise NotImplementedError(f"{self._who}: needs a method update(self, x, g, state, group)")
+
+    def update_all(self, xs: list[Array], gs: list[Array], states: list[State], group: Group) -> None:
+        """Update parameters of one group together, where that is faster than to call `update` for each."""
+        for x, g, state in zip(xs, gs, states, strict=True):
+            self.update(x, g, state, group)
 
     def conform(self, x: Array, state: State) -> None:
         """Cast the state to the dtype of the parameter, which ``model.to(dtype)`` may have changed."""
@@ -128,7 +139,7 @@ class Optimizer:
     # --- what a training loop calls ---------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """Update every parameter that has a gradient.
+        """Update every parameter that has a gradient; a step that is refused changes none.
 
         Raises
         ------
@@ -137,26 +148,37 @@ class Optimizer:
         DTypeError
             If a parameter has become a half one.
         """
-        changed = []
-        states, usual = self.state, dtypes.float32  # hashing a dtype costs as much as a small update
+        due = [self._due(group) for group in self.param_groups]
+        changed: list[Tensor] = []
         try:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    grad = p._grad
-                    if grad is None:
-                        if isinstance(p, Parameter) and not p.is_initialized:
-                            check_initialized(f"{self._who}.step", self._name(group, p), p)
-                        continue
-                    x = p._array
-                    if x.dtype is not usual and x.dtype not in TRAINED:
-                        self._check_dtype(group, p)
-                    state = states.get(p)
-                    if state is None:
-                        state = states[p] = self.init(x, group)
-                    self.update(x, grad._array, state, group)
-                    changed.append(p)
-        finally:  # those before the one that is refused have changed
+            for group, (params, xs, gs, states) in zip(self.param_groups, due, strict=True):
+                changed += params
+                self.update_all(xs, gs, states, group)
+        finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
+
+    def _due(self, group: Group) -> tuple[list[Tensor], list[Array], list[Array], list[State]]:
+        """The parameters of a group that have a gradient, their arrays, gradients and states."""
+        params: list[Tensor] = []
+        xs, gs, states = [], [], []
+        known, usual = self.state, dtypes.float32  # hashing a dtype costs as much as a small update
+        for p in group["params"]:
+            grad = p._grad
+            if grad is None:
+                if isinstance(p, Parameter) and not p.is_initialized:
+                    check_initialized(f"{self._who}.step", self._name(group, p), p)
+                continue
+            x = p._array
+            if x.dtype is not usual and x.dtype not in TRAINED:
+                self._check_dtype(group, p)
+            state = known.get(p)
+            if state is None:
+                state = known[p] = self.init(x, group)
+            params.append(p)
+            xs.append(x)
+            gs.append(grad._array)
+            states.append(state)
+        return params, xs, gs, states
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""

@@ -90,24 +90,28 @@ class SGD(Optimizer):
 
     def update(self, x: Array, g: Array, state: State, group: Group) -> None:
         """Write the new values of one parameter into `x`."""
-        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
-        buffer = state.get("momentum_buffer") if momentum else None
-        if momentum and buffer is None:  # momentum was switched on after the first step
-            buffer = state["momentum_buffer"] = np.zeros_like(x)
-            state["step"] = 0
-        fresh = 1.0 - group["dampening"] if state["step"] else 1.0
-        state["step"] += 1
-        nesterov, maximize = group["nesterov"], group["maximize"]
-        if fused(x, g, buffer, lr, momentum, fresh, weight_decay, nesterov, maximize):
-            return
+        SGD.update_all(self, [x], [g], [state], group)
+
+    def update_all(self, xs: list[Array], gs: list[Array], states: list[State], group: Group) -> None:
+        """Write the new values of parameters into `xs`."""
+        lr, momentum, dampening = group["lr"], group["momentum"], group["dampening"]
+        weight_decay, nesterov, maximize = group["weight_decay"], group["nesterov"], group["maximize"]
+        for i in fused(xs, gs, states, lr, momentum, dampening, weight_decay, nesterov, maximize):
+            self._update_generic(xs[i], gs[i], states[i], group)
+
+    def _update_generic(self, x: Array, g: Array, state: State, group: Group) -> None:
         self.conform(x, state)
-        buffer = None if buffer is None else state["momentum_buffer"]
-        if maximize:
+        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+        if group["maximize"]:
             g = -g
         if weight_decay:
             g = g + weight_decay * x
-        if buffer is not None:
+        if momentum:
+            if "momentum_buffer" not in state:  # momentum was switched on after the first step
+                state.update(step=0, momentum_buffer=np.zeros_like(x))
+            buffer = state["momentum_buffer"]
             buffer *= momentum
-            buffer += fresh * g
-            g = g + momentum * buffer if nesterov else buffer
+            buffer += (1.0 - group["dampening"] if state["step"] else 1.0) * g
+            g = g + momentum * buffer if group["nesterov"] else buffer
+        state["step"] += 1
         x -= lr * g

@@ -1,23 +1,28 @@
-"""Kernels of cross entropy with class indices: one pass over the rows, not a dozen over the matrix.
+"""Kernels of cross entropy with class indices: rows in parallel, each passed over while it is in the cache.
 
 Each takes what the generic body or rule takes, without ``xp``, and computes the same. It answers NotImplemented where
-it does not take the arguments (another dtype or order in memory, shapes that do not fit, a class that is none); the
-generic body then runs, or says what is wrong.
+it does not take the arguments (another dtype, shapes that do not fit, a class that is none, a logit of +inf); the
+generic body then runs, or says what is wrong. The losses of the rows are added up in order, on one thread.
 """
+from cython.parallel cimport prange
 from libc.math cimport INFINITY, log
 from numpy cimport (
-    NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_ISALIGNED, PyArray_ISNOTSWAPPED,
-    PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_int64,
-    npy_intp,
+    NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_ISALIGNED,
+    PyArray_ISNOTSWAPPED, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE,
+    import_array, ndarray, npy_int32, npy_int64, npy_intp,
 )
 
-from minigrad._core.loops.math cimport exp_not_positive, largest
-from minigrad._core.loops.plain cimport RELEASE_GIL, is_plain, is_real, real
+from minigrad._core.cpu cimport threads_for
+from minigrad._core.loops.plain cimport RELEASE_GIL, empty_like, is_plain, is_real, real
+from minigrad._core.loops.rows cimport (
+    BLOCK, block_sum, exponentials, in_order, row_largest, row_sum, sum_exponentials,
+)
+from minigrad._core.loops.stream cimport STREAMED, stream
 
 import_array()
 
 cdef enum:
-    BLOCK = 256
+    ROW = 8192  # classes of a row that is made in the cache before it is written past it
 
 cdef enum Reduction:
     MEAN
@@ -27,161 +32,176 @@ cdef enum Reduction:
 cdef struct Task:
     npy_intp n                  # rows
     npy_intp classes
-    const npy_int64* targets
+    const npy_int64* targets    # one of the two is NULL
+    const npy_int32* narrow
     bint ignores
     npy_int64 ignored
     double smoothing
     Reduction reduction
     npy_intp step               # elements from one row's cotangent to the next
+    double weights              # of the rows that count, in all
+    double all_classes          # the weights of all classes together
+    bint streams
 
 
-cdef inline double exponentials(const real* x, real top, real* out, npy_intp n) noexcept nogil:
-    """Write exp(x - top) and return the sum."""
-    cdef double a = 0.0, b = 0.0, c = 0.0, d = 0.0
-    cdef npy_intp j
-    for j in range(n):
-        out[j] = exp_not_positive(<real>(x[j] - top))
-    j = 0
-    while j + 4 <= n:
-        a += out[j]
-        b += out[j + 1]
-        c += out[j + 2]
-        d += out[j + 3]
-        j += 4
-    while j < n:
-        a += out[j]
-        j += 1
-    return (a + b) + (c + d)
+cdef inline npy_int64 target(const Task* task, npy_intp i) noexcept nogil:
+    """The class of a row, or -1 where it does not count."""
+    cdef npy_int64 t = task.targets[i] if task.narrow == NULL else task.narrow[i]
+    return -1 if task.ignores and t == task.ignored else t
 
 
-cdef bint add_weights(const Task* task, const real* weight, double* total) noexcept nogil:
-    """The weight of all rows that count; False where the class of one is none."""
+cdef bint prepare(Task* task, const real* weight) noexcept nogil:
+    """Check the classes and add up the weights; False where one is none."""
     cdef npy_intp i
     cdef npy_int64 t
-    total[0] = 0.0
+    task.weights = 0.0
     for i in range(task.n):
-        t = task.targets[i]
+        t = task.targets[i] if task.narrow == NULL else task.narrow[i]
         if task.ignores and t == task.ignored:
             continue
         if t < 0 or t >= task.classes:
             return False
-        total[0] += 1.0 if weight == NULL else weight[t]
-    if total[0] == 0:
-        total[0] = 1.0
+        task.weights += 1.0 if weight == NULL else weight[t]
+    if task.weights == 0:
+        task.weights = 1.0
+    task.all_classes = task.classes if weight == NULL else row_sum(weight, task.classes)
     return True
 
 
-cdef bint forward(const Task* task, const real* logits, const real* weight, real* out) noexcept nogil:
-    """The losses, or what they are reduced to; False for a class that is none or a logit of +inf."""
+cdef double shares(const real* x, const real* weight, real top, real log_total, npy_intp n) noexcept nogil:
+    """The log-probabilities of all classes together, each times the weight of the class."""
     cdef real block[BLOCK]
-    cdef const real* x
-    cdef real top, log_total, loss
-    cdef double total, share, weights, reduced = 0.0
-    cdef npy_intp i, j
-    cdef npy_int64 t
-    if not add_weights(task, weight, &weights):
-        return False
-    for i in range(task.n):
-        t = task.targets[i]
-        if task.ignores and t == task.ignored:
-            if task.reduction == NONE:
-                out[i] = 0
-            continue
-        x = logits + i * task.classes
-        top = largest(x, task.classes)
-        if top == INFINITY:
-            return False
-        if top == -INFINITY:
-            top = 0
-        total = 0.0
-        j = 0
-        while j < task.classes:
-            total += exponentials(x + j, top, block, min(task.classes - j, BLOCK))
-            j += BLOCK
-        log_total = <real>log(1.0 if total == 0 else total)
-        loss = <real>(task.smoothing - 1)
+    cdef double total = 0.0
+    cdef npy_intp j = 0, k, size
+    while j < n:
+        size = min(n - j, BLOCK)
+        for k in range(size):
+            block[k] = (x[j + k] - top) - log_total
         if weight != NULL:
-            loss *= weight[t]
-        loss *= (x[t] - top) - log_total
-        if task.smoothing != 0:
-            share = 0.0
-            for j in range(task.classes):
-                share += ((x[j] - top) - log_total) * (<real>1 if weight == NULL else weight[j])
-            loss += <real>share * <real>(-task.smoothing / task.classes)
-        if task.reduction == NONE:
-            out[i] = loss
-        else:
-            reduced += loss
+            for k in range(size):
+                block[k] *= weight[j + k]
+        total += block_sum(block, size)
+        j += BLOCK
+    return total
+
+
+cdef bint forward(const Task* task, npy_intp i, const real* logits, const real* weight, real* losses) noexcept nogil:
+    """The loss of one row; False for a logit of +inf."""
+    cdef const real* x = logits + i * task.classes
+    cdef real top, log_total, loss
+    cdef double total
+    cdef npy_int64 t = target(task, i)
+    losses[i] = 0
+    if t < 0:
+        return True
+    top = row_largest(x, task.classes)
+    if top == INFINITY:
+        return False
+    if top == -INFINITY:
+        top = 0
+    total = sum_exponentials(x, top, task.classes)
+    log_total = <real>log(1.0 if total == 0 else total)
+    loss = <real>(task.smoothing - 1)
+    if weight != NULL:
+        loss *= weight[t]
+    loss *= (x[t] - top) - log_total
+    if task.smoothing != 0:
+        loss += <real>shares(x, weight, top, log_total, task.classes) * <real>(-task.smoothing / task.classes)
+    losses[i] = loss
+    return True
+
+
+cdef bint gradient(
+    const Task* task, npy_intp i, real cotangent, const real* x, const real* weight, real* out,
+) noexcept nogil:
+    """The gradient of the logits `x` of one row; False for a logit of +inf."""
+    cdef real top, scale, hit, share
+    cdef double total
+    cdef npy_intp j
+    cdef npy_int64 t = target(task, i)
+    if t < 0:
+        for j in range(task.classes):
+            out[j] = 0
+        return True
+    top = row_largest(x, task.classes)
+    if top == INFINITY:
+        return False
+    if top == -INFINITY:
+        top = 0
+    total = exponentials(x, top, out, task.classes)
+    if total == 0:
+        total = 1.0
     if task.reduction == MEAN:
-        out[0] = <real>reduced / <real>weights
-    elif task.reduction == SUM:
-        out[0] = <real>reduced
+        cotangent /= <real>task.weights
+    hit = <real>(1 - task.smoothing) * cotangent
+    if weight != NULL:
+        hit *= weight[t]
+    share = <real>(task.smoothing / task.classes) * cotangent
+    scale = <real>((hit + share * task.all_classes) / total)
+    if task.smoothing == 0:
+        for j in range(task.classes):
+            out[j] *= scale
+    elif weight == NULL:
+        for j in range(task.classes):
+            out[j] = out[j] * scale - share
+    else:
+        for j in range(task.classes):
+            out[j] = out[j] * scale - share * weight[j]
+    out[t] -= hit
     return True
 
 
 cdef bint backward(
-    const Task* task, const real* g, const real* logits, const real* weight, real* out,
+    const Task* task, npy_intp i, const real* g, const real* logits, const real* weight, real* out,
 ) noexcept nogil:
-    """The gradient of the logits; False as in the forward."""
-    cdef const real* x
-    cdef real* grad
-    cdef real top, scale, hit, share, cotangent
-    cdef double total, weights, all_classes = task.classes
-    cdef npy_intp i, j
-    cdef npy_int64 t
-    if not add_weights(task, weight, &weights):
-        return False
-    if weight != NULL:
-        all_classes = 0.0
-        for j in range(task.classes):
-            all_classes += weight[j]
-    for i in range(task.n):
-        t = task.targets[i]
-        grad = out + i * task.classes
-        if task.ignores and t == task.ignored:
-            for j in range(task.classes):
-                grad[j] = 0
-            continue
-        x = logits + i * task.classes
-        top = largest(x, task.classes)
-        if top == INFINITY:
-            return False
-        if top == -INFINITY:
-            top = 0
-        total = exponentials(x, top, grad, task.classes)
-        if total == 0:
-            total = 1.0
-        cotangent = g[i * task.step]
-        if task.reduction == MEAN:
-            cotangent /= <real>weights
-        hit = <real>(1 - task.smoothing) * cotangent
-        if weight != NULL:
-            hit *= weight[t]
-        share = <real>(task.smoothing / task.classes) * cotangent
-        scale = <real>((hit + share * all_classes) / total)
-        if task.smoothing == 0:
-            for j in range(task.classes):
-                grad[j] *= scale
-        else:
-            for j in range(task.classes):
-                grad[j] = grad[j] * scale - share * (<real>1 if weight == NULL else weight[j])
-        grad[t] -= hit
-    return True
-
-
-cdef bint run(real* out, const Task* task, const void* g, const void* logits, const void* weight) noexcept:
-    """The rule, or the forward where `g` is NULL; a large one without the GIL."""
+    """The gradient of one row, in its place."""
+    cdef real row[ROW]
+    cdef npy_intp at = i * task.classes
     cdef bint done
-    if task.n * task.classes < RELEASE_GIL:
-        if g == NULL:
-            return forward(task, <const real*>logits, <const real*>weight, out)
-        return backward(task, <const real*>g, <const real*>logits, <const real*>weight, out)
-    with nogil:
-        if g == NULL:
-            done = forward(task, <const real*>logits, <const real*>weight, out)
-        else:
-            done = backward(task, <const real*>g, <const real*>logits, <const real*>weight, out)
+    if not task.streams:
+        return gradient(task, i, g[i * task.step], logits + at, weight, out + at)
+    done = gradient(task, i, g[i * task.step], logits + at, weight, row)
+    stream(out + at, row, task.classes * sizeof(real))
     return done
+
+
+cdef bint run_row(
+    const Task* task, npy_intp i, const real* g, const real* logits, const real* weight, real* out,
+) noexcept nogil:
+    return forward(task, i, logits, weight, out) if g == NULL else backward(task, i, g, logits, weight, out)
+
+
+cdef bint run_parallel(
+    const Task* task, const real* g, const real* logits, const real* weight, real* out, int threads,
+) noexcept nogil:
+    cdef npy_intp i
+    cdef int failed = 0
+    for i in prange(task.n, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+        failed += not run_row(task, i, g, logits, weight, out)
+    return failed == 0
+
+
+cdef bint run(real* out, Task* task, const void* g, const void* logits, const void* weight) noexcept:
+    """The rule, or the losses where `g` is NULL; for many rows without the GIL."""
+    cdef npy_intp i, size = task.n * task.classes
+    cdef bint done
+    if not prepare(task, <const real*>weight):
+        return False
+    if size < RELEASE_GIL:
+        for i in range(task.n):
+            if not run_row(task, i, <const real*>g, <const real*>logits, <const real*>weight, out):
+                return False
+        return True
+    with nogil:
+        done = run_parallel(
+            task, <const real*>g, <const real*>logits, <const real*>weight, out, threads_for(size),
+        )
+    return done
+
+
+cdef void reduce(const Task* task, const real* losses, real* out) noexcept:
+    cdef double total = row_sum(losses, task.n)
+    out[0] = <real>total / <real>task.weights if task.reduction == MEAN else <real>total
 
 
 cdef bint is_vector(object x, npy_intp n):
@@ -203,56 +223,86 @@ cdef bint is_cotangent(object g, int kind, Task* task):
     return True
 
 
-
-
-
-cdef object attempt(
-    object g, object logits, object targets, object weight, object ignore_index, double smoothing, str reduction,
+cdef bint read(
+    Task* task, object logits, object targets, object weight, object ignore_index, double smoothing, str reduction,
 ):
-    """The rule, or the forward where `g` is None, if the arguments fit."""
-    cdef Task task
-    cdef ndarray out
-    cdef int kind
-    cdef bint done
-    cdef const void* cotangents = NULL
-    cdef const void* weights = NULL
+    """Note the arguments; False where one does not fit."""
     if not is_real(logits) or PyArray_NDIM(<ndarray>logits) != 2 or PyArray_SIZE(<ndarray>logits) == 0:
-        return NotImplemented
-    kind = PyArray_TYPE(<ndarray>logits)
+        return False
     task.n, task.classes = PyArray_DIMS(<ndarray>logits)[0], PyArray_DIMS(<ndarray>logits)[1]
     task.smoothing = smoothing
     task.reduction = MEAN if reduction == "mean" else NONE if reduction == "none" else SUM
-    if not is_plain(targets, NPY_INT64) or not is_vector(targets, task.n):
-        return NotImplemented
-    task.targets = <const npy_int64*>PyArray_DATA(<ndarray>targets)
+    task.targets, task.narrow = NULL, NULL
+    if is_plain(targets, NPY_INT64):
+        task.targets = <const npy_int64*>PyArray_DATA(<ndarray>targets)
+    elif is_plain(targets, NPY_INT32):
+        task.narrow = <const npy_int32*>PyArray_DATA(<ndarray>targets)
+    else:
+        return False
+    if not is_vector(targets, task.n):
+        return False
     if weight is not None:
-        if not is_plain(weight, kind) or not is_vector(weight, task.classes):
-            return NotImplemented
-        weights = PyArray_DATA(<ndarray>weight)
+        if not is_plain(weight, PyArray_TYPE(<ndarray>logits)) or not is_vector(weight, task.classes):
+            return False
     task.ignores = ignore_index is not None
     if task.ignores:
         if type(ignore_index) is not int or not -2**63 <= ignore_index < 2**63:
-            return NotImplemented
+            return False
         task.ignored = ignore_index
-    if g is not None:
-        if not is_cotangent(g, kind, &task):
-            return NotImplemented
-        cotangents = PyArray_DATA(<ndarray>g)
-        out = <ndarray>PyArray_EMPTY(2, PyArray_DIMS(<ndarray>logits), kind, 0)
-    else:
-        out = <ndarray>PyArray_EMPTY(1 if task.reduction == NONE else 0, PyArray_DIMS(<ndarray>logits), kind, 0)
-    if kind == NPY_FLOAT:
-        done = run(<float*>PyArray_DATA(out), &task, cotangents, PyArray_DATA(<ndarray>logits), weights)
-    else:
-        done = run(<double*>PyArray_DATA(out), &task, cotangents, PyArray_DATA(<ndarray>logits), weights)
-    return out if done else NotImplemented
+    return True
 
 
 def cross_entropy(logits, targets, weight, *, ignore_index, double label_smoothing, str reduction):
     """Kernel of the op behind ``cross_entropy`` with class indices."""
-    return attempt(None, logits, targets, weight, ignore_index, label_smoothing, reduction)
+    cdef Task task
+    cdef ndarray losses, out
+    cdef int kind
+    cdef bint done
+    cdef const void* weights
+    logits = in_order(logits)
+    if logits is None or not read(&task, logits, targets, weight, ignore_index, label_smoothing, reduction):
+        return NotImplemented
+    kind = PyArray_TYPE(<ndarray>logits)
+    weights = NULL if weight is None else PyArray_DATA(<ndarray>weight)
+    losses = <ndarray>PyArray_EMPTY(1, PyArray_DIMS(<ndarray>logits), kind, 0)
+    if kind == NPY_FLOAT:
+        done = run(<float*>PyArray_DATA(losses), &task, NULL, PyArray_DATA(<ndarray>logits), weights)
+    else:
+        done = run(<double*>PyArray_DATA(losses), &task, NULL, PyArray_DATA(<ndarray>logits), weights)
+    if not done:
+        return NotImplemented
+    if task.reduction == NONE:
+        return losses
+    out = <ndarray>PyArray_EMPTY(0, NULL, kind, 0)
+    if kind == NPY_FLOAT:
+        reduce(&task, <const float*>PyArray_DATA(losses), <float*>PyArray_DATA(out))
+    else:
+        reduce(&task, <const double*>PyArray_DATA(losses), <double*>PyArray_DATA(out))
+    return out
 
 
-def cross_entropy_vjp(g not None, logits, targets, weight, *, ignore_index, double label_smoothing, str reduction):
+def cross_entropy_vjp(g, logits, targets, weight, *, ignore_index, double label_smoothing, str reduction):
     """Kernel of its rule for the logits."""
-    return attempt(g, logits, targets, weight, ignore_index, label_smoothing, reduction)
+    cdef Task task
+    cdef ndarray out
+    cdef int kind
+    cdef bint done
+    cdef const void* weights
+    logits = in_order(logits)
+    if logits is None or not read(&task, logits, targets, weight, ignore_index, label_smoothing, reduction):
+        return NotImplemented
+    kind = PyArray_TYPE(<ndarray>logits)
+    if not is_cotangent(g, kind, &task):
+        return NotImplemented
+    weights = NULL if weight is None else PyArray_DATA(<ndarray>weight)
+    out = empty_like(logits)
+    task.streams = task.classes <= ROW and PyArray_NBYTES(out) >= STREAMED
+    if kind == NPY_FLOAT:
+        done = run(
+            <float*>PyArray_DATA(out), &task, PyArray_DATA(<ndarray>g), PyArray_DATA(<ndarray>logits), weights,
+        )
+    else:
+        done = run(
+            <double*>PyArray_DATA(out), &task, PyArray_DATA(<ndarray>g), PyArray_DATA(<ndarray>logits), weights,
+        )
+    return out if done else NotImplemented

@@ -1,0 +1,237 @@
+"""Matrix products of NumPy's BLAS: one for both floating dtypes, and whole stacks of them shared among threads."""
+from cython.parallel cimport prange
+from libc.string cimport memcpy
+from numpy cimport npy_intp
+
+from minigrad._core.blas cimport dgemm, enter, leave, sgemm
+from minigrad._core.cpu cimport num_threads, threads_for
+from minigrad._core.loops.plain cimport real
+
+cdef extern from *:
+    """
+    /* y (8, 8) = the transpose of x (8, 8): three times rows i and i + 4 are interleaved, which each time turns the
+       bits of row and column, read as one number, around by one place */
+    #if defined(__clang__) || __GNUC__ >= 12
+    #include <string.h>
+    #define MG_TURN(name, real)                                                                                     \
+        static inline void name(const real *x, Py_ssize_t ldx, real *y, Py_ssize_t ldy) {                           \
+            typedef real row __attribute__((vector_size(8 * sizeof(real))));                                        \
+            row a[8], b[8];                                                                                         \
+            for (int i = 0; i < 8; i++) memcpy(&a[i], x + i * ldx, sizeof(row));                                    \
+            for (int turn = 0; turn < 3; turn++) {                                                                  \
+                for (int i = 0; i < 4; i++) {                                                                       \
+                    b[2 * i] = __builtin_shufflevector(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);                   \
+                    b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);             \
+                }                                                                                                   \
+                for (int i = 0; i < 8; i++) a[i] = b[i];                                                            \
+            }                                                                                                       \
+            for (int i = 0; i < 8; i++) memcpy(y + i * ldy, &a[i], sizeof(row));                                    \
+        }
+    #else
+    #define MG_TURN(name, real)                                                                                     \
+        static inline void name(const real *x, Py_ssize_t ldx, real *y, Py_ssize_t ldy) {                           \
+            for (int i = 0; i < 8; i++)                                                                             \
+                for (int j = 0; j < 8; j++) y[j * ldy + i] = x[i * ldx + j];                                        \
+        }
+    #endif
+    MG_TURN(mg_turn_float, float)
+    MG_TURN(mg_turn_double, double)
+    """
+    void mg_turn_float(const float* x, npy_intp ldx, float* y, npy_intp ldy) noexcept nogil
+    void mg_turn_double(const double* x, npy_intp ldx, double* y, npy_intp ldy) noexcept nogil
+
+cdef enum:
+    # Multiplications up to which OpenBLAS does not think of threads: needs no `enter`, and is too short to be shared.
+    SMALL_PRODUCT = 262_144
+    AXES = 8                # leading axes of a stack, at most
+    TILES = 8               # that a large product is cut into at least
+    TILE = 1_048_576        # multiplications that pay for a second thread
+    WIDE = 1_024            # the largest side of a tile where there are enough of them
+    NARROW = 64             # the least side, as BLAS packs its operands again for each tile;
+    FEW = 4                 # from so many tiles on it is 4 times as long
+    ALIGN = 16              # tiles begin at multiples of the widest register tile of BLAS
+    BAND = 32               # rows that are transposed at a time, a multiple of 8
+
+cdef struct Axis:
+    npy_intp extent, a, b, c    # and the elements from one matrix to the next, 0 where it is the same one
+
+cdef struct Product:
+    const void* a               # c (m, n) = op(a) (m, k) @ op(b) (k, n)
+    const void* b
+    npy_intp m, n, k, lda, ldb, ldc
+    bint ta, tb
+    int kept, summed            # how many axes there are
+    Axis[AXES] axes             # for every place on these, the innermost first,
+    Axis[AXES] sums             # summed over the places on these
+    npy_intp matrices, terms    # products of their extents
+    bint adds                   # to what is in c
+    const void* bias            # what each row of the result starts from, or NULL
+    bint relu                   # of the result
+    npy_intp high, wide, deep   # of a tile (high, wide), which is the sum of products (high, deep) @ (deep, wide)
+    npy_intp down, across       # tiles of a matrix
+    npy_intp parts              # of the sum; all but the first are computed in memory of their own
+    void* rest                  # that memory, (parts - 1, m, n)
+    npy_intp group              # tiles that one thread takes at a time
+
+
+cdef inline npy_intp pieces(npy_intp extent, npy_intp size) noexcept nogil:
+    return (extent + size - 1) // size
+
+
+# ---- one product -----------------------------------------------------------------------------------------------------
+
+cdef inline void gemm(
+    bint ta, bint tb, npy_intp m, npy_intp n, npy_intp k, const real* a, npy_intp lda, const real* b, npy_intp ldb,
+    double beta, real* c, npy_intp ldc,
+) noexcept nogil:
+    """c (m, n) = op(a) @ op(b) + beta * c; the arguments are those of `minigrad._core.blas`."""
+    if real is float:
+        sgemm(ta, tb, m, n, k, 1, a, lda, b, ldb, <float>beta, c, ldc)
+    else:
+        dgemm(ta, tb, m, n, k, 1, a, lda, b, ldb, beta, c, ldc)
+
+
+cdef inline void turn_band(npy_intp start, npy_intp m, npy_intp n, const real* x, npy_intp ld, real* y) noexcept nogil:
+    """Transpose some rows of x (m, n) into columns of y (n, m)."""
+    cdef npy_intp end = min(start + BAND, m), blocks = n - n % 8, i, j
+    for j in range(0, blocks, 8):
+        for i in range(start, end - end % 8, 8):
+            if real is float:
+                mg_turn_float(x + i * ld + j, ld, y + j * m + i, m)
+            else:
+                mg_turn_double(x + i * ld + j, ld, y + j * m + i, m)
+    for i in range(start, end):
+        for j in range(blocks if i < end - end % 8 else 0, n):
+            y[j * m + i] = x[i * ld + j]
+
+
+cdef inline void turn(npy_intp m, npy_intp n, const real* x, npy_intp ld, real* y) noexcept nogil:
+    """y (n, m) = the transpose of x (m, n), whose rows are `ld` elements apart."""
+    cdef npy_intp i, bands = pieces(m, BAND)
+    cdef int threads = threads_for(m * n)
+    if threads == 1:    # a region costs half a microsecond even then
+        for i in range(bands):
+            turn_band(i * BAND, m, n, x, ld, y)
+    else:
+        for i in prange(bands, num_threads=threads, schedule="static"):
+            turn_band(i * BAND, m, n, x, ld, y)
+
+
+# ---- stacks of products ----------------------------------------------------------------------------------------------
+
+cdef inline double work(const Product* p) noexcept nogil:
+    """Multiplications."""
+    return <double>p.m * p.n * p.k * p.matrices * p.terms
+
+
+cdef inline void cut(Product* p) noexcept nogil:
+    """Choose tiles by the shapes: larger ones the more there are, as each packs its operands again."""
+    cdef double total, count
+    cdef npy_intp side
+    cdef bint by_rows, by_depth, divisible = p.matrices * p.terms == 1 and p.bias == NULL and not p.relu
+    if p.k == 0 or p.terms == 0:
+        # BLAS clears c where the sum is empty; the strides of empty arrays may be no leading dimensions
+        p.k, p.terms, p.summed, p.ta, p.tb, p.lda, p.ldb = 0, 1, 0, False, False, 1, p.n
+    total = work(p)
+    p.high, p.wide, p.deep, p.down, p.across, p.parts = p.m, p.n, p.k, 1, 1, 1
+    while True:
+        count = <double>p.matrices * p.down * p.across * p.parts
+        by_depth = divisible and p.parts < TILES and p.deep >= 2 * max(p.high, p.wide)
+        by_rows = 3 * p.high >= 2 * p.wide    # the columns of x2 cost less to pack again than the rows of x1
+        side = pieces(p.deep if by_depth else p.high if by_rows else p.wide, 2 * ALIGN) * ALIGN
+        if total <= TILE * count * count * count:
+            break
+        if side < (WIDE // 2 if count >= TILES else 4 * NARROW if count >= FEW else NARROW):
+            break
+        if by_depth:
+            p.deep, p.parts = side, pieces(p.k, side)
+        elif by_rows:
+            p.high, p.down = side, pieces(p.m, side)
+        else:
+            p.wide, p.across = side, pieces(p.n, side)
+    p.group = max(1, <npy_intp>(TILE * count / (total + 1)))
+
+
+cdef inline void move(
+    const Axis* axes, int n, npy_intp index, npy_intp* a, npy_intp* b, npy_intp* c,
+) noexcept nogil:
+    """Go from the first matrices to those of place `index` on the axes."""
+    cdef npy_intp at
+    cdef int i
+    for i in range(n):
+        at = index % axes[i].extent
+        index //= axes[i].extent
+        a[0] += at * axes[i].a
+        b[0] += at * axes[i].b
+        c[0] += at * axes[i].c
+
+
+cdef inline void tile(const Product* p, npy_intp index, real* c) noexcept nogil:
+    """Compute one tile of one matrix, or a part of it."""
+    cdef npy_intp row = index // p.across % p.down * p.high, column = index % p.across * p.wide
+    cdef npy_intp part = index // (p.across * p.down) % p.parts, depth = part * p.deep
+    cdef npy_intp m = min(p.high, p.m - row), n = min(p.wide, p.n - column), k = min(p.deep, p.k - depth)
+    cdef npy_intp a = (row if p.ta else depth) + (depth if p.ta else row) * p.lda
+    cdef npy_intp b = (depth if p.tb else column) + (column if p.tb else depth) * p.ldb
+    cdef npy_intp at = row * p.ldc + column, i, j, term, a_term, b_term
+    cdef real* out
+    move(p.axes, p.kept, index // (p.across * p.down * p.parts), &a, &b, &at)
+    c = c + at if part == 0 else <real*>p.rest + (part - 1) * p.m * p.n + at
+    if p.bias != NULL:
+        for i in range(m):
+            memcpy(c + i * p.ldc, <const real*>p.bias + column, n * sizeof(real))
+    for term in range(p.terms):
+        a_term, b_term = a, b
+        move(p.sums, p.summed, term, &a_term, &b_term, &at)
+        gemm(
+            p.ta, p.tb, m, n, k, <const real*>p.a + a_term, p.lda, <const real*>p.b + b_term, p.ldb,
+            (p.adds and part == 0) or p.bias != NULL or term > 0, c, p.ldc,
+        )
+    if p.relu:
+        for i in range(m):
+            out = c + i * p.ldc
+            for j in range(n):
+                out[j] = 0 if out[j] <= 0 else out[j]
+
+
+cdef inline void tiles(const Product* p, npy_intp start, npy_intp end, real* c) noexcept nogil:
+    cdef npy_intp index
+    for index in range(start, end):
+        tile(p, index, c)
+
+
+cdef inline void add_parts(const Product* p, npy_intp row, real* c) noexcept nogil:
+    """Add up one row of all parts."""
+    cdef npy_intp part, j
+    cdef const real* other
+    c += row * p.n
+    for part in range(p.parts - 1):
+        other = <const real*>p.rest + (part * p.m + row) * p.n
+        for j in range(p.n):
+            c[j] += other[j]
+
+
+cdef inline void share(const Product* p, real* c) noexcept nogil:
+    """Compute the tiles, on several threads if there is more than one group of them."""
+    cdef npy_intp i, n = p.matrices * p.parts * p.down * p.across, groups = pieces(n, p.group)
+    cdef int threads = num_threads()
+    enter()
+    if threads == 1 or groups == 1:
+        tiles(p, 0, n, c)
+    else:
+        for i in prange(groups, num_threads=threads, schedule="dynamic"):
+            tiles(p, i * p.group, min(i * p.group + p.group, n), c)
+    leave()
+    if p.parts > 1:
+        threads = threads_for(p.m * p.n * p.parts)
+        for i in prange(p.m, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+            add_parts(p, i, c)
+
+
+cdef inline void compute(Product* p, real* c) noexcept:
+    """Compute a product that has been cut."""
+    if work(p) <= SMALL_PRODUCT:
+        tiles(p, 0, p.matrices * p.down * p.across, c)    # small products have no parts
+    else:
+        with nogil:
+            share(p, c)
