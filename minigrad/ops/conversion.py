@@ -44,7 +44,7 @@ def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = Non
             raise _cast_needed(who, array.dtype, wanted)
         _check_cast(array.dtype, wanted, who)
         with np.errstate(all="ignore"):
-            return dispatch.recast(array, wanted)
+            return dispatch.recast(array, wanted)  # type: ignore[no-any-return]
     return np.array(array, copy=True) if copy else array
 
 
