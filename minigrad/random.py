@@ -10,15 +10,16 @@ The operating system seeds it until `seed` is called. A thread or worker process
 whatever the others do takes a generator of its own from `spawn`; a forked process starts as a copy of its parent.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 import os
-import threading
+from _thread import allocate_lock  # `threading` takes longer to import
 from collections.abc import Callable, Mapping
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from minigrad import dtypes
 from minigrad._core import philox
@@ -27,13 +28,16 @@ from minigrad.ops import noise
 from minigrad.ops.creation import asarray, new
 from minigrad.tensor import Tensor
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
 __all__ = [
     "Generator", "bernoulli", "choice", "draw_key", "exponential", "get_state", "integers", "normal", "permutation",
     "seed", "set_state", "spawn", "truncated_normal", "uniform",
 ]  # fmt: skip
 
-Array = NDArray[Any]
-Shape = SupportsIndex | tuple[SupportsIndex, ...] | list[int]
+Array: TypeAlias = "np.ndarray[Any, Any]"
+Shape: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | list[int]
 
 ALGORITHM = "philox4x32-10"
 WORD = 1 << 64
@@ -62,7 +66,7 @@ class Generator:
     __slots__ = ("__weakref__", "_counter", "_lock", "_seed")
 
     def __init__(self, seed: SupportsIndex | None = None) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._seed = int.from_bytes(os.urandom(8)) if seed is None else _word("random.Generator", "seed", seed)
         self._counter = 0
 
@@ -127,10 +131,10 @@ class Generator:
         return self.get_state()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self.set_state(state)
 
-    def spawn(self, n: SupportsIndex) -> list["Generator"]:
+    def spawn(self, n: SupportsIndex) -> list[Generator]:
         """Make independent generators, for threads, workers or ranks.
 
         The seeds are the random bits of one draw: child i does not depend on ``n``, and the next call makes others.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
@@ -33,7 +32,7 @@ def _cores() -> int:
     cores = set()
     for cpu in usable:
         try:
-            cores.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+            cores.add(_read(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"))
         except OSError:
             return len(usable)
     return len(cores)
@@ -42,10 +41,19 @@ def _cores() -> int:
 def _quota() -> int:
     """The processors that the control group grants, rounded up."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = _read("/sys/fs/cgroup/cpu.max").split()
     except (OSError, ValueError):
         return os.cpu_count() or 1
-    return os.cpu_count() or 1 if quota == "max" else -(-int(quota) // int(period))
+    return os.cpu_count() or 1 if quota == b"max" else -(-int(quota) // int(period))
+
+
+def _read(path: str) -> bytes:
+    """A short file of the kernel's. Every `import minigrad` reads one a processor, and `open` takes twice as long."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(file, 4096)
+    finally:
+        os.close(file)
 
 
 def set_num_threads(n: int) -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import nn, ops
-from minigrad._core import blas
+from minigrad._core import blas, cpu
 from minigrad._core.cpu import Kernel
 from minigrad.ops.registry import REGISTRY
 from minigrad.testing.samples import relayout
 from minigrad.testing.strategies import broadcastable_shapes, layouts
-from minigrad.testing.variants import assert_variants
+from minigrad.testing.variants import assert_variants, variant
 
 pytestmark = pytest.mark.skipif(not blas.available(), reason="NumPy's BLAS was not found")
 
@@ -268,3 +268,19 @@ def test_dense_fuses_relu() -> None:
     expected = np.maximum(A @ layer.weight.detach().numpy(), 0)
     np.testing.assert_allclose(y.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
     assert nn.Dense(4, activation="tanh", in_features=3)(mg.asarray(A)).grad_fn.rule is mg.tanh
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((97, 1100, 701), mg.float32), ((801, 530, 200), mg.float64)])
+def test_products_larger_than_the_cache(shape: tuple[int, int, int], dtype: Any) -> None:
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.normal(scale=k**-0.5, size=s).astype(dtype) for s in [(m, k), (k, n), (n,)])
+    assert_variants(mg.matmul, np.asfortranarray(x), np.asfortranarray(w), wide=True, floor=1.0)
+    assert_variants(ops.linear_relu, x, w, b, wide=True, floor=1.0)
+    g, room = rng.normal(size=(m, n)).astype(dtype), np.ones((k, n), dtype)
+    for level in cpu.levels():
+        with variant(level, 2):
+            room[:] = 1
+            assert KERNELS["linear_vjp1"](g, x, w.shape, into=room) is room
+        tolerance = 1e-4 if dtype == mg.float32 else 1e-12
+        np.testing.assert_allclose(room, 1 + x.T.astype(np.float64) @ g, rtol=0, atol=tolerance)

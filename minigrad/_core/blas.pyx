@@ -13,6 +13,7 @@ cdef extern from *:
     """
     #include <stdint.h>
     #include <dlfcn.h>
+    #include <string.h>
     #ifdef RTLD_NOLOAD
     #define MG_FLAGS (RTLD_LAZY | RTLD_NOLOAD)
     #else
@@ -32,17 +33,21 @@ cdef extern from *:
     static int mg_wide;                     /* integers of 64 bits */
     static void (*mg_set_threads)(int);
     static int (*mg_get_threads)(void);
+    static int mg_small;                    /* it has kernels that read small matrices where they lie */
     static char mg_guard;
     static int mg_inside, mg_before;
 
     static int mg_find_blas(const char *path) {
-        static const char *names[][5] = {
+        static const char *cores[] = {"SkylakeX", "Cooperlake", "SapphireRapids"};
+        static const char *names[][6] = {
             {"scipy_cblas_sgemm64_", "scipy_cblas_dgemm64_", "scipy_openblas_set_num_threads64_",
-             "scipy_openblas_get_num_threads64_", "64"},
-            {"cblas_sgemm64_", "cblas_dgemm64_", "openblas_set_num_threads64_", "openblas_get_num_threads64_", "64"},
+             "scipy_openblas_get_num_threads64_", "64", "scipy_openblas_get_corename64_"},
+            {"cblas_sgemm64_", "cblas_dgemm64_", "openblas_set_num_threads64_", "openblas_get_num_threads64_", "64",
+             "openblas_get_corename64_"},
             {"scipy_cblas_sgemm", "scipy_cblas_dgemm", "scipy_openblas_set_num_threads",
-             "scipy_openblas_get_num_threads", "32"},
-            {"cblas_sgemm", "cblas_dgemm", "openblas_set_num_threads", "openblas_get_num_threads", "32"},
+             "scipy_openblas_get_num_threads", "32", "scipy_openblas_get_corename"},
+            {"cblas_sgemm", "cblas_dgemm", "openblas_set_num_threads", "openblas_get_num_threads", "32",
+             "openblas_get_corename"},
         };
         void *library = dlopen(path, MG_FLAGS);
         if (!library) return 0;
@@ -53,8 +58,10 @@ cdef extern from *:
                 mg_wide = names[i][4][0] == '6';
                 mg_set_threads = (void (*)(int))dlsym(library, names[i][2]);
                 mg_get_threads = (int (*)(void))dlsym(library, names[i][3]);
-                if (mg_set_threads && mg_get_threads) return 1;
-                break;
+                if (!mg_set_threads || !mg_get_threads) break;
+                char *(*corename)(void) = (char *(*)(void))dlsym(library, names[i][5]);
+                for (int j = 0; corename && j < 3; j++) mg_small |= !strcmp(corename(), cores[j]);
+                return 1;
             }
         }
         mg_sgemm = mg_dgemm = 0;
@@ -108,6 +115,7 @@ cdef extern from *:
     }
     """
     int mg_wide
+    int mg_small
     int mg_find_blas(const char* path)
     void mg_gemm_f(
         bint ta, bint tb, npy_intp m, npy_intp n, npy_intp k, float alpha, const float* a, npy_intp lda,
@@ -146,6 +154,10 @@ def set_threads(int n):
 
 cdef bint has_blas(npy_intp extent) noexcept nogil:
     return _found and (mg_wide or extent <= 0x7FFFFFFF)
+
+
+cdef bint has_small_kernels() noexcept nogil:
+    return mg_small
 
 
 cdef void enter() noexcept nogil:

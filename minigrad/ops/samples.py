@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from minigrad.errors import DTypeError
@@ -46,14 +47,21 @@ class A:
 
 
 class Case:
-    """One call of an op: array inputs (descriptions, or values taken as they are), parameters, and what must happen."""
+    """One call of an op: array inputs (shapes, descriptions, or values taken as they are), parameters, what happens."""
 
-    __slots__ = ("inputs", "params", "raises", "text")
+    # every import makes all cases and only the tests read them: so inputs are described on demand, and `unary` and
+    # `binary` make once what many ops share
+    __slots__ = ("given", "params", "raises", "text")
 
     def __init__(
-        self, inputs: tuple[Any, ...], params: dict[str, Any], raises: type[Exception] | None = None, text: str = ""
+        self, given: tuple[Any, ...], params: dict[str, Any], raises: type[Exception] | None = None, text: str = ""
     ) -> None:
-        self.inputs, self.params, self.raises, self.text = inputs, params, raises, text
+        self.given, self.params, self.raises, self.text = given, params, raises, text
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The inputs, every shape among them turned into a description."""
+        return tuple(A(i) if isinstance(i, tuple) else i for i in self.given)
 
     def __repr__(self) -> str:
         return f"Case({self.inputs}, {self.params}, raises={self.raises})"
@@ -61,14 +69,15 @@ class Case:
 
 def case(*inputs: Any, **params: Any) -> Case:
     """A call that works; a tuple of ints stands for an array of that shape."""
-    return Case(tuple(A(i) if isinstance(i, tuple) else i for i in inputs), params)
+    return Case(inputs, params)
 
 
 def error(raises: type[Exception], text: str, *inputs: Any, **params: Any) -> Case:
     """A call that must raise `raises` with `text` in its message."""
-    return Case(tuple(A(i) if isinstance(i, tuple) else i for i in inputs), params, raises, text)
+    return Case(inputs, params, raises, text)
 
 
+@cache
 def unary(low: float = -2.0, high: float = 2.0, avoid: tuple[float, ...] = (), **params: Any) -> tuple[Case, ...]:
     """The shapes that every elementwise op of one argument is tried on, and what none takes."""
     shapes: list[tuple[int, ...]] = [(), (3,), (2, 3), (0, 2), (2, 1, 3)]
@@ -76,6 +85,7 @@ def unary(low: float = -2.0, high: float = 2.0, avoid: tuple[float, ...] = (), *
     return (*tried, error(DTypeError, "x is text, needs a tensor, an array or a number", "text", **params))
 
 
+@cache
 def binary(
     first: tuple[float, float] = (-2.0, 2.0),
     second: tuple[float, float] | None = None,

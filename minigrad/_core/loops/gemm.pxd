@@ -3,8 +3,9 @@ from cython.parallel cimport prange
 from libc.string cimport memcpy
 from numpy cimport npy_intp
 
-from minigrad._core.blas cimport dgemm, enter, leave, sgemm
+from minigrad._core.blas cimport dgemm, enter, has_small_kernels, leave, sgemm
 from minigrad._core.cpu cimport num_threads, threads_for
+from minigrad._core.loops.panels cimport MG_HAS_PANELS, Factors, by_panels
 from minigrad._core.loops.plain cimport real
 
 cdef extern from *:
@@ -51,6 +52,9 @@ cdef enum:
     FEW = 4                 # from so many tiles on it is 4 times as long
     ALIGN = 16              # tiles begin at multiples of the widest register tile of BLAS
     BAND = 32               # rows that are transposed at a time, a multiple of 8
+    SIDE = 64               # a block (SIDE, DEPTH) @ (DEPTH, SIDE) is small enough for the kernels of small products,
+    DEPTH = 240
+    BLOCKED = 2_500_000     # which win as long as all three matrices, in bytes, stay in the cache
 
 cdef struct Axis:
     npy_intp extent, a, b, c    # and the elements from one matrix to the next, 0 where it is the same one
@@ -117,6 +121,39 @@ cdef inline void turn(npy_intp m, npy_intp n, const real* x, npy_intp ld, real* 
             turn_band(i * BAND, m, n, x, ld, y)
 
 
+cdef inline void in_blocks(
+    bint ta, npy_intp m, npy_intp n, npy_intp k, const real* a, npy_intp lda, const real* b, npy_intp ldb,
+    double beta, real* c, npy_intp ldc,
+) noexcept nogil:
+    """`gemm` in blocks that BLAS multiplies without packing them; b is not transposed, and blocks of a are turned."""
+    cdef real[SIDE * DEPTH] panel
+    cdef const real* left
+    cdef npy_intp step, start, i, j, q, high, deep, ld, depth = pieces(k, pieces(k, DEPTH))
+    for step in range(pieces(k, depth)):
+        start = step * depth
+        deep = min(depth, k - start)
+        for i in range(pieces(m, SIDE)):
+            high = min(SIDE, m - i * SIDE)
+            if ta:
+                for q in range(pieces(deep, BAND)):
+                    turn_band(q * BAND, deep, high, a + start * lda + i * SIDE, lda, panel)
+                left, ld = panel, deep
+            else:
+                left, ld = a + i * SIDE * lda + start, lda
+            for j in range(pieces(n, SIDE)):
+                gemm(
+                    False, False, high, min(SIDE, n - j * SIDE), deep, left, ld, b + start * ldb + j * SIDE, ldb,
+                    beta if step == 0 else 1, c + i * SIDE * ldc + j * SIDE, ldc,
+                )
+
+
+cdef inline bint suits_blocks(bint tb, npy_intp m, npy_intp n, npy_intp k, npy_intp size) noexcept nogil:
+    return (
+        has_small_kernels() and not tb and min(m, n, k) >= BAND and m * n * k > SIDE * SIDE * DEPTH
+        and (m * k + k * n + m * n) * size <= BLOCKED
+    )
+
+
 # ---- stacks of products ----------------------------------------------------------------------------------------------
 
 cdef inline double work(const Product* p) noexcept nogil:
@@ -175,6 +212,8 @@ cdef inline void tile(const Product* p, npy_intp index, real* c) noexcept nogil:
     cdef npy_intp b = (depth if p.tb else column) + (column if p.tb else depth) * p.ldb
     cdef npy_intp at = row * p.ldc + column, i, j, term, a_term, b_term
     cdef real* out
+    cdef bint blocks = suits_blocks(p.tb, m, n, k, sizeof(real))
+    cdef double beta
     move(p.axes, p.kept, index // (p.across * p.down * p.parts), &a, &b, &at)
     c = c + at if part == 0 else <real*>p.rest + (part - 1) * p.m * p.n + at
     if p.bias != NULL:
@@ -183,10 +222,15 @@ cdef inline void tile(const Product* p, npy_intp index, real* c) noexcept nogil:
     for term in range(p.terms):
         a_term, b_term = a, b
         move(p.sums, p.summed, term, &a_term, &b_term, &at)
-        gemm(
-            p.ta, p.tb, m, n, k, <const real*>p.a + a_term, p.lda, <const real*>p.b + b_term, p.ldb,
-            (p.adds and part == 0) or p.bias != NULL or term > 0, c, p.ldc,
-        )
+        beta = (p.adds and part == 0) or p.bias != NULL or term > 0
+        if blocks:
+            in_blocks(
+                p.ta, m, n, k, <const real*>p.a + a_term, p.lda, <const real*>p.b + b_term, p.ldb, beta, c, p.ldc
+            )
+        else:
+            gemm(
+                p.ta, p.tb, m, n, k, <const real*>p.a + a_term, p.lda, <const real*>p.b + b_term, p.ldb, beta, c, p.ldc
+            )
     if p.relu:
         for i in range(m):
             out = c + i * p.ldc
@@ -211,10 +255,29 @@ cdef inline void add_parts(const Product* p, npy_intp row, real* c) noexcept nog
             c[j] += other[j]
 
 
+cdef inline bint suits_panels(const Product* p, npy_intp size) noexcept nogil:
+    """Whether it is one large product, which does not fit the cache."""
+    return (
+        MG_HAS_PANELS and p.matrices == 1 and p.terms == 1 and p.m >= 2 * BAND and p.n >= BAND and p.k >= BAND
+        and (p.m * p.k + p.k * p.n + p.m * p.n) * size > BLOCKED
+    )
+
+
+cdef inline bint compute_by_panels(const Product* p, real* c) noexcept nogil:
+    """Compute one large product by panels; False, with nothing done, where there is no memory."""
+    cdef Factors f
+    f.a, f.b, f.bias = p.a, p.b, p.bias
+    f.m, f.n, f.k, f.lda, f.ldb, f.ldc = p.m, p.n, p.k, p.lda, p.ldb, p.ldc
+    f.ta, f.tb, f.adds, f.relu = p.ta, p.tb, p.adds, p.relu
+    return by_panels(&f, c)
+
+
 cdef inline void share(const Product* p, real* c) noexcept nogil:
     """Compute the tiles, on several threads if there is more than one group of them."""
     cdef npy_intp i, n = p.matrices * p.parts * p.down * p.across, groups = pieces(n, p.group)
     cdef int threads = num_threads()
+    if suits_panels(p, sizeof(real)) and compute_by_panels(p, c):
+        return
     enter()
     if threads == 1 or groups == 1:
         tiles(p, 0, n, c)
