@@ -8,7 +8,7 @@ from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.string cimport memset
 from numpy cimport (
-    NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array,
+    NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array,
     ndarray, npy_intp,
 )
 
@@ -16,10 +16,12 @@ from minigrad._core.cpu cimport threads_for
 from minigrad._core.loops.moments cimport CHUNK, LANES, add, add_squares, add_weighted
 from minigrad._core.loops.plain cimport RELEASE_GIL, alike, empty_like, is_plain, is_real, real
 from minigrad._core.loops.rows cimport in_order
+from minigrad._core.loops.stream cimport STREAMED, stream
 
 import_array()
 
 cdef enum:
+    ROW = 8192          # elements of a row that is made in the cache and written past it
     ROWS = 4            # whose gradients are added to the weights' at once
     BLOCKS = 64         # at most, of rows that share one partial sum of the weights' gradients
     BLOCK = 8192        # elements of a block at least
@@ -31,6 +33,7 @@ cdef struct Task:
     npy_intp block          # rows of a block
     double eps
     bint centered           # layer norm; RMS norm takes the mean for 0
+    bint streams            # the result is too large for the caches
 
 
 # ---- one row ---------------------------------------------------------------------------------------------------------
@@ -107,10 +110,16 @@ cdef inline void add_gradients(
 cdef void forward_row(
     npy_intp i, const Task* task, const real* x, const real* w, const real* b, real* out,
 ) noexcept nogil:
+    cdef real row[ROW]
     cdef real mean, scale
     x += i * task.n
+    out += i * task.n
     measure(task, x, &mean, &scale)
-    write_row(x, w, b, mean, scale, out + i * task.n, task.n)
+    if task.streams:
+        write_row(x, w, b, mean, scale, row, task.n)
+        stream(out, row, task.n * sizeof(real))
+    else:
+        write_row(x, w, b, mean, scale, out, task.n)
 
 
 cdef void forward(const Task* task, const real* x, const real* w, const real* b, real* out) noexcept nogil:
@@ -131,6 +140,7 @@ cdef void backward_block(
     cdef npy_intp i, j, n = task.n, first = block * task.block, end = min(first + task.block, task.rows)
     cdef real mean[ROWS]
     cdef real scale[ROWS]
+    cdef real made[ROW]
     cdef real shift, slope
     cdef double shifts, slopes
     cdef int row
@@ -151,7 +161,11 @@ cdef void backward_block(
                 j += CHUNK
             shift = <real>shifts / <real>n if task.centered else 0
             slope = <real>slopes / <real>n
-            write_gradient(g + i, x + i, w, mean[row], scale[row], shift, slope, dx + i, n)
+            if task.streams:
+                write_gradient(g + i, x + i, w, mean[row], scale[row], shift, slope, made, n)
+                stream(dx + i, made, n * sizeof(real))
+            else:
+                write_gradient(g + i, x + i, w, mean[row], scale[row], shift, slope, dx + i, n)
         add_gradients(g + first * n, x + first * n, mean, scale, dw, db, min(end - first, ROWS), n)
         first += ROWS
 
@@ -275,6 +289,7 @@ cdef object attempt(object g, object given, object weight, object bias, double e
             size = 2 * blocks * task.n
             parts = PyArray_EMPTY(1, &size, PyArray_TYPE(x), 0)
     out = empty_like(x)
+    task.streams = task.n <= ROW and PyArray_NBYTES(out) >= STREAMED
     if PyArray_TYPE(x) == NPY_FLOAT:
         run(
             <float*>PyArray_DATA(out), &task, data(cotangent), data(x), data(weight), data(bias), data(dw), data(db),
