@@ -63,7 +63,7 @@ debug: ## build with bounds checks and assertions, and run the tests, in build/t
 sanitize: ## the same under AddressSanitizer and UndefinedBehaviorSanitizer, in build/trees/sanitize
 	@$(call copy_tree,build/trees/sanitize)
 	MINIGRAD_DEBUG=1 CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" $(MAKE) -C build/trees/sanitize dev VENV=.venv
-	cd build/trees/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" \
+	cd build/trees/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
 		.venv/bin/python -m pytest --capture=sys $(PYTEST_ARGS)
 

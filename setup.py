@@ -127,7 +127,7 @@ class BuildCore(build_ext):
 
         # Cython looks at the sources' dates; the directives are here.
         changed = Path("setup.py").stat().st_mtime
-        stale = any(file.stat().st_mtime < changed for file in BUILD.rglob("*.c"))
+        stale = any(file.stat().st_mtime < changed for file in (BUILD / "cython").rglob("*.c"))
         sources = {extension.sources[0] for extension in self.extensions}
         modules = [Extension(".".join(Path(source).with_suffix("").parts), [source]) for source in sorted(sources)]
         try:

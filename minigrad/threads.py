@@ -6,6 +6,8 @@ import os
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
+MOST = 4096
+
 # libgomp's threads spin after a parallel region, and would take the processors from BLAS and from other processes; it
 # reads this once, when the first module that uses it is loaded
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -19,7 +21,7 @@ def default() -> int:
     """
     for name in ("MINIGRAD_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "").split(",")[0].strip()
-        if value.isdigit() and int(value):
+        if value.isdecimal() and 0 < int(value) <= MOST:
             return int(value)
     return max(1, min(_cores(), _quota()))
 
@@ -59,8 +61,8 @@ def _read(path: str) -> bytes:
 def set_num_threads(n: int) -> None:
     """Set how many threads compute.
 
-    Results do not depend on it, bit for bit. NumPy's BLAS gets the same number. The default is the number of physical
-    cores, or ``MINIGRAD_NUM_THREADS`` or ``OMP_NUM_THREADS`` if they are set.
+    What kernels compute does not depend on it, bit for bit. NumPy's BLAS gets the same number. The default is the
+    number of physical cores, or ``MINIGRAD_NUM_THREADS`` or ``OMP_NUM_THREADS`` if they are set.
 
     Parameters
     ----------
@@ -70,7 +72,9 @@ def set_num_threads(n: int) -> None:
     Raises
     ------
     ValueError
-        If `n` is less than 1.
+        If `n` is less than 1 or more than 4096.
+    RuntimeError
+        If `n` is more than 1 in a child made by fork, which OpenMP's threads do not survive.
     TypeError
         If `n` is no int.
 
@@ -88,8 +92,8 @@ def set_num_threads(n: int) -> None:
 
     if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(message("set_num_threads", "n", n, "an int"))
-    if n < 1:
-        raise ValueError(message("set_num_threads", "n", f"{n}", "at least 1"))
+    if not 1 <= n <= MOST:
+        raise ValueError(message("set_num_threads", "n", f"{n}", f"1 to {MOST}"))
     cpu.set_threads(n)
     blas.set_threads(n)
 

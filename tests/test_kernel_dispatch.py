@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad._core import dispatch
 from minigrad.errors import GradError
 from minigrad.ops.registry import REGISTRY, Op, op, promote
 
@@ -158,3 +161,70 @@ def test_float32_is_no_half_type(scaled: Op[Any]) -> None:
     x = leaf(2.0)
     scaled(x, x).sum().backward()
     assert x.grad.tolist() == [4.0]
+
+
+def grads_of(f: Any, kernels: bool) -> list[Any]:
+    """What ``.grad`` of a weight is after a first backward pass and then f(x, w)."""
+    rng = np.random.default_rng(0)
+    x = mg.tensor(rng.normal(size=(70, 70)).astype(np.float32))
+    w = mg.tensor(rng.normal(size=(70, 70)).astype(np.float32), requires_grad=True)
+    before = dispatch.use_kernels(kernels)
+    try:
+        (x @ w).sum().backward()
+        f(x, w)
+    finally:
+        dispatch.use_kernels(before)
+    return w.grad.numpy()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, w: (x @ w).backward(w.grad),
+        lambda x, w: (w.grad @ w).sum().backward(),
+        lambda x, w: (w.grad.T @ w).sum().backward(),
+        lambda x, w: (x @ w).backward(w.grad.T),
+    ],
+)
+def test_a_rule_does_not_add_into_what_it_reads(f: Any) -> None:
+    np.testing.assert_allclose(grads_of(f, True), grads_of(f, False), rtol=1e-4, atol=1e-3)
+
+
+def test_a_gradient_is_given_back_when_a_rule_fails_and_merged_with_what_came(scaled: Op[Any]) -> None:
+    x, w = mg.tensor([2.0, 3.0]), leaf(1.0, 1.0)
+
+    def failing(g: Any, x: Any, into: Any = None) -> Any:
+        if into is not None:
+            with mg.enable_grad():
+                w.sum().backward()  # as a finalizer or another thread may, while the rule runs
+            raise ValueError("full")
+        return g * x
+
+    scaled.kernel("cpu", mg.float32, vjp=1, into=True)(failing)
+    scaled(x, w).sum().backward()
+    held = w.grad
+    with pytest.raises(ValueError, match="full"):
+        scaled(x, w).sum().backward()
+    assert w.grad is held
+    assert w.grad.tolist() == [3.0, 4.0]
+
+
+def test_clearing_gradients_while_another_thread_accumulates() -> None:
+    x, w = mg.ones((64, 64)), mg.tensor(np.ones((64, 64), np.float32), requires_grad=True)
+    stop = threading.Event()
+
+    def clear() -> None:
+        while not stop.is_set():
+            w.grad = None
+
+    worker = threading.Thread(target=clear)
+    worker.start()
+    try:
+        for _ in range(300):
+            (x @ w).sum().backward()
+    finally:
+        stop.set()
+        worker.join()
+    w.grad = None
+    (x @ w).sum().backward()
+    assert w.grad.tolist() == [[64.0] * 64] * 64

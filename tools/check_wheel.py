@@ -47,11 +47,14 @@ def check_contents(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
     metadata = {name for name in names if name.split("/")[0].endswith(".dist-info")}
     compiled = {name for name in names if name.endswith(".so")}
+    modules = {Path(name).name.split(".")[0] for name in compiled}
+    levels = {name.rpartition("_")[2] for name in modules if name.startswith("halves_")}
     sources = {source.stem for source in (ROOT / "minigrad/_core").glob("*.pyx")}
+    sources |= {f"{s.stem}_{level}" for s in (ROOT / "minigrad/_core/loops").glob("*.pyx") for level in levels or {"?"}}
     problems = {
         "missing": expected() - names,
         "should not be there": names - metadata - compiled - expected(),
-        "not compiled": sources - {Path(name).name.split(".")[0] for name in compiled},
+        "not compiled": sources - modules,
         "no license": set() if any(name.endswith("/LICENSE") for name in metadata) else {"LICENSE"},
     }
     if any(problems.values()):

@@ -134,7 +134,7 @@ def forked():
     mg_forked()
 
 
-cdef bint _found = mg_find_blas(umath.__file__.encode())
+cdef bint _found = mg_find_blas(os.fsencode(umath.__file__))
 
 
 # a thread that held the lock is not there in the child of a fork

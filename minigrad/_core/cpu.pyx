@@ -9,10 +9,17 @@ from minigrad import threads
 cdef extern from *:
     """
     #if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
+    #if !defined(__clang__) && __GNUC__ >= 11
+    #define MG_LZCNT __builtin_cpu_supports("lzcnt")
+    #define MG_F16C __builtin_cpu_supports("f16c")
+    #else
+    #define MG_LZCNT 1
+    #define MG_F16C 1
+    #endif
     static int mg_has_v3(void) {
         __builtin_cpu_init();
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-            && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+            && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && MG_LZCNT && MG_F16C;
     }
     static int mg_has_v4(void) {
         return mg_has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
@@ -104,6 +111,12 @@ cdef class Kernel:
 # ---- threads ---------------------------------------------------------------------------------------------------------
 
 cdef int _threads = threads.default()
+cdef npy_intp _parallel = PARALLEL
+cdef bint _forked = False
+
+if os.environ.get("MINIGRAD_NUM_THREADS"):
+    from minigrad._core import blas
+    blas.set_threads(_threads)
 
 
 cdef int num_threads() noexcept nogil:
@@ -111,7 +124,7 @@ cdef int num_threads() noexcept nogil:
 
 
 cdef int threads_for(npy_intp work) noexcept nogil:
-    return _threads if work >= PARALLEL else 1
+    return _threads if work >= _parallel else 1
 
 
 def get_threads():
@@ -122,12 +135,30 @@ def get_threads():
 def set_threads(int n):
     """Share loops among `n` threads."""
     global _threads
+    if n > 1 and _forked:
+        raise RuntimeError(
+            f"set_num_threads: n is {n} in a child made by fork, needs 1: OpenMP's threads do not survive a fork. "
+            "Start processes by spawn or forkserver"
+        )
     _threads = n
 
 
-# libgomp's threads do not survive a fork, and a parallel region in the child would wait for them forever
+def set_parallel_from(npy_intp elements):
+    """Share loops of that many elements and more; returns what was set before."""
+    global _parallel
+    before, _parallel = _parallel, elements
+    return before
+
+
+def stay_alone():
+    """In a child made by fork, stay on one thread: libgomp's are gone, and a parallel region would wait for them."""
+    global _forked
+    set_threads(1)
+    _forked = True
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: set_threads(1))
+    os.register_at_fork(after_in_child=stay_alone)
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
 

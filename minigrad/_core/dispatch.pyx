@@ -335,7 +335,7 @@ cdef class Op(Rule):
         if backend is not _numpy_backend:
             self.find_backend(tensors)
         record = record and recording()
-        if uniform and common is not None and common not in self.plain and _kernels and self.kernels:
+        if uniform and common not in self.plain and _kernels and self.kernels and not (record and self.composed):
             out = self.run_half(backend, common, arrays, params)
             if out is not NotImplemented:
                 return self.finish(tensors, out, _float32, params, record)
@@ -401,15 +401,16 @@ cdef class Op(Rule):
 
     cdef object run_half(self, object backend, object dtype, list arrays, dict params):
         """The result of a kernel that takes a half type as it is; NotImplemented where there is none."""
-        cdef object kernel = self.kernels.get((backend.name, dtype)), out, token
+        cdef object kernel = self.kernels.get((backend.name, dtype)), token
         if kernel is None or dtype.itemsize != 2:
             return NotImplemented
         token = hush()
         try:
-            out = kernel(*arrays, **params)
+            return kernel(*arrays, **params)
+        except CAUGHT as error:
+            raise _explain(self, [wrap(array, None) for array in arrays], params, error) from None
         finally:
             unhush(token)
-        return out
 
     cdef object compose(self, list tensors, dict params):
         """Run the generic body on tensors, so that the ops inside it are recorded."""
@@ -636,7 +637,7 @@ cdef class Op(Rule):
             first = next(part for part in <tuple>g if part is not None) if type(g) is tuple else g
             kernel = entry.kernels.get((backend.name, first.dtype))
             if kernel is not None:
-                adds = into is not None and kernel in entry.adding
+                adds = into is not None and kernel in entry.adding and apart(into, g, args)
                 if type(kernel) is Kernel:
                     kernel = (<Kernel>kernel).load()
                 out = kernel(g, *args, **params, into=into) if adds else kernel(g, *args, **params)
@@ -690,6 +691,16 @@ cdef class Op(Rule):
                     grads[i] = part
             return True
         return False
+
+
+cdef bint apart(object into, object g, list args) except -1:
+    """Whether an array that a gradient is to be added to shares no memory with what the rule reads."""
+    if overlaps(into, g):
+        return False
+    for a in args:
+        if type(a) is ndarray and overlaps(into, a):
+            return False
+    return True
 
 
 cdef inline dict chosen(Vjp entry, dict params):

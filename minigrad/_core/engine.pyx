@@ -273,7 +273,7 @@ cdef class Run:
         cdef Node node
         cdef object item, g, edge, grad
         cdef tuple parents
-        cdef list grads, into
+        cdef list grads
         cdef unsigned long long want
         self.order(roots, &n, &sequence)
         try:
@@ -323,14 +323,10 @@ cdef class Run:
                     if edge is not None and self.slots[self.find(edge)].needed:
                         if k < 64:
                             want |= <unsigned long long>1 << k
-                into = self.room_for(node, want) if node.rule.adds and not self.create else None
-                if into is None:
-                    grads = node.rule.pull(node, g, want, self.create, None)
+                if node.rule.adds and not self.create and not anomaly():
+                    grads = self.pull_into(node, g, want)
                 else:
-                    with _grad_lock:
-                        grads = node.rule.pull(node, g, want, False, into)
-                        self.note_added(node, grads, into)
-                    into = None
+                    grads = node.rule.pull(node, g, want, self.create, None)
                 if anomaly():
                     inspect_backward(node, g, grads)
                 g = None
@@ -353,51 +349,46 @@ cdef class Run:
         finally:
             free(sequence)
 
-    cdef list room_for(self, Node node, unsigned long long want):
-        """For each parent the array that a rule may add its gradient to, because nobody else adds to it now.
+    cdef list pull_into(self, Node node, object g, unsigned long long want):
+        """`pull` by a rule that may add a gradient to what is there already, which leaves ADDED in its place.
 
-        It is a cotangent that is owned already, or the ``.grad`` of a leaf whose last contribution this is.
+        It may add to a cotangent that is owned, or to the ``.grad`` of a leaf whose last contribution this is. A leaf's
+        is taken from it meanwhile, and what others accumulate until it is back is added then: no lock is held while
+        a rule runs.
         """
-        cdef Py_ssize_t k, slot
-        cdef list rooms = None
+        cdef Py_ssize_t k, slot, n = len(node.parents)
+        cdef list rooms = [None] * n, lent = [None] * n, grads
         cdef object edge
-        cdef TensorBase leaf, grad
+        cdef tuple parents = node.parents    # another thread may free the node while the rule runs
+        cdef Version version
         if node.compute is not None:
-            return None
-        for k in range(min(len(node.parents), 64)):
+            return node.rule.pull(node, g, want, False, None)
+        for k in range(min(n, 64)):
             if not (want >> k) & 1:
                 continue
-            edge = node.parents[k]
+            edge = parents[k]
             slot = self.find(edge)
-            room = None
             if self.slots[slot].cotangent != NULL:
                 if sole(self.slots[slot].cotangent):
-                    room = <object>self.slots[slot].cotangent
+                    rooms[k] = <object>self.slots[slot].cotangent
             elif type(edge) is not Node and self.accumulate and self.slots[slot].waiting == 1:
-                leaf = <TensorBase>edge
-                if leaf._grad is not None and not leaf._hooks:
-                    grad = <TensorBase>leaf._grad
-                    if grad._node is None and not grad._leaf and is_writeable(grad._array):
-                        room = grad._array
-            if room is not None:
-                if rooms is None:
-                    rooms = [None] * len(node.parents)
-                rooms[k] = room
-        return rooms
-
-    cdef note_added(self, Node node, list grads, list into):
-        """Mark the gradients that a rule added where they belong."""
-        cdef Py_ssize_t k
-        cdef Version version
-        cdef TensorBase grad
-        for k in range(len(grads)):
-            if grads[k] is not None and grads[k] is into[k]:
-                grads[k] = ADDED
-                if self.slots[self.find(node.parents[k])].cotangent == NULL:
-                    grad = <TensorBase>(<TensorBase>node.parents[k])._grad
-                    version = version_of(grad)
-                    version.value += 1
-                    version.site = "accumulation into .grad by backward"
+                lent[k] = borrow_grad(<TensorBase>edge)
+                if lent[k] is not None:
+                    rooms[k] = (<TensorBase>lent[k])._array
+        try:
+            grads = node.rule.pull(node, g, want, False, rooms)
+            for k in range(n):
+                if grads[k] is not None and grads[k] is rooms[k]:
+                    grads[k] = ADDED
+                    if lent[k] is not None:
+                        version = version_of(<TensorBase>lent[k])
+                        version.value += 1
+                        version.site = "accumulation into .grad by backward"
+        finally:
+            for k in range(n):
+                if lent[k] is not None:
+                    return_grad(<TensorBase>parents[k], <TensorBase>lent[k])
+        return grads
 
     cdef arrive(self, Py_ssize_t slot):
         """One expected contribution came (or will not come); a leaf is settled with its last one."""
@@ -582,6 +573,27 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
             version.site = "accumulation into .grad by backward"
         else:
             leaf._grad = _namespace.add(grad, wrap(g, None))
+
+
+cdef TensorBase borrow_grad(TensorBase leaf):
+    """Take ``.grad`` from a leaf, if it may be added to in place."""
+    cdef TensorBase grad
+    if leaf._grad is None or leaf._hooks:
+        return None
+    with _grad_lock:
+        grad = <TensorBase>leaf._grad
+        if grad is None or grad._node is not None or grad._leaf or not is_writeable(grad._array):
+            return None
+        leaf._grad = None
+    return grad
+
+
+cdef return_grad(TensorBase leaf, TensorBase grad):
+    """Give ``.grad`` back to a leaf; what came meanwhile is added to it."""
+    with _grad_lock:
+        came, leaf._grad = leaf._grad, grad
+    if came is not None:
+        accumulate_grad(leaf, (<TensorBase>came)._array, False)
 
 
 def run_backward(list outputs, list seeds, object inputs, bint retain, bint create, bint stop=False):

@@ -114,6 +114,18 @@ def fits(x: Array, weight: Array, targets: Array, bias: Array | None) -> bool:
     )  # fmt: skip
 
 
+linear_cpu, add_weight = Kernel("matmul", "linear"), Kernel("matmul", "linear_vjp1")
+
+
+def product(x: Array, weight: Array, bias: Array | None) -> Array:
+    """``x @ weight + bias`` by a kernel, or by NumPy where it does not take the arrays."""
+    out = linear_cpu(x, weight, bias)
+    if out is NotImplemented:
+        out = np.matmul(x, weight)
+        return out if bias is None else out + bias
+    return out
+
+
 def forward_cpu(
     x: Array,
     weight: Array,
@@ -126,17 +138,14 @@ def forward_cpu(
     reduction: str,
     chunk: int | None,
 ) -> Any:
-    """Kernel of the op: one buffer serves the logits of all chunks."""
+    """Kernel of the op: the logits of one chunk after another."""
     if not fits(x, weight, targets, bias):
         return NotImplemented
     options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": "none"}
     parts = chunks(x.shape[0], weight.shape[1], chunk)
-    buffer = np.empty((parts[0].stop, weight.shape[1]), x.dtype)
     losses = np.empty(x.shape[0], x.dtype)
     for at in parts:
-        logits = np.matmul(x[at], weight, out=buffer[: at.stop - at.start])
-        if bias is not None:
-            logits += bias
+        logits = product(x[at], weight, bias)
         found = losses_cpu(logits, targets[at], class_weight, **options)
         if found is NotImplemented:
             return NotImplemented
@@ -174,22 +183,16 @@ def backward_cpu(
     if reduction == "mean":
         g = np.asarray(g / divisor(np, targets, class_weight, ignore_index, x.dtype))
     parts = chunks(x.shape[0], weight.shape[1], chunk)
-    buffer = np.empty((parts[0].stop, weight.shape[1]), x.dtype)
-    product = np.empty(weight.shape, x.dtype)
-    dx, dweight = np.empty(x.shape, x.dtype), np.empty(weight.shape, x.dtype)
+    dx, dweight = np.empty(x.shape, x.dtype), np.zeros(weight.shape, x.dtype)
     dbias = None if bias is None else np.zeros(bias.shape, x.dtype)
     for at in parts:
-        logits = np.matmul(x[at], weight, out=buffer[: at.stop - at.start])
-        if bias is not None:
-            logits += bias
+        logits = product(x[at], weight, bias)
         dlogits = gradient_cpu(g[at] if each_row else g, logits, targets[at], class_weight, **options)
         if dlogits is NotImplemented:
             return NotImplemented
-        np.matmul(dlogits, weight.T, out=dx[at])
-        if at.start == 0:
-            np.matmul(x[at].T, dlogits, out=dweight)
-        else:
-            dweight += np.matmul(x[at].T, dlogits, out=product)
+        dx[at] = product(dlogits, weight.T, None)
+        if add_weight(dlogits, x[at], weight.shape, into=dweight) is NotImplemented:
+            dweight += x[at].T @ dlogits
         if dbias is not None:
             dbias += dlogits.sum(axis=0)
     return dx, dweight, None, dbias, None

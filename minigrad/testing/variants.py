@@ -31,13 +31,15 @@ def generic() -> Iterator[None]:
 
 @contextmanager
 def variant(level: str, threads: int) -> Iterator[None]:
-    """Run the loops of one instruction set on a number of threads."""
+    """Run the loops of one instruction set on a number of threads, short ones too."""
     set_before, level_before, threads_before = dispatch.use_kernels(True), cpu.use_level(level), cpu.get_threads()
+    from_before = cpu.set_parallel_from(1)
     cpu.set_threads(threads)
     try:
         yield
     finally:
         cpu.set_threads(threads_before)
+        cpu.set_parallel_from(from_before)
         cpu.use_level(level_before)
         dispatch.use_kernels(set_before)
 

@@ -4,7 +4,7 @@ Twice the peak of a float32 product, and half the memory. Sums are float32, roun
 count as 0, as the instruction has it. Both factors are packed into panels of whole tiles: `ROWS` of the left and
 `COLUMNS` of the right one, for each pair of inner indices side by side, padded with zeros.
 """
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from numpy cimport (
@@ -143,7 +143,7 @@ cdef void multiply_rows(
     cdef npy_intp top = task // groups * height, left = task % groups * group
     cdef npy_intp bottom = min(top + height, a.rows), right = min(left + group, columns)
     cdef npy_intp pairs = (a.columns + 1) // 2, row, column, i, j, tiles = (bottom - top + ROWS - 1) // ROWS
-    cdef npy_uint32* packed = scratch + task * height * pairs
+    cdef npy_uint32* packed = scratch + threadid() * height * pairs
     for i in range(tiles):
         row = top + i * ROWS
         pack(a, not a.transposed, a.ld, row, ROWS, min(ROWS, bottom - row), a.columns, packed + (row - top) * pairs)
@@ -167,7 +167,7 @@ cdef bint multiply(const Matrix* a, const Matrix* b, const npy_uint16* bias, npy
     cdef npy_intp i
     cdef int threads = num_threads() if a.rows * b.columns * pairs > 4 * SMALL else 1
     cdef npy_uint32* packed_b = <npy_uint32*>malloc(panels * COLUMNS * pairs * sizeof(npy_uint32))
-    cdef npy_uint32* scratch = <npy_uint32*>malloc(blocks * groups * height * pairs * sizeof(npy_uint32))
+    cdef npy_uint32* scratch = <npy_uint32*>malloc(threads * height * pairs * sizeof(npy_uint32))
     if packed_b != NULL and scratch != NULL:
         for i in prange(panels, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
             pack_columns(i, b, packed_b)

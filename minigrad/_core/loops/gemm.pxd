@@ -54,6 +54,7 @@ cdef enum:
     BAND = 32               # rows that are transposed at a time, a multiple of 8
     SIDE = 64               # a block (SIDE, DEPTH) @ (DEPTH, SIDE) is small enough for the kernels of small products,
     DEPTH = 240
+    BLOCK_DOUBLES = 7_680   # as many bytes as a block of floats
     BLOCKED = 2_500_000     # which win as long as all three matrices, in bytes, stay in the cache
 
 cdef struct Axis:
@@ -126,9 +127,10 @@ cdef inline void in_blocks(
     double beta, real* c, npy_intp ldc,
 ) noexcept nogil:
     """`gemm` in blocks that BLAS multiplies without packing them; b is not transposed, and blocks of a are turned."""
-    cdef real[SIDE * DEPTH] panel
+    cdef double[BLOCK_DOUBLES] memory    # the same bytes for both dtypes: a thread's stack may be small
+    cdef real* panel = <real*>memory
     cdef const real* left
-    cdef npy_intp step, start, i, j, q, high, deep, ld, depth = pieces(k, pieces(k, DEPTH))
+    cdef npy_intp step, start, i, j, q, high, deep, ld, depth = pieces(k, pieces(k, DEPTH * 4 // sizeof(real)))
     for step in range(pieces(k, depth)):
         start = step * depth
         deep = min(depth, k - start)

@@ -146,7 +146,7 @@ def sgd(
     cdef npy_intp i, total = len(xs), count = 0, chunks, elements
     cdef object x, g, buffer
     cdef dict state
-    cdef list left = []
+    cdef list left = [], taken = []
     cdef Sgd s = Sgd(lr, momentum, weight_decay, -1.0 if maximize else 1.0, nesterov)
     cdef Job* jobs
     if not kernels_on():
@@ -165,7 +165,7 @@ def sgd(
             if buffer is not None:
                 jobs[count].first = PyArray_DATA(<ndarray>buffer)
             jobs[count].scale = 1.0 - dampening if state["step"] else 1.0
-            state["step"] += 1
+            taken.append(state)
             count += 1
         chunks = number(jobs, count, &elements)
         if elements < RELEASE_GIL:
@@ -174,6 +174,8 @@ def sgd(
         else:
             with nogil:
                 sgd_all(jobs, count, chunks, threads_for(elements), &s)
+        for state in taken:
+            state["step"] += 1
     finally:
         free(jobs)
     return left
@@ -247,7 +249,7 @@ def adam(
     cdef npy_intp i, total = len(xs), count = 0, chunks, elements
     cdef object x, g, m, v, largest
     cdef dict state
-    cdef list left = []
+    cdef list left = [], taken = []
     cdef long step
     cdef Adam a
     cdef Job* jobs
@@ -273,7 +275,7 @@ def adam(
             if largest is not None:
                 jobs[count].largest = PyArray_DATA(<ndarray>largest)
             step = state["step"] + 1
-            state["step"] = step
+            taken.append(state)
             jobs[count].scale = lr / (1.0 - beta1 ** step)
             jobs[count].root_scale = 1.0 / sqrt(1.0 - beta2 ** step)
             count += 1
@@ -284,6 +286,8 @@ def adam(
         else:
             with nogil:
                 adam_all(jobs, count, chunks, threads_for(elements), &a)
+        for state in taken:
+            state["step"] += 1
     finally:
         free(jobs)
     return left

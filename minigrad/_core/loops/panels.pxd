@@ -5,7 +5,7 @@ the right factor is packed into panels of `COLUMNS`, each thread packs some rows
 tile of 8 rows is summed up in registers. Transposed factors only are packed in another way. Each number of the result is
 summed up in one order, whatever the tiles and threads: over parts of `DEPTH`, one after another.
 """
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from numpy cimport npy_intp
@@ -157,7 +157,7 @@ cdef inline void multiply_rows(
     cdef npy_intp left = task % p.groups * p.group, right = min(left + p.group, p.columns)
     cdef npy_intp tiles = (min(HIGH, p.m - top) + ROWS - 1) // ROWS
     cdef bint adds = p.adds or p.start > 0, relu = p.relu and p.start + p.depth == p.k
-    cdef real* packed = scratch + task * HIGH * p.depth
+    cdef real* packed = scratch + threadid() * HIGH * p.depth
     cdef const real* bias
     cdef const real* start
     cdef real* out
@@ -219,7 +219,7 @@ cdef inline bint by_panels(Factors* p, real* c) noexcept nogil:
     p.group = chunk if blocks >= FEW_TASKS else GROUP
     p.groups = (chunk + p.group - 1) // p.group
     packed = <real*>malloc(chunk * deep * sizeof(real))
-    scratch = <real*>malloc(blocks * p.groups * HIGH * deep * sizeof(real))
+    scratch = <real*>malloc(threads * HIGH * deep * sizeof(real))
     if packed == NULL or scratch == NULL:
         free(packed)
         free(scratch)
