@@ -3,8 +3,8 @@ from numpy cimport npy_intp
 # Whether BLAS was found and takes matrices whose largest extent (rows, columns or leading dimension) is `extent`.
 cdef bint has_blas(npy_intp extent) noexcept nogil
 
-# Whether products of at most 1,000,000 multiplications, of which neither factor is transposed, run without packing their
-# factors, and faster than parts of a large product do.
+# Whether products of at most 1,000,000 multiplications, of which neither factor is transposed, run without packing
+# their factors, and faster than parts of a large product do.
 cdef bint has_small_kernels() noexcept nogil
 
 # BLAS runs on one thread between `enter` and `leave`, whichever threads call it, and the kernels share the work

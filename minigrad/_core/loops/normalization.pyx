@@ -8,7 +8,8 @@ from cython.parallel cimport prange
 from libc.math cimport sqrt
 from libc.string cimport memset
 from numpy cimport (
-    NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array,
+    NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE,
+    import_array,
     ndarray, npy_intp,
 )
 
