@@ -57,7 +57,9 @@ def test_softmax_is_the_generic_one(name: str, data: st.DataObject) -> None:
     axis = data.draw(st.sampled_from([-1, -1, -2, 0, 1, None] if name == "logsumexp" else [-1, -1, -2, 0, 1]))
     options = {"keepdims": data.draw(st.booleans())} if name == "logsumexp" else {}
     x = data.draw(logits(tuple(shape)))
-    assert_variants(lambda t: getattr(mg, name)(t, axis=axis, **options), x, **ENDS)
+    # the gradient of log_softmax is what is left of a cotangent of about 1 and of a share of their sum
+    ends = ENDS | {"floor": 1.0} if name == "log_softmax" else ENDS
+    assert_variants(lambda t: getattr(mg, name)(t, axis=axis, **options), x, **ends)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -1,9 +1,10 @@
 """Large matrix products of our own, for AVX-512: all threads share one packed right factor.
 
-The loops are those of K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication", 2008: a part of
-the right factor is packed into panels of three vectors, each thread packs some rows of the left one into panels of 8,
-and a tile of 8 rows is summed up in registers. Transposed factors only are packed in another way. Each number of the result is
-summed up in one order, whatever the tiles and threads: over parts of `DEPTH_OF_PANEL`, one after another.
+The loops are those of K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication", 2008: a part
+of the right factor is packed into panels of three vectors, each thread packs some rows of the left one into panels of
+8, and a tile of 8 rows is summed up in registers. Transposed factors only are packed in another way. Each number of
+the result is summed up in one order, whatever the tiles and threads: over parts of `DEPTH_OF_PANEL`, one after
+another.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
