@@ -6,40 +6,8 @@ from numpy cimport npy_intp
 from minigrad._core.blas cimport dgemm, enter, has_small_kernels, leave, sgemm
 from minigrad._core.cpu cimport num_threads, threads_for
 from minigrad._core.loops.panels cimport MG_HAS_PANELS, Factors, by_panels
-from minigrad._core.loops.plain cimport real
-
-cdef extern from *:
-    """
-    /* y (8, 8) = the transpose of x (8, 8): three times rows i and i + 4 are interleaved, which each time turns the
-       bits of row and column, read as one number, around by one place */
-    #if defined(__clang__) || __GNUC__ >= 12
-    #include <string.h>
-    #define MG_TURN(name, real)                                                                                     \
-        static inline void name(const real *x, Py_ssize_t ldx, real *y, Py_ssize_t ldy) {                           \
-            typedef real row __attribute__((vector_size(8 * sizeof(real))));                                        \
-            row a[8], b[8];                                                                                         \
-            for (int i = 0; i < 8; i++) memcpy(&a[i], x + i * ldx, sizeof(row));                                    \
-            for (int turn = 0; turn < 3; turn++) {                                                                  \
-                for (int i = 0; i < 4; i++) {                                                                       \
-                    b[2 * i] = __builtin_shufflevector(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);                   \
-                    b[2 * i + 1] = __builtin_shufflevector(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);             \
-                }                                                                                                   \
-                for (int i = 0; i < 8; i++) a[i] = b[i];                                                            \
-            }                                                                                                       \
-            for (int i = 0; i < 8; i++) memcpy(y + i * ldy, &a[i], sizeof(row));                                    \
-        }
-    #else
-    #define MG_TURN(name, real)                                                                                     \
-        static inline void name(const real *x, Py_ssize_t ldx, real *y, Py_ssize_t ldy) {                           \
-            for (int i = 0; i < 8; i++)                                                                             \
-                for (int j = 0; j < 8; j++) y[j * ldy + i] = x[i * ldx + j];                                        \
-        }
-    #endif
-    MG_TURN(mg_turn_float, float)
-    MG_TURN(mg_turn_double, double)
-    """
-    void mg_turn_float(const float* x, npy_intp ldx, float* y, npy_intp ldy) noexcept nogil
-    void mg_turn_double(const double* x, npy_intp ldx, double* y, npy_intp ldy) noexcept nogil
+from minigrad._core.loops.plain cimport pieces, real
+from minigrad._core.loops.transpose cimport BAND, turn_band
 
 cdef enum:
     # Multiplications up to which OpenBLAS does not think of threads: needs no `enter`, and is too short to be shared.
@@ -51,7 +19,6 @@ cdef enum:
     NARROW = 64             # the least side, as BLAS packs its operands again for each tile;
     FEW = 4                 # from so many tiles on it is 4 times as long
     ALIGN = 16              # tiles begin at multiples of the widest register tile of BLAS
-    BAND = 32               # rows that are transposed at a time, a multiple of 8
     SIDE = 64               # a block (SIDE, DEPTH) @ (DEPTH, SIDE) is small enough for the kernels of small products,
     DEPTH = 240
     BLOCK_DOUBLES = 7_680   # as many bytes as a block of floats
@@ -79,10 +46,6 @@ cdef struct Product:
     npy_intp group              # tiles that one thread takes at a time
 
 
-cdef inline npy_intp pieces(npy_intp extent, npy_intp size) noexcept nogil:
-    return (extent + size - 1) // size
-
-
 # ---- one product -----------------------------------------------------------------------------------------------------
 
 cdef inline void gemm(
@@ -94,32 +57,6 @@ cdef inline void gemm(
         sgemm(ta, tb, m, n, k, 1, a, lda, b, ldb, <float>beta, c, ldc)
     else:
         dgemm(ta, tb, m, n, k, 1, a, lda, b, ldb, beta, c, ldc)
-
-
-cdef inline void turn_band(npy_intp start, npy_intp m, npy_intp n, const real* x, npy_intp ld, real* y) noexcept nogil:
-    """Transpose some rows of x (m, n) into columns of y (n, m)."""
-    cdef npy_intp end = min(start + BAND, m), blocks = n - n % 8, i, j
-    for j in range(0, blocks, 8):
-        for i in range(start, end - end % 8, 8):
-            if real is float:
-                mg_turn_float(x + i * ld + j, ld, y + j * m + i, m)
-            else:
-                mg_turn_double(x + i * ld + j, ld, y + j * m + i, m)
-    for i in range(start, end):
-        for j in range(blocks if i < end - end % 8 else 0, n):
-            y[j * m + i] = x[i * ld + j]
-
-
-cdef inline void turn(npy_intp m, npy_intp n, const real* x, npy_intp ld, real* y) noexcept nogil:
-    """y (n, m) = the transpose of x (m, n), whose rows are `ld` elements apart."""
-    cdef npy_intp i, bands = pieces(m, BAND)
-    cdef int threads = threads_for(m * n)
-    if threads == 1:    # a region costs half a microsecond even then
-        for i in range(bands):
-            turn_band(i * BAND, m, n, x, ld, y)
-    else:
-        for i in prange(bands, num_threads=threads, schedule="static"):
-            turn_band(i * BAND, m, n, x, ld, y)
 
 
 cdef inline void in_blocks(
@@ -258,10 +195,10 @@ cdef inline void add_parts(const Product* p, npy_intp row, real* c) noexcept nog
 
 
 cdef inline bint suits_panels(const Product* p, npy_intp size) noexcept nogil:
-    """Whether it is one large product, which does not fit the cache."""
+    """Whether it is one product, too large for the cache or for kernels that need not pack it."""
     return (
         MG_HAS_PANELS and p.matrices == 1 and p.terms == 1 and p.m >= 2 * BAND and p.n >= BAND and p.k >= BAND
-        and (p.m * p.k + p.k * p.n + p.m * p.n) * size > BLOCKED
+        and ((p.m * p.k + p.k * p.n + p.m * p.n) * size > BLOCKED or not has_small_kernels())
     )
 
 

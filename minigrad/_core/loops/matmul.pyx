@@ -12,11 +12,12 @@ from numpy cimport (
     PyArray_STRIDES, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
-from minigrad._core.blas cimport has_blas
+from minigrad._core.blas cimport has_blas, has_small_kernels
 from minigrad._core.cpu cimport threads_for
 from minigrad._core.loops.columns cimport blocks_down, sum_blocks
-from minigrad._core.loops.gemm cimport AXES, Axis, Product, compute, cut, turn
+from minigrad._core.loops.gemm cimport AXES, Axis, Product, compute, cut
 from minigrad._core.loops.plain cimport RELEASE_GIL, alike, empty_like, is_plain, is_real, real
+from minigrad._core.loops.transpose cimport turn
 
 import_array()
 
@@ -176,7 +177,10 @@ cdef object product(
         size = (p.parts - 1) * p.m * p.n
         rest = <ndarray>PyArray_EMPTY(1, &size, kind, 0)
         p.rest = PyArray_DATA(rest)
-    if p.tb and p.matrices * p.terms == 1 and 8 <= p.high <= TURN_ROWS and TURN_FROM <= p.n * p.k <= TURN_TO:
+    if (
+        p.tb and has_small_kernels() and p.matrices * p.terms == 1 and 8 <= p.high <= TURN_ROWS
+        and TURN_FROM <= p.n * p.k <= TURN_TO
+    ):
         b = turned(&p, kind)
     if kind == NPY_FLOAT:
         compute(&p, <float*>PyArray_DATA(out))

@@ -101,29 +101,36 @@ cdef inline void add_products(
 
 
 cdef inline void add_weighted(
-    const real* g, const real* x, const real* w, real mean, real scale, npy_intp n, real* shift, real* slope,
+    const real* g, const real* x, const real* w, real mean, npy_intp n, real* shift, real* slope, real* squares,
 ) noexcept nogil:
-    """The sums of g w and of g w times the normalized x."""
+    """The sums of g w, of g w (x - mean) and of (x - mean)^2."""
     cdef real first[LANES]
     cdef real second[LANES]
+    cdef real third[LANES]
     cdef real rest1[4]
     cdef real rest2[4]
+    cdef real rest3[4]
     cdef npy_intp j = 0, k
     clear(first, rest1)
     clear(second, rest2)
+    clear(third, rest3)
     while j + LANES <= n:
         for k in range(LANES):
             first[k] += g[j + k] * w[j + k]
-            second[k] += g[j + k] * w[j + k] * ((x[j + k] - mean) * scale)
+            second[k] += g[j + k] * w[j + k] * (x[j + k] - mean)
+            third[k] += (x[j + k] - mean) * (x[j + k] - mean)
         j += LANES
     while j + 4 <= n:
         for k in range(4):
             rest1[k] += g[j + k] * w[j + k]
-            rest2[k] += g[j + k] * w[j + k] * ((x[j + k] - mean) * scale)
+            rest2[k] += g[j + k] * w[j + k] * (x[j + k] - mean)
+            rest3[k] += (x[j + k] - mean) * (x[j + k] - mean)
         j += 4
     while j < n:
         rest1[0] += g[j] * w[j]
-        rest2[0] += g[j] * w[j] * ((x[j] - mean) * scale)
+        rest2[0] += g[j] * w[j] * (x[j] - mean)
+        rest3[0] += (x[j] - mean) * (x[j] - mean)
         j += 1
     shift[0] = fold(first, rest1, n)
     slope[0] = fold(second, rest2, n)
+    squares[0] = fold(third, rest3, n)

@@ -14,7 +14,7 @@ from numpy cimport (
 )
 
 from minigrad._core.cpu cimport threads_for
-from minigrad._core.loops.moments cimport CHUNK, LANES, add, add_squares, add_weighted
+from minigrad._core.loops.moments cimport CHUNK, add, add_squares, add_weighted
 from minigrad._core.loops.plain cimport RELEASE_GIL, alike, empty_like, is_plain, is_real, real
 from minigrad._core.loops.rows cimport in_order
 from minigrad._core.loops.stream cimport STREAMED, stream
@@ -23,7 +23,8 @@ import_array()
 
 cdef enum:
     ROW = 8192          # elements of a row that is made in the cache and written past it
-    ROWS = 4            # whose gradients are added to the weights' at once
+    ROWS = 4            # whose gradients are added to the weights' at once,
+    COLUMNS = 256       # of so many columns
     BLOCKS = 64         # at most, of rows that share one partial sum of the weights' gradients
     BLOCK = 8192        # elements of a block at least
     BLOCK_ROWS = 4      # and rows, so that the partial sums never outgrow the array
@@ -39,20 +40,50 @@ cdef struct Task:
 
 # ---- one row ---------------------------------------------------------------------------------------------------------
 
-cdef inline void measure(const Task* task, const real* x, real* mean, real* scale) noexcept nogil:
-    """The mean of a row and 1 / sqrt(variance + eps)."""
+cdef inline real mean_of(const Task* task, const real* x) noexcept nogil:
+    """The mean of a row, or what is taken for it."""
     cdef npy_intp j = 0
-    cdef double total = 0.0, squares = 0.0
+    cdef double total = 0.0
     if task.centered:
         while j < task.n:
             total += add(x + j, min(task.n - j, CHUNK))
             j += CHUNK
-    mean[0] = <real>total / <real>task.n
-    j = 0
+    return <real>total / <real>task.n
+
+
+cdef inline real scale_of(const Task* task, double squares, real like) noexcept nogil:
+    """1 / sqrt(variance + eps)."""
+    return 1 / <real>sqrt(<real>squares / <real>task.n + <real>task.eps)
+
+
+cdef inline void measure(const Task* task, const real* x, real* mean, real* scale) noexcept nogil:
+    """The mean and the scale of a row."""
+    cdef npy_intp j = 0
+    cdef double squares = 0.0
+    mean[0] = mean_of(task, x)
     while j < task.n:
         squares += add_squares(x + j, mean[0], min(task.n - j, CHUNK))
         j += CHUNK
-    scale[0] = 1 / <real>sqrt(<real>squares / <real>task.n + <real>task.eps)
+    scale[0] = scale_of(task, squares, mean[0])
+
+
+cdef inline void measure_all(
+    const Task* task, const real* g, const real* x, const real* w, real* mean, real* scale, real* shift, real* slope,
+) noexcept nogil:
+    """The same, and the means of g w and of g w times the normalized x, for the rule."""
+    cdef npy_intp j = 0
+    cdef double shifts = 0.0, slopes = 0.0, squares = 0.0
+    cdef real some_squares
+    mean[0] = mean_of(task, x)
+    while j < task.n:
+        add_weighted(g + j, x + j, w + j, mean[0], min(task.n - j, CHUNK), shift, slope, &some_squares)
+        shifts += shift[0]
+        slopes += slope[0]
+        squares += some_squares
+        j += CHUNK
+    scale[0] = scale_of(task, squares, mean[0])
+    shift[0] = <real>shifts / <real>task.n if task.centered else 0
+    slope[0] = <real>(slopes * scale[0]) / <real>task.n
 
 
 cdef inline void write_row(
@@ -84,26 +115,32 @@ cdef inline void write_gradient(
 cdef inline void add_gradients(
     const real* g, const real* x, const real* mean, const real* scale, real* dw, real* db, npy_intp rows, npy_intp n,
 ) noexcept nogil:
-    """Add the rows' gradients to those of weight and bias, LANES columns at a time: their sums stay in registers."""
-    cdef real first[LANES]
-    cdef real second[LANES]
-    cdef npy_intp i, j = 0, k
-    while j + LANES <= n:
-        for k in range(LANES):
-            first[k] = dw[j + k]
-            second[k] = db[j + k]
+    """Add the rows' gradients to those of weight and bias, of four rows at a time, so that these are seldom read."""
+    cdef real first[COLUMNS]    # of their own: gcc cannot know that none of the arrays overlap
+    cdef real second[COLUMNS]
+    cdef npy_intp i, j = 0, k, size
+    if rows < ROWS:
         for i in range(rows):
-            for k in range(LANES):
-                first[k] += g[i * n + j + k] * ((x[i * n + j + k] - mean[i]) * scale[i])
-                second[k] += g[i * n + j + k]
-        for k in range(LANES):
-            dw[j + k] = first[k]
-            db[j + k] = second[k]
-        j += LANES
-    for i in range(rows):
-        for k in range(j, n):
-            dw[k] += g[i * n + k] * ((x[i * n + k] - mean[i]) * scale[i])
-            db[k] += g[i * n + k]
+            for j in range(n):
+                dw[j] += g[i * n + j] * ((x[i * n + j] - mean[i]) * scale[i])
+                db[j] += g[i * n + j]
+        return
+    while j < n:
+        size = min(n - j, COLUMNS)
+        for k in range(size):
+            first[k] = (
+                (g[k] * ((x[k] - mean[0]) * scale[0]) + g[k + n] * ((x[k + n] - mean[1]) * scale[1]))
+                + (g[k + 2 * n] * ((x[k + 2 * n] - mean[2]) * scale[2])
+                   + g[k + 3 * n] * ((x[k + 3 * n] - mean[3]) * scale[3]))
+            )
+            second[k] = (g[k] + g[k + n]) + (g[k + 2 * n] + g[k + 3 * n])
+        for k in range(size):
+            dw[j + k] += first[k]
+        for k in range(size):
+            db[j + k] += second[k]
+        g += COLUMNS
+        x += COLUMNS
+        j += COLUMNS
 
 
 # ---- all rows --------------------------------------------------------------------------------------------------------
@@ -138,12 +175,11 @@ cdef void backward_block(
     npy_intp block, const Task* task, const real* g, const real* x, const real* w, real* dx, real* dw, real* db,
 ) noexcept nogil:
     """The rows of one block; its sums go to its own row of `dw` and `db`."""
-    cdef npy_intp i, j, n = task.n, first = block * task.block, end = min(first + task.block, task.rows)
+    cdef npy_intp i, n = task.n, first = block * task.block, end = min(first + task.block, task.rows)
     cdef real mean[ROWS]
     cdef real scale[ROWS]
     cdef real made[ROW]
     cdef real shift, slope
-    cdef double shifts, slopes
     cdef int row
     dw += block * n
     db += block * n
@@ -152,16 +188,7 @@ cdef void backward_block(
     while first < end:
         for row in range(min(end - first, ROWS)):
             i = (first + row) * n
-            measure(task, x + i, &mean[row], &scale[row])
-            shifts = slopes = 0.0
-            j = 0
-            while j < n:
-                add_weighted(g + i + j, x + i + j, w + j, mean[row], scale[row], min(n - j, CHUNK), &shift, &slope)
-                shifts += shift
-                slopes += slope
-                j += CHUNK
-            shift = <real>shifts / <real>n if task.centered else 0
-            slope = <real>slopes / <real>n
+            measure_all(task, g + i, x + i, w, &mean[row], &scale[row], &shift, &slope)
             if task.streams:
                 write_gradient(g + i, x + i, w, mean[row], scale[row], shift, slope, made, n)
                 stream(dx + i, made, n * sizeof(real))

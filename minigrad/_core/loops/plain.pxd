@@ -13,6 +13,11 @@ cdef enum:
     RELEASE_GIL = 10_000  # elements; below, releasing the GIL costs more than it gives
 
 
+cdef inline npy_intp pieces(npy_intp extent, npy_intp size) noexcept nogil:
+    """How many pieces of a size there are in an extent, the last of which may be smaller."""
+    return (extent + size - 1) // size
+
+
 cdef inline bint is_plain(object x, int kind):
     """Whether `x` is an array of the type number `kind`, aligned and in C order."""
     return type(x) is ndarray and PyArray_TYPE(<ndarray>x) == kind and PyArray_ISCARRAY_RO(<ndarray>x)
