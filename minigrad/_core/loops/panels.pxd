@@ -142,22 +142,25 @@ cdef inline void pack(
     const real* x, bint along, npy_intp ld, npy_intp n, npy_intp wide, npy_intp depth, real* out,
 ) noexcept nogil:
     """Panels (depth, wide) of `n` rows of x (`along`: each lies along the inner index) or columns; then zeros."""
-    cdef npy_intp whole = n // wide, rest = n % wide, inner = depth - depth % 8, i, k, panel
+    cdef npy_intp whole = n // wide, rest = n % wide, inner = depth - depth % 8, i, k, group, panel
     cdef real* last = out + whole * wide * depth
     if rest:
         memset(last, 0, depth * wide * sizeof(real))
-    if not along:    # all panels in one pass, as their rows lie side by side
-        for k in range(depth):
-            if wide == ROWS:    # lengths that the compiler knows become a few vector moves
-                for panel in range(whole):
-                    mg_copy_chunks(
-                        x + k * ld + panel * ROWS, out + (panel * depth + k) * ROWS, ROWS * sizeof(real) // 32
-                    )
-            else:
-                for panel in range(whole):
-                    mg_copy_chunks(x + k * ld + panel * wide, out + (panel * depth + k) * wide, 3 * MG_BYTES // 32)
-            if rest:
-                memcpy(last + k * wide, x + k * ld + whole * wide, rest * sizeof(real))
+    if not along:
+        # a few panels in one pass, as their rows lie side by side; rows of many would fall on one set of the cache
+        for group in range(pieces(whole, PACKED)):
+            for k in range(depth):
+                for panel in range(group * PACKED, min(group * PACKED + PACKED, whole)):
+                    if wide == ROWS:
+                        mg_copy_chunks(
+                            x + k * ld + panel * ROWS, out + (panel * depth + k) * ROWS, ROWS * sizeof(real) // 32
+                        )
+                    else:
+                        mg_copy_chunks(
+                            x + k * ld + panel * wide, out + (panel * depth + k) * wide, 3 * MG_BYTES // 32
+                        )
+        for k in range(depth if rest else 0):
+            memcpy(last + k * wide, x + k * ld + whole * wide, rest * sizeof(real))
         return
     for panel in range(pieces(n, wide)):
         rest = min(wide, n - panel * wide)
