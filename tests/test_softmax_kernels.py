@@ -75,6 +75,43 @@ def test_large_softmax(name: str, dtype: Any, shape: tuple[int, ...], axis: int)
         assert_variants(lambda t: getattr(mg, name)(t, axis=axis), np.asfortranarray(x))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((1, 131_073), -1), ((2, 140_000), 1), ((30_000, 5), 0), ((700, 2100), 0), ((2, 1100, 120), 1)]
+)
+def test_long_rows_and_columns_that_threads_share(name: str, dtype: Any, shape: tuple[int, ...], axis: int) -> None:
+    x = np.random.default_rng(0).normal(scale=3.0, size=shape).astype(dtype)
+    # a gradient is what is left of a probability times cotangents of about 1
+    assert_variants(lambda t: getattr(mg, name)(t, axis=axis), x, wide=True, floor=1.0)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_row_has_the_same_bits_among_few_and_among_many(name: str) -> None:
+    x = np.random.default_rng(0).normal(size=(8, 131_500)).astype(np.float32)
+    kernel, rule = KERNELS[name], KERNELS[f"{name}_vjp"]
+    many = kernel(x, **params(name))
+    g = np.random.default_rng(1).normal(size=many.shape).astype(np.float32)
+    grads = rule(g, x if name == "logsumexp" else many, **params(name))
+    few = kernel(x[:2], **params(name))
+    np.testing.assert_array_equal(few, many[:2])
+    np.testing.assert_array_equal(rule(g[:2], x[:2] if name == "logsumexp" else few, **params(name)), grads[:2])
+
+
+@pytest.mark.parametrize("shape", [(1, 131_073), (131_073, 1, 2)])
+@pytest.mark.parametrize("name", FAMILY)
+def test_special_values_among_many(name: str, shape: tuple[int, ...]) -> None:
+    axis = int(np.argmax(shape))
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    last = (-1,) * len(shape)
+    for value in (-np.inf, np.nan):
+        x[last] = value
+        assert_variants(lambda t: getattr(mg, name)(t, axis=axis), x, wide=True, floor=1.0, each=True)
+    assert_variants(lambda t: getattr(mg, name)(t, axis=axis), np.full_like(x, -np.inf), **ENDS)
+    x[last] = np.inf
+    assert KERNELS[name](x, **params(name, axis)) is NotImplemented
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_order_in_memory(name: str) -> None:
     """Fortran order is kept; a large array whose neighbors lie apart is left to the generic body."""
