@@ -72,7 +72,7 @@ def test_large_softmax(name: str, dtype: Any, shape: tuple[int, ...], axis: int)
     x = np.random.default_rng(0).normal(scale=3.0, size=shape).astype(dtype)
     assert_variants(lambda t: getattr(mg, name)(t, axis=axis), x)
     if max(shape) < 1000:
-        assert_variants(lambda t: getattr(mg, name)(t, axis=axis), np.asfortranarray(x))
+        assert_variants(lambda t: getattr(mg, name)(t, axis=axis), np.asfortranarray(x), ran=True)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -207,7 +207,12 @@ def test_cross_entropy_is_the_generic_one(data: st.DataObject, n: int, classes: 
         "reduction": data.draw(st.sampled_from(["mean", "sum", "none"])),
     }
     given_weight = None if weight is None else new(weight)
-    assert_variants(lambda t: mg.cross_entropy(t, new(targets), weight=given_weight, **options), x, seed=n, **ENDS)
+    taken = targets.dtype != mg.uint8 and targets.flags.c_contiguous and options["ignore_index"] != 2**70
+
+    def call(t: mg.Tensor) -> mg.Tensor:
+        return mg.cross_entropy(t, new(targets), weight=given_weight, **options)
+
+    assert_variants(call, x, seed=n, ran=None if taken else False, **ENDS)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
