@@ -133,8 +133,8 @@ class BuildCore(build_ext):
         found = {level: self.known(spellings) for level, spellings in LEVELS.items()}
         lacking = [level for level, flags in found.items() if flags is None]
         if lacking:
-            names = ", ".join(lacking)
-            print(f"minigrad: this compiler does not build for x86-64-{names}; those loops are left out", file=sys.stderr)
+            names = ", ".join(f"x86-64-{level}" for level in lacking)
+            print(f"minigrad: this compiler cannot build for {names}; its loops are left out", file=sys.stderr)
         if found.get("v2") is not None:
             del found["base"]
         kept = []
