@@ -56,15 +56,23 @@ else:
     if sys.platform == "linux":
         LINK_ARGS += ["-Wl,-s"]
 
-# The modules in _core/loops are built once for each of these; minigrad/_core/cpu.pyx chooses when it is imported.
-LEVELS: dict[str, list[str]] = {"base": []}
+# The modules in _core/loops are built once for each of these that the compiler knows, in the first spelling that it
+# takes (gcc before 11 has no names for the levels); minigrad/_core/cpu.pyx chooses when it is imported. Where v2 cannot
+# be built, as where code for two processors is made at once, base stands in for it.
+LEVELS: dict[str, list[list[str]]] = {"base": [[]]}
 if platform.machine().lower() in ("x86_64", "amd64"):
+    V2 = ["-mcx16", "-mpopcnt", "-msahf", "-msse4.2"]
+    V3 = [*V2, "-mavx2", "-mbmi", "-mbmi2", "-mf16c", "-mfma", "-mlzcnt", "-mmovbe"]
+    V4 = [*V3, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl"]
+    WHOLE = "-mprefer-vector-width=512"
     LEVELS = {
-        "v2": ["-march=x86-64-v2"],
-        "v3": ["-march=x86-64-v3"],
-        "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+        "v2": [["-march=x86-64-v2"], V2],
+        "v3": [["-march=x86-64-v3"], V3],
+        "v4": [["-march=x86-64-v4", WHOLE], [*V4, WHOLE]],
+        "base": [[]],
     }
 CORE = Path("minigrad", "_core")
+LOOPS = "minigrad._core.loops."
 
 NO_COMPILER = """
 minigrad: the Cython core cannot be built: there is no working C compiler, or Python's headers are missing.
@@ -94,6 +102,7 @@ class BuildCore(build_ext):
 
     def build_extensions(self) -> None:
         self.check_compiler()
+        self.choose_levels()
         self.translate()
         super().build_extensions()
 
@@ -118,6 +127,38 @@ class BuildCore(build_ext):
                 for extension in self.extensions:
                     extension.extra_compile_args.append("-fopenmp")
                     extension.extra_link_args.append("-fopenmp")
+
+    def choose_levels(self) -> None:
+        """Give the loops the flags of their instruction sets, and leave out the sets that the compiler lacks."""
+        found = {level: self.known(spellings) for level, spellings in LEVELS.items()}
+        lacking = [level for level, flags in found.items() if flags is None]
+        if lacking:
+            names = ", ".join(f"x86-64-{level}" for level in lacking)
+            print(f"minigrad: this compiler cannot build for {names}; its loops are left out", file=sys.stderr)
+        if found.get("v2") is not None:
+            del found["base"]
+        kept = []
+        for extension in self.extensions:
+            if extension.name.startswith(LOOPS):
+                flags = found.get(extension.name.rpartition("_")[2])
+                if flags is None:
+                    continue
+                extension.extra_compile_args += flags
+            kept.append(extension)
+        self.extensions[:] = kept  # the distribution has the same list
+
+    def known(self, spellings: list[list[str]]) -> list[str] | None:
+        """The first of several spellings of flags that the compiler takes."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("int probe(void) { return 0; }\n", encoding="utf-8")
+            for flags in spellings:
+                try:
+                    self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+                except (CCompilerError, BaseError):
+                    continue
+                return flags
+        return None
 
     def translate(self) -> None:
         """Replace every module's .pyx by the C file that Cython makes of it, the same one for each instruction set."""
@@ -162,20 +203,20 @@ def variant(name: str, file: Path) -> Path:
 
 def core() -> list[Extension]:
     """One extension for every ``minigrad/_core/*.pyx``, and one for every level of those in ``_core/loops``."""
-    modules = [(source, source.stem, []) for source in sorted(CORE.glob("*.pyx"))]
+    modules = [(source, source.stem) for source in sorted(CORE.glob("*.pyx"))]
     for source in sorted(CORE.glob("loops/*.pyx")):
-        modules += [(source, f"loops.{source.stem}_{level}", flags) for level, flags in LEVELS.items()]
+        modules += [(source, f"loops.{source.stem}_{level}") for level in LEVELS]
     return [
         Extension(
             f"minigrad._core.{name}",
             sources=[str(source)],
             define_macros=MACROS,
             undef_macros=["NDEBUG"] if DEBUG else [],
-            extra_compile_args=COMPILE_ARGS + flags,
+            extra_compile_args=list(COMPILE_ARGS),
             extra_link_args=list(LINK_ARGS),
             depends=["setup.py"],
         )
-        for source, name, flags in modules
+        for source, name in modules
     ]
 
 

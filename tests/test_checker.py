@@ -11,7 +11,7 @@ from hypothesis import given
 
 import minigrad as mg
 from minigrad import autograd, dtypes
-from minigrad._core import tape
+from minigrad._core import cpu, tape
 from minigrad.errors import ShapeError
 from minigrad.ops.conversion import new
 from minigrad.ops.registry import REGISTRY, DTypeRule, Op, op
@@ -19,6 +19,7 @@ from minigrad.ops.samples import A, case, error
 from minigrad.testing import GradcheckError, contract, gradcheck, strategies
 from minigrad.testing import samples as drawing
 from minigrad.testing.tolerances import assert_close
+from minigrad.testing.variants import assert_variants
 
 X = np.array([[0.3, -1.2, 0.8], [1.4, 0.6, -0.5]])
 
@@ -317,6 +318,20 @@ def test_contract_finds(fault: str, plant: Callable[..., Op[Any]]) -> None:
     made = plant(**{"dtype": DTypeRule(kinds=dtypes.FLOATING), **change})
     with pytest.raises(AssertionError, match=text):
         check(made)
+
+
+def test_variants_demand_that_kernels_ran() -> None:
+    x = np.random.default_rng(0).normal(size=(120, 200))
+    apart = np.asarray(x[:, ::2])
+    assert_variants(mg.softmax, x)
+    assert_variants(mg.softmax, apart)
+    assert_variants(mg.sin, x, ran=False)
+    with pytest.raises(AssertionError, match="no kernel was called"):
+        assert_variants(mg.sin, x)
+    with pytest.raises(AssertionError, match=r"left to the generic body by softmax\.softmax"):
+        assert_variants(mg.softmax, apart, ran=True)
+    with pytest.raises(AssertionError, match=f"{cpu.levels()[-1]}, 1 threads: left to the generic body"):
+        assert_variants(mg.softmax, apart, ran=cpu.levels()[-1:])
 
 
 def test_contract_finds_a_kernel_that_differs(plant: Callable[..., Op[Any]]) -> None:

@@ -34,6 +34,22 @@ def test_the_widest_instruction_set_is_chosen_and_another_can_be_forced() -> Non
         assert run(show, MINIGRAD_CPU=level) == level
 
 
+LACKING = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *args: None if name.rpartition("_")[2] in {lacks} else find(name, *args)
+from minigrad._core import cpu
+print(*cpu.levels())
+"""
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_instruction_sets_that_were_not_built_are_not_chosen(kept: int) -> None:
+    lacks = cpu.levels()[kept:]
+    assert run(LACKING.format(lacks=lacks)).split() == list(cpu.levels()[:kept])
+    assert run(LACKING.format(lacks=cpu.levels())) == "base"
+
+
 def test_an_instruction_set_that_the_processor_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="MINIGRAD_CPU is 'v9', needs one that this processor has: "):
         cpu.use_level("v9")

@@ -53,7 +53,7 @@ def test_dropout_is_the_generic_one(
 ) -> None:
     x = np.random.default_rng(seed).normal(size=shape).astype(dtype)
     assert_same_bits(relayout(x, layout), rate, (seed, counter))
-    assert_variants(lambda t: mg.dropout(t, rate, key=(seed, counter)), x)
+    assert_variants(lambda t: mg.dropout(t, rate, key=(seed, counter)), x, ran=None if rate > 1e-9 else False)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

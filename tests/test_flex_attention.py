@@ -211,6 +211,10 @@ def test_memory_grows_with_the_length() -> None:
 REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (mg.ShapeError, "key is float32 (2, 2), needs 3 features", {"key": mg.ones((2, 2))}),
     (mg.DTypeError, "complex64", {"query": mg.ones((4, 3), dtype=mg.complex64)}),
+    (TypeError, "score_mod is 3, needs None or a function of (score, batch, head, query_index, key_index)",
+     {"score_mod": 3}),
+    (TypeError, "mask_mod is bool (4, 4), needs None or a function of (batch, head, query_index, key_index)",
+     {"mask_mod": mg.ones((4, 4), dtype=mg.bool)}),
     (ValueError, "block_size is 0, needs a positive number", {"block_size": 0}),
     (mg.DTypeError, "block_size is 1.5, needs an int", {"block_size": 1.5}),
     (mg.DTypeError, "scale is 'x', needs a number", {"scale": "x"}),
@@ -220,6 +224,9 @@ REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
      {"mask_mod": lambda b, h, i, j: mg.zeros(3, dtype=mg.bool)}),
     (mg.DTypeError, "the result of score_mod is int64 (), needs floating numbers", {"score_mod": lambda *_: 1}),
     (mg.DTypeError, "the result of score_mod is None, needs a tensor", {"score_mod": lambda *_: None}),
+    (mg.DTypeError, "the result of score_mod is complex64 (4, 4), needs floating numbers",
+     {"score_mod": lambda *_: mg.ones((4, 4), dtype=mg.complex64)}),
+    (mg.DTypeError, "the result of mask_mod is None, needs a tensor", {"mask_mod": lambda *_: None}),
     (mg.ShapeError, "the result of score_mod is float32 (2, 1, 4, 4), needs a shape that broadcasts to the block",
      {"score_mod": lambda s, *_: mg.concat([s, s])}),
 ]  # fmt: skip

@@ -110,7 +110,7 @@ def test_a_class_weight_may_require_grad() -> None:
 def test_infinite_logits_give_what_the_generic_body_gives() -> None:
     x, weight, bias, targets = problem(6, 3, 4)
     bias[1] = np.inf
-    assert_variants(lambda x: F.linear_cross_entropy(x, new(weight), new(targets), new(bias), chunk=4), x)
+    assert_variants(lambda x: F.linear_cross_entropy(x, new(weight), new(targets), new(bias), chunk=4), x, ran=False)
 
 
 def test_the_logits_never_exist_at_once() -> None:

@@ -199,6 +199,51 @@ def compare(make, shape, seed, dtype, layout):
         np.testing.assert_allclose(kernel, generic, rtol=tolerance, atol=tolerance * scale)
 
 
+SPECIAL = [math.inf, -math.inf, math.nan, 0.0, 1.0, -3.0]
+RULES = {
+    "sgd": lambda p: optim.SGD(p, lr=0.1),
+    "sgd decay": lambda p: optim.SGD(p, lr=0.1, weight_decay=0.1),
+    "momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+    "momentum decay": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "dampening": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, dampening=1.0),
+    "nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "maximize": lambda p: optim.SGD(p, lr=0.0, momentum=0.5, dampening=0.2, maximize=True),
+    "adam": lambda p: optim.Adam(p, lr=0.1),
+    "adam penalty": lambda p: optim.Adam(p, lr=0.1, weight_decay=0.1, amsgrad=True),
+    "adam without memory": lambda p: optim.Adam(p, lr=0.1, betas=(0.0, 0.0), maximize=True),
+    "adam without eps": lambda p: optim.Adam(p, lr=0.1, eps=0.0, amsgrad=True),
+    "adamw": lambda p: optim.AdamW(p, lr=0.1, weight_decay=0.1),
+    "adamw without decay": lambda p: optim.AdamW(p, lr=0.1, weight_decay=0.0),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:divide by zero:RuntimeWarning")
+def test_infinities_and_nan_are_those_of_the_generic_body(name):
+    """Every special value of a parameter against those of two gradients; and moments that hold some."""
+    x, g, h = (a.ravel() for a in np.meshgrid(SPECIAL, SPECIAL, SPECIAL))
+
+    def results():
+        p = nn.Parameter(x.astype(np.float32))
+        optimizer = RULES[name]([p])
+        for gradient in (g, h, np.ones_like(g)):
+            p.grad = mg.asarray(gradient.astype(np.float32))
+            optimizer.step()
+        state = {key: np.asarray(value) for key, value in optimizer.state[p].items()}
+        if "max_exp_avg_sq" in state:
+            optimizer.state[p]["max_exp_avg_sq"][::2] = math.nan
+            optimizer.step()
+        return [p.detach().numpy(), *state.values()]
+
+    with variants.generic():
+        expected = results()
+    for level in cpu.levels():
+        with variants.variant(level, 1):
+            found = results()
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 ADAM = (0.1, 0.9, 0.999, 1e-8, 0.0, False, False)
 SGD = (0.1, 0.9, 0.0, 0.0, False, False)
 
@@ -316,6 +361,21 @@ def test_a_step_that_is_refused_changes_nothing():
     assert first.tolist() == [1.0]
     late.backward()
     assert first.grad.tolist() == [3.0]
+
+
+def test_a_parameter_that_is_read_only_is_refused_before_others_change(kernels):
+    frozen = np.ones(3, np.float32)
+    frozen.flags.writeable = False
+    first, second = nn.Parameter([1.0]), mg.asarray(frozen)
+    second.requires_grad = True
+    optimizer = optim.SGD([("first", first), ("second", second)], lr=0.1)
+    first.grad, second.grad = mg.ones((1,)), mg.ones((3,))
+    with pytest.raises(ValueError, match=r"SGD\.step: parameter 'second' is read-only, needs memory to write to"):
+        optimizer.step()
+    assert first.tolist() == [1.0]
+    second.grad = None
+    optimizer.step()
+    assert first.tolist() == pytest.approx([0.9])
 
 
 class Mixin:

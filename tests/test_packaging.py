@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.resources
 import importlib.util
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -83,6 +84,43 @@ def test_without_a_compiler_the_build_says_what_to_install(tmp_path):
     assert "apt install gcc python3-dev" in built.stderr
     assert missing in built.stderr
     assert "Traceback" not in built.stderr
+
+
+class Picky:
+    """A compiler that knows some flags only."""
+
+    def __init__(self, lacks, error):
+        self.lacks, self.error = lacks, error
+
+    def compile(self, sources, output_dir, extra_postargs):
+        if any(flag.startswith(self.lacks) for flag in extra_postargs):
+            raise self.error("no such flag")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "built", "flags"),
+    [
+        (("-no-such",), {"v2", "v3", "v4"}, "-march=x86-64-v4 -mprefer-vector-width=512"),
+        (("-march=x86-64",), {"v2", "v3", "v4"}, "-mavx512vl -mprefer-vector-width=512"),  # gcc before 11
+        (("-march=x86-64-v4", "-mavx512"), {"v2", "v3"}, "-march=x86-64-v3"),
+        (("-march", "-m"), {"base"}, ""),  # macOS, for two processors at once
+    ],
+)
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="other processors have one level")
+def test_instruction_sets_that_the_compiler_lacks_are_left_out(lacks, built, flags, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    setuptools = pytest.importorskip("setuptools")
+    setup = load(ROOT / "setup.py")
+    build = setup.BuildCore(setuptools.Distribution({"ext_modules": setup.core()}))
+    build.extensions = build.distribution.ext_modules
+    before = {e.name for e in build.extensions if not e.name.startswith(setup.LOOPS)}
+    build.compiler = Picky(lacks, setup.CCompilerError)
+    build.choose_levels()
+    loops = {e.name.rpartition("_")[2]: e for e in build.extensions if e.name.startswith(setup.LOOPS)}
+    assert set(loops) == built
+    assert {e.name for e in build.distribution.ext_modules if not e.name.startswith(setup.LOOPS)} == before
+    assert " ".join(loops[max(built)].extra_compile_args).endswith(flags or setup.COMPILE_ARGS[-1])
+    assert ("left out" in capsys.readouterr().err) == (built != {"v2", "v3", "v4"})
 
 
 def test_the_wheel_check_names_what_is_missing_and_what_is_too_much(tmp_path):

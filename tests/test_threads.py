@@ -14,6 +14,7 @@ import minigrad as mg
 from minigrad.errors import GradError
 
 THREADS = 8
+SIZE = 20_000  # NumPy lets other threads run while it adds that many
 
 
 def run(work):
@@ -49,6 +50,47 @@ def test_a_shared_leaf_loses_no_gradient(size):
 
     run(work)
     assert x.grad.tolist() == [2.0 * 50 * THREADS] * size
+
+
+def switching_often(work):
+    """`run`, with threads that take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        return run(work)
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("plain", [0, 4])
+def test_a_shared_leaf_loses_no_gradient_that_has_a_graph(plain):
+    """Also where some of the threads make no graph, and add in place."""
+    x = mg.tensor(np.ones(SIZE), requires_grad=True)
+
+    def work(k):
+        for _ in range(10):
+            (x * x).sum().backward(create_graph=k >= plain)
+
+    switching_often(work)
+    assert x.grad.tolist() == [2.0 * 10 * THREADS] * SIZE
+    if not plain:
+        (second,) = mg.grad(x.grad.sum(), [x])
+        assert second.tolist() == [2.0 * 10 * THREADS] * SIZE
+    x.grad = None  # it holds a graph that holds x
+
+
+def test_a_shared_tensor_that_keeps_its_gradient_loses_none():
+    x = mg.tensor(np.ones(SIZE), requires_grad=True)
+    h = x * 2.0
+    h.retain_grad()
+    y = h.sum()
+
+    def work(k):
+        for _ in range(10):
+            y.backward(retain_graph=True)
+
+    switching_often(work)
+    assert h.grad.tolist() == [10.0 * THREADS] * SIZE
 
 
 def test_a_shared_graph_that_is_retained():

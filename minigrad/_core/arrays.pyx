@@ -325,6 +325,15 @@ cdef void bounds(ndarray a, size_t* low, size_t* high) noexcept:
             low[0] += step
 
 
+def first_read_only(list arrays not None):
+    """The place of the first of NumPy's arrays that cannot be written to, -1 where there is none."""
+    cdef Py_ssize_t k
+    for k in range(len(arrays)):
+        if type(arrays[k]) is ndarray and not PyArray_CHKFLAGS(<ndarray>arrays[k], NPY_ARRAY_WRITEABLE):
+            return k
+    return -1
+
+
 def sum_small(x, axis=None, bint keepdims=False):
     """Kernel of the op ``sum``: all elements of a small contiguous array."""
     if axis is not None or keepdims:

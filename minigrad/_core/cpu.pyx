@@ -3,6 +3,7 @@ from libc.stdlib cimport getenv
 
 import os
 import sys
+from importlib.util import find_spec
 
 from minigrad import threads
 
@@ -26,7 +27,11 @@ cdef extern from *:
             && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
             && __builtin_cpu_supports("avx512vl");
     }
+    #if defined(__clang__) || __GNUC__ >= 11
     static int mg_has_bf16(void) { return mg_has_v4() && __builtin_cpu_supports("avx512bf16"); }
+    #else
+    static int mg_has_bf16(void) { return 0; }
+    #endif
     #else
     static int mg_has_v3(void) { return 0; }
     static int mg_has_v4(void) { return 0; }
@@ -49,15 +54,25 @@ cdef extern from *:
 
 # ---- the instruction set ---------------------------------------------------------------------------------------------
 
-cdef tuple _levels = ("base",)
-if os.uname().machine in ("x86_64", "amd64") if hasattr(os, "uname") else False:
-    _levels = ("v2", "v3", "v4")[:3 if mg_has_v4() else 2 if mg_has_v3() else 1]
-cdef str _level = _levels[len(_levels) - 1]
 cdef list _kernels = []
+cdef list _watched = None
+
+
+def find_levels():
+    """The instruction sets that the processor has and the loops were built for, base where there is no other one."""
+    known = ("base",)
+    if os.uname().machine in ("x86_64", "amd64") if hasattr(os, "uname") else False:
+        known = ("base", "v2", "v3", "v4")[:4 if mg_has_v4() else 3 if mg_has_v3() else 2]
+    # a compiler may know fewer than the processor has
+    return tuple([name for name in known if find_spec(f"minigrad._core.loops.elementwise_{name}")]) or ("base",)
+
+
+cdef tuple _levels = find_levels()
+cdef str _level = _levels[len(_levels) - 1]
 
 
 def levels():
-    """The instruction sets that this processor has, the widest last: x86-64-v2, -v3 and -v4, elsewhere only base."""
+    """The instruction sets that can be used here, the widest last: x86-64-v2, -v3 and -v4, elsewhere only base."""
     return _levels
 
 
@@ -72,8 +87,7 @@ def use_level(str name not None):
     if name not in _levels:
         raise ValueError(f"MINIGRAD_CPU is {name!r}, needs one that this processor has: {', '.join(_levels)}")
     before, _level = _level, name
-    for kernel in _kernels:
-        (<Kernel>kernel).function = None
+    unload()
     return before
 
 
@@ -84,6 +98,28 @@ def has_bf16():
 
 if os.environ.get("MINIGRAD_CPU"):
     use_level(os.environ["MINIGRAD_CPU"])
+
+
+cdef unload():
+    """Let each kernel be loaded anew when it is called next."""
+    for kernel in _kernels:
+        (<Kernel>kernel).function = None
+
+
+def watch(list seen):
+    """Note every call of a kernel from now on as (its name, whether it took the arguments); None ends it."""
+    global _watched
+    _watched = seen
+    unload()
+
+
+def watched(str name, function, list seen):
+    """A function that notes its calls."""
+    def call(*args, **kwargs):
+        out = function(*args, **kwargs)
+        seen.append((name, out is not NotImplemented))
+        return out
+    return call
 
 
 cdef class Kernel:
@@ -99,6 +135,8 @@ cdef class Kernel:
             if name not in sys.modules:
                 __import__(name)
             self.function = getattr(sys.modules[name], self.name)
+            if _watched is not None:
+                self.function = watched(f"{self.module}.{self.name}", self.function, _watched)
         return self.function
 
     def __call__(self, *args, **kwargs):

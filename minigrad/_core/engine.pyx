@@ -556,8 +556,7 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
     cdef TensorBase grad
     cdef Version version
     if create:
-        # a copy in the graph: the cotangent may be the caller's own tensor, or that of another leaf
-        leaf._grad = _namespace.positive(g) if leaf._grad is None else _namespace.add(leaf._grad, g)
+        replace_grad(leaf, g)
         return
     with _grad_lock:
         if leaf._grad is None:
@@ -571,8 +570,27 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
             version = version_of(grad)
             version.value += 1
             version.site = "accumulation into .grad by backward"
-        else:
-            leaf._grad = _namespace.add(grad, wrap(g, None))
+            return
+    replace_grad(leaf, wrap(g, None))
+
+
+cdef replace_grad(TensorBase t, object g):
+    """Put ``.grad`` plus a tensor in the place of ``.grad``.
+
+    The sum is recorded and may run anybody's code, so it is made without the lock, and made again where another thread
+    changed ``.grad`` meanwhile.
+    """
+    cdef TensorBase before, total
+    cdef long value
+    while True:
+        before = t._grad
+        value = 0 if before is None else version_of(before).value
+        # a copy: the cotangent may be the caller's own tensor, or that of another leaf
+        total = _namespace.positive(g) if before is None else _namespace.add(before, g)
+        with _grad_lock:
+            if t._grad is before and (before is None or version_of(before).value == value):
+                t._grad = total
+                return
 
 
 cdef TensorBase borrow_grad(TensorBase leaf):
@@ -746,7 +764,7 @@ def retain_grad(TensorBase t not None):
     def keep(g):
         tensor = reference()
         if tensor is not None:
-            tensor._grad = g.clone() if tensor._grad is None else tensor._grad + g
+            replace_grad(tensor, g)
     keep.retains = reference
     register_hook(t, keep)
 

@@ -76,6 +76,8 @@ def flex_attention(
         If the operands, or what a function gives, do not fit.
     DTypeError
         If `mask_mod` gives no bools, or `score_mod` no floating numbers.
+    TypeError
+        If one of them is no callable.
     ValueError
         If the block size is not positive.
 
@@ -105,6 +107,8 @@ def flex_attention(
     """
     query, key, value = (as_operand(NAME, n, x) for n, x in (("query", query), ("key", key), ("value", value)))
     check_operands(NAME, query, key, value)
+    check_callable("score_mod", score_mod, "score, batch, head, query_index, key_index")
+    check_callable("mask_mod", mask_mod, "batch, head, query_index, key_index")
     size = as_index(NAME, "block_size", block_size)
     if size < 1:
         raise ValueError(message(NAME, "block_size", size, "a positive number"))
@@ -318,6 +322,12 @@ def pieces(length: int, size: int) -> list[slice]:
 def masked(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Scores, -inf where a key is not attended."""
     return scores if mask is None else xp.where(mask, scores, -math.inf)
+
+
+def check_callable(name: str, function: Any, takes: str) -> None:
+    """Refuse what cannot be called on blocks, such as a mask or a bias itself."""
+    if function is not None and not callable(function):
+        raise TypeError(message(NAME, name, function, f"None or a function of ({takes})"))
 
 
 def check_fits(name: str, made: Tensor, shape: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes, ops
-from minigrad._core import tape
+from minigrad._core import arrays, tape
 from minigrad.errors import DTypeError, GradError, describe, message
 from minigrad.nn.module import Module, check_initialized, clear_gradients
 from minigrad.nn.parameter import Parameter
@@ -147,6 +147,8 @@ class Optimizer:
             If a parameter still waits for the batch that completes its shape.
         DTypeError
             If a parameter has become a half one.
+        ValueError
+            If a parameter lies in memory that is read-only.
         """
         due = [self._due(group) for group in self.param_groups]
         changed: list[Tensor] = []
@@ -178,6 +180,11 @@ class Optimizer:
             xs.append(x)
             gs.append(grad._array)
             states.append(state)
+        frozen = arrays.first_read_only(xs)
+        if frozen >= 0:
+            where = self._name(group, params[frozen])
+            hint = "Copy it: mg.tensor(array, requires_grad=True)"
+            raise ValueError(message(f"{self._who}.step", where, "read-only", "memory to write to", hint))
         return params, xs, gs, states
 
     def zero_grad(self, set_to_none: bool = True) -> None:

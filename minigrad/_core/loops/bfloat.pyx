@@ -27,7 +27,7 @@ cdef extern from *:
     #define MG_ROWS 6
     #define MG_COLUMNS 64
 
-    #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__GNUC__)
+    #if defined(__AVX512F__) && defined(__AVX512BW__) && (defined(__clang__) || __GNUC__ >= 10)
     #include <immintrin.h>
     #define MG_HAS_BFLOAT 1
 

@@ -291,21 +291,3 @@ cdef inline real erf(real x) noexcept nogil:
         near = 0.1283791670955126 + z * (-0.3761263890318375 + z * near)
     far = <real>1 - <real>2 * exp_not_positive(-z) * tail_ratio(x * <real>1.4142135623730951)
     return x + x * near if z < 1 else with_sign(far, x)
-
-
-cdef inline real largest(const real* x, npy_intp n) noexcept nogil:
-    """The maximum but for NaN; four at a time, since each comparison waits for the one before."""
-    cdef real a = -INFINITY, b = -INFINITY, c = -INFINITY, d = -INFINITY
-    cdef npy_intp j = 0
-    while j + 4 <= n:
-        a = x[j] if x[j] > a else a
-        b = x[j + 1] if x[j + 1] > b else b
-        c = x[j + 2] if x[j + 2] > c else c
-        d = x[j + 3] if x[j + 3] > d else d
-        j += 4
-    while j < n:
-        a = x[j] if x[j] > a else a
-        j += 1
-    a = a if a > b else b
-    c = c if c > d else d
-    return a if a > c else c

@@ -90,6 +90,11 @@ cdef inline real* at(void* x, npy_intp start, real like) noexcept nogil:
     return NULL if x == NULL else <real*>x + start
 
 
+cdef inline real penalized(real g, real penalty, real x) noexcept nogil:
+    """g + penalty * x; g where there is no penalty, though x be infinite. The compiler asks outside of the loop."""
+    return g + penalty * x if penalty != 0 else g
+
+
 # ---- SGD -------------------------------------------------------------------------------------------------------------
 
 cdef void sgd_loop(
@@ -100,16 +105,16 @@ cdef void sgd_loop(
     cdef real g, b
     if buffer == NULL:
         for i in range(n):
-            x[i] -= lr * (sign * grad[i] + weight_decay * x[i])
+            x[i] -= lr * penalized(sign * grad[i], weight_decay, x[i])
     elif nesterov:
         for i in range(n):
-            g = sign * grad[i] + weight_decay * x[i]
+            g = penalized(sign * grad[i], weight_decay, x[i])
             b = momentum * buffer[i] + fresh * g
             buffer[i] = b
             x[i] -= lr * (g + momentum * b)
     else:
         for i in range(n):
-            g = sign * grad[i] + weight_decay * x[i]
+            g = penalized(sign * grad[i], weight_decay, x[i])
             b = momentum * buffer[i] + fresh * g
             buffer[i] = b
             x[i] -= lr * b
@@ -196,10 +201,10 @@ cdef void adam_loop(
     real step_size, real root_scale,
 ) noexcept nogil:
     cdef npy_intp i
-    cdef real g, m, v
+    cdef real g, m, v, top
     if largest == NULL:
         for i in range(n):
-            g = sign * grad[i] + penalty * x[i]
+            g = penalized(sign * grad[i], penalty, x[i])
             m = beta1 * first[i] + fresh1 * g
             v = beta2 * second[i] + fresh2 * g * g
             first[i] = m
@@ -207,12 +212,14 @@ cdef void adam_loop(
             x[i] = shrink * x[i] - step_size * m / (root(v) * root_scale + eps)
     else:
         for i in range(n):
-            g = sign * grad[i] + penalty * x[i]
+            g = penalized(sign * grad[i], penalty, x[i])
             m = beta1 * first[i] + fresh1 * g
             v = beta2 * second[i] + fresh2 * g * g
             first[i] = m
             second[i] = v
-            v = largest[i] if largest[i] >= v else v
+            top = largest[i]
+            v = top if top >= v else v
+            v = top if top != top else v  # NaN stays, as in numpy.maximum
             largest[i] = v
             x[i] = shrink * x[i] - step_size * m / (root(v) * root_scale + eps)
 

@@ -2,20 +2,26 @@
 
 An array of C order is blocks of n lines of ``inner`` elements, n being the extent of the axis. Where it is the last
 axis (inner = 1) the work is cut into rows, elsewhere into strips of neighboring columns, each of which stays in the
-cache, if it can, while it is passed over two or three times. A kernel answers NotImplemented for what it does not take
-(another dtype, several axes, nothing at all, a logit of +inf); the generic body then runs, or says what is wrong.
+cache, if it can, while it is passed over two or three times. Where there are fewer than FEW of either, and each is
+long, threads share each of them. A kernel answers NotImplemented for what it does not take (another dtype, several
+axes, nothing at all, a logit of +inf); the generic body then runs, or says what is wrong.
 """
 from cython.parallel cimport prange
-from libc.math cimport INFINITY, log
+from libc.math cimport INFINITY
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
 from numpy cimport (
     NPY_FLOAT, NPY_MAXDIMS, PyArray_CompareLists, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_IS_C_CONTIGUOUS,
     PyArray_IS_F_CONTIGUOUS, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array, ndarray, npy_intp,
 )
 
 from minigrad._core.cpu cimport threads_for
-from minigrad._core.loops.math cimport exp_not_positive
 from minigrad._core.loops.plain cimport RELEASE_GIL, empty_like, real, same_shape
-from minigrad._core.loops.rows cimport exponentials, in_order, row_dot, row_largest, row_sum, sum_exponentials
+from minigrad._core.loops.rows cimport BLOCK, in_order, row_largest
+from minigrad._core.loops.softmax_parts cimport (
+    LOG_SOFTMAX, LOG_SOFTMAX_VJP, LOGSUMEXP, LOGSUMEXP_VJP, SOFTMAX, SOFTMAX_VJP, Function, end_of_sum, end_sums,
+    finish_row, finish_strip, has_top, settle, strip_sums, strip_tops, sum_of_row,
+)
 from minigrad._core.loops.stream cimport STREAMED, stream
 
 import_array()
@@ -25,14 +31,10 @@ cdef enum:
     WIDE = 2048       # and in the widest
     STRIP = 65_536    # elements of a strip that stay in the cache
     ROW = 8192        # elements of a row that is made there before it is written
-
-cdef enum Function:
-    SOFTMAX
-    LOG_SOFTMAX
-    LOGSUMEXP
-    SOFTMAX_VJP
-    LOG_SOFTMAX_VJP
-    LOGSUMEXP_VJP
+    FEW = 8           # pieces, too few for many threads
+    LONG = 131_072    # elements of a row, or of columns, that are worth sharing
+    HIGH = 128        # rows of a block of columns, at least
+    TILE = 16_384     # elements of such a block, unless it were higher than BLOCK
 
 cdef struct Task:
     Function function
@@ -43,203 +45,61 @@ cdef struct Task:
     npy_intp strips       # of one block
     npy_intp pieces       # rows, or strips of all blocks
     bint streams          # rows are made in the cache and written past it
+    bint shares           # threads share each row, or all columns of a block, since there are few
 
 
-# ---- the last axis ---------------------------------------------------------------------------------------------------
+# ---- pieces: a row, or a strip of columns ----------------------------------------------------------------------------
 
 
-cdef inline bint find_top(const real* x, npy_intp n, real* top) noexcept nogil:
-    """What to subtract before exp: the maximum, or 0 if all is -inf; False if it is +inf."""
-    top[0] = row_largest(x, n)
-    if top[0] == -INFINITY:
-        top[0] = 0
-    return top[0] != INFINITY
-
-
-cdef bint softmax_row(const real* g, const real* x, real* out, npy_intp n) noexcept nogil:
-    """The softmax, times the number at `g` where there is one."""
-    cdef real top, scale
-    cdef double total
-    cdef npy_intp j
-    if not find_top(x, n, &top):
-        return False
-    total = exponentials(x, top, out, n)
-    if total == 0:
-        total = 1.0
-    scale = <real>(1 / total) if g == NULL else <real>(g[0] / total)
-    for j in range(n):
-        out[j] *= scale
-    return True
-
-
-cdef bint log_softmax_row(const real* x, real* out, npy_intp n) noexcept nogil:
-    cdef real top, log_total
-    cdef double total
-    cdef npy_intp j
-    if not find_top(x, n, &top):
-        return False
-    total = sum_exponentials(x, top, n)
-    log_total = <real>log(1.0 if total == 0 else total)
-    for j in range(n):
-        out[j] = (x[j] - top) - log_total
-    return True
-
-
-cdef bint logsumexp_row(const real* x, real* out, npy_intp n) noexcept nogil:
-    cdef real top
-    if not find_top(x, n, &top):
-        return False
-    out[0] = <real>log(sum_exponentials(x, top, n)) + top
-    return True
-
-
-cdef void softmax_vjp_row(const real* g, const real* y, real* out, npy_intp n) noexcept nogil:
-    cdef real mean = <real>row_dot(g, y, n)
-    cdef npy_intp j
-    for j in range(n):
-        out[j] = y[j] * (g[j] - mean)
-
-
-cdef void log_softmax_vjp_row(const real* g, const real* y, real* out, npy_intp n) noexcept nogil:
-    cdef real total = <real>row_sum(g, n)
-    cdef npy_intp j
-    for j in range(n):
-        out[j] = g[j] - exp_not_positive(y[j]) * total
-
-
-# ---- another axis: `width` columns side by side ----------------------------------------------------------------------
-
-
-cdef inline bint find_tops(const Task* task, npy_intp width, const real* x, real* top) noexcept nogil:
-    """What to subtract before exp in each column; False if the maximum of one is +inf."""
-    cdef npy_intp i, k
-    cdef bint finite = True
-    for k in range(width):
-        top[k] = -INFINITY
-    for i in range(task.n):
-        for k in range(width):
-            top[k] = x[i * task.inner + k] if x[i * task.inner + k] > top[k] else top[k]
-    for k in range(width):
-        finite = finite and top[k] != INFINITY
-        top[k] = 0 if top[k] == -INFINITY else top[k]
-    return finite
-
-
-cdef bint softmax_strip(const Task* task, npy_intp width, const real* g, const real* x, real* out) noexcept nogil:
-    """The softmax of each column, times its number of `g` where there is one."""
-    cdef real top[WIDE]
-    cdef real total[WIDE]
-    cdef npy_intp i, k, at
-    if not find_tops(task, width, x, top):
-        return False
-    for k in range(width):
-        total[k] = 0
-    for i in range(task.n):
-        at = i * task.inner
-        for k in range(width):
-            out[at + k] = exp_not_positive(<real>(x[at + k] - top[k]))
-            total[k] += out[at + k]
-    for k in range(width):
-        total[k] = (<real>1 if g == NULL else g[k]) / (<real>1 if total[k] == 0 else total[k])
-    for i in range(task.n):
-        at = i * task.inner
-        for k in range(width):
-            out[at + k] *= total[k]
-    return True
-
-
-cdef bint logarithm_strip(const Task* task, npy_intp width, const real* x, real* out) noexcept nogil:
-    """The log_softmax or the logsumexp of each column."""
-    cdef real top[WIDE]
-    cdef real total[WIDE]
-    cdef npy_intp i, k, at
-    if not find_tops(task, width, x, top):
-        return False
-    for k in range(width):
-        total[k] = 0
-    for i in range(task.n):
-        at = i * task.inner
-        for k in range(width):
-            total[k] += exp_not_positive(<real>(x[at + k] - top[k]))
-    if task.function == LOGSUMEXP:
-        for k in range(width):
-            out[k] = <real>log(total[k]) + top[k]
-        return True
-    for k in range(width):
-        total[k] = <real>log(<real>1 if total[k] == 0 else total[k])
-    for i in range(task.n):
-        at = i * task.inner
-        for k in range(width):
-            out[at + k] = (x[at + k] - top[k]) - total[k]
-    return True
-
-
-cdef void vjp_strip(const Task* task, npy_intp width, const real* g, const real* y, real* out) noexcept nogil:
-    """The gradients of softmax or log_softmax."""
-    cdef real total[WIDE]
-    cdef npy_intp i, k, at
-    for k in range(width):
-        total[k] = 0
-    if task.function == SOFTMAX_VJP:
-        for i in range(task.n):
-            at = i * task.inner
-            for k in range(width):
-                total[k] += g[at + k] * y[at + k]
-        for i in range(task.n):
-            at = i * task.inner
-            for k in range(width):
-                out[at + k] = y[at + k] * (g[at + k] - total[k])
-    else:
-        for i in range(task.n):
-            at = i * task.inner
-            for k in range(width):
-                total[k] += g[at + k]
-        for i in range(task.n):
-            at = i * task.inner
-            for k in range(width):
-                out[at + k] = g[at + k] - exp_not_positive(y[at + k]) * total[k]
-
-
-# ---- pieces ----------------------------------------------------------------------------------------------------------
+cdef inline const real* cotangents(const Task* task, const real* g, npy_intp at, npy_intp reduced) noexcept nogil:
+    """Where those of a piece are, if the function has any; logsumexp's lie at the place of its result."""
+    if g == NULL:
+        return NULL
+    return g + (reduced if task.function == LOGSUMEXP_VJP else at)
 
 
 cdef bint run_row(const Task* task, npy_intp i, const real* g, const real* x, real* out) noexcept nogil:
     cdef real row[ROW]
+    cdef real top = 0, end
     cdef npy_intp n = task.n, at = i * n
     cdef real* to = out + at
-    cdef bint done = True
     if task.streams:
         to = row
-    if task.function == SOFTMAX:
-        done = softmax_row[real](NULL, x + at, to, n)
-    elif task.function == LOG_SOFTMAX:
-        done = log_softmax_row(x + at, to, n)
-    elif task.function == LOGSUMEXP:
-        done = logsumexp_row(x + at, out + i, n)
-    elif task.function == LOGSUMEXP_VJP:
-        done = softmax_row(g + i, x + at, to, n)
-    elif task.function == SOFTMAX_VJP:
-        softmax_vjp_row(g + at, x + at, to, n)
-    else:
-        log_softmax_vjp_row(g + at, x + at, to, n)
+    g = cotangents(task, g, at, i)
+    x += at
+    if has_top(task.function):
+        top = row_largest(x, n)
+        if not settle(&top, 1):
+            return False
+    end = end_of_sum(task.function, sum_of_row(task.function, g, x, top, to, n), g)
+    if task.function == LOGSUMEXP:
+        out[i] = end + top
+        return True
+    finish_row(task.function, g, x, top, end, to, n)
     if task.streams:
         stream(out + at, row, n * sizeof(real))
-    return done
+    return True
 
 
 cdef bint run_strip(const Task* task, npy_intp piece, const real* g, const real* x, real* out) noexcept nogil:
-    cdef npy_intp block = piece // task.strips, column = (piece % task.strips) * task.width
-    cdef npy_intp width = min(task.width, task.inner - column)
-    cdef npy_intp at = block * task.n * task.inner + column, reduced = block * task.inner + column
-    if task.function == SOFTMAX:
-        return softmax_strip[real](task, width, NULL, x + at, out + at)
-    if task.function == LOG_SOFTMAX:
-        return logarithm_strip(task, width, x + at, out + at)
+    cdef real top[WIDE]
+    cdef real total[WIDE]
+    cdef npy_intp block = piece // task.strips, column = (piece % task.strips) * task.width, k
+    cdef npy_intp width = min(task.width, task.inner - column), n = task.n, inner = task.inner
+    cdef npy_intp at = block * n * inner + column, reduced = block * inner + column
+    g = cotangents(task, g, at, reduced)
+    x += at
+    if has_top(task.function):
+        strip_tops(x, n, inner, width, top)
+        if not settle(top, width):
+            return False
+    strip_sums(task.function, g, x, top, out + at, n, inner, width, total)
+    end_sums(task.function, g, width, total)
     if task.function == LOGSUMEXP:
-        return logarithm_strip(task, width, x + at, out + reduced)
-    if task.function == LOGSUMEXP_VJP:
-        return softmax_strip(task, width, g + reduced, x + at, out + at)
-    vjp_strip(task, width, g + at, x + at, out + at)
+        for k in range(width):
+            out[reduced + k] = total[k] + top[k]
+    else:
+        finish_strip(task.function, g, x, top, total, n, inner, width, out + at)
     return True
 
 
@@ -247,9 +107,141 @@ cdef bint run_piece(const Task* task, npy_intp i, const real* g, const real* x, 
     return run_row(task, i, g, x, out) if task.inner == 1 else run_strip(task, i, g, x, out)
 
 
+# ---- a piece that threads share, where there are few -----------------------------------------------------------------
+
+
+cdef bint share_row(
+    const Task* task, npy_intp i, const real* g, const real* x, real* out, int threads,
+) noexcept nogil:
+    """A row in blocks of those elements that are summed on their own anyway: the bits of `run_row`."""
+    cdef npy_intp n = task.n, blocks = (n + BLOCK - 1) // BLOCK, at = i * n, j
+    cdef npy_intp each = 0 if g == NULL or task.function == LOGSUMEXP_VJP else BLOCK  # cotangents of a block
+    cdef Function function = task.function
+    cdef real top = -INFINITY, end
+    cdef double total = 0.0
+    cdef double* part = <double*>malloc(blocks * sizeof(double))
+    if part == NULL:
+        return False
+    g = cotangents(task, g, at, i)
+    x += at
+    if has_top(function):
+        for j in prange(blocks, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+            part[j] = row_largest(x + j * BLOCK, min(BLOCK, n - j * BLOCK))
+        for j in range(blocks):
+            top = <real>part[j] if part[j] > top else top
+    if not settle(&top, 1):
+        free(part)
+        return False
+    for j in prange(blocks, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+        part[j] = sum_of_row(
+            function, g + j * each, x + j * BLOCK, top, out + at + j * BLOCK, min(BLOCK, n - j * BLOCK)
+        )
+    for j in range(blocks):
+        total += part[j]
+    free(part)
+    end = end_of_sum(function, total, g)
+    if function == LOGSUMEXP:
+        out[i] = end + top
+        return True
+    for j in prange(blocks, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+        finish_row(
+            function, g + j * each, x + j * BLOCK, top, end, out + at + j * BLOCK, min(BLOCK, n - j * BLOCK)
+        )
+    return True
+
+
+cdef enum Step:
+    TOPS
+    SUMS
+    FINISH
+
+
+cdef void share_tile(
+    Step step, const Task* task, npy_intp piece, npy_intp high, const real* g, const real* x, real* tops, real* totals,
+    real* out,
+) noexcept nogil:
+    """A step for some rows and columns; the first two leave a row of `tops` or `totals` for each block of rows."""
+    cdef real top[WIDE]
+    cdef real total[WIDE]
+    cdef npy_intp block = piece // task.strips, column = (piece % task.strips) * task.width
+    cdef npy_intp width = min(task.width, task.inner - column), n = min(high, task.n - block * high)
+    cdef npy_intp at = block * high * task.inner + column, place = block * task.inner + column
+    if step == TOPS:
+        strip_tops(x + at, n, task.inner, width, top)
+        memcpy(tops + place, top, width * sizeof(real))
+        return
+    g = cotangents(task, g, at, 0)
+    memcpy(top, tops + column, width * sizeof(real))
+    if step == SUMS:
+        strip_sums(task.function, g, x + at, top, out + at, n, task.inner, width, total)
+        memcpy(totals + place, total, width * sizeof(real))
+        return
+    memcpy(total, totals + column, width * sizeof(real))
+    finish_strip(task.function, g, x + at, top, total, n, task.inner, width, out + at)
+
+
+cdef void share_step(
+    Step step, const Task* task, npy_intp high, const real* g, const real* x, real* tops, real* totals, real* out,
+    int threads,
+) noexcept nogil:
+    """A step for all rows and columns of a block of the array; what the first two leave is folded in its first row."""
+    cdef npy_intp blocks = (task.n + high - 1) // high, i, k
+    cdef double total
+    for i in prange(blocks * task.strips, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+        share_tile(step, task, i, high, g, x, tops, totals, out)
+    if step == TOPS:
+        for i in range(1, blocks):
+            for k in range(task.inner):
+                tops[k] = tops[i * task.inner + k] if tops[i * task.inner + k] > tops[k] else tops[k]
+    elif step == SUMS:
+        for k in range(task.inner):
+            total = 0.0
+            for i in range(blocks):
+                total += totals[i * task.inner + k]
+            totals[k] = <real>total
+
+
+cdef bint share_columns(
+    const Task* task, npy_intp i, const real* g, const real* x, real* out, int threads,
+) noexcept nogil:
+    """Columns, cut across into blocks of rows."""
+    cdef npy_intp high = max(HIGH, min(BLOCK, TILE // task.inner)), blocks = (task.n + high - 1) // high, k
+    cdef npy_intp at = i * task.n * task.inner, reduced = i * task.inner
+    cdef real* tops = <real*>calloc(2 * blocks * task.inner, sizeof(real))
+    cdef real* totals = tops + blocks * task.inner
+    if tops == NULL:
+        return False
+    g = cotangents(task, g, at, reduced)
+    x += at
+    if has_top(task.function):
+        share_step(TOPS, task, high, g, x, tops, totals, out, threads)
+        if not settle(tops, task.inner):
+            free(tops)
+            return False
+    share_step(SUMS, task, high, g, x, tops, totals, out + at, threads)
+    end_sums(task.function, g, task.inner, totals)
+    if task.function == LOGSUMEXP:
+        for k in range(task.inner):
+            out[reduced + k] = totals[k] + tops[k]
+    else:
+        share_step(FINISH, task, high, g, x, tops, totals, out + at, threads)
+    free(tops)
+    return True
+
+
+# ---- all pieces ------------------------------------------------------------------------------------------------------
+
+
 cdef bint run_parallel(const Task* task, const real* g, const real* x, real* out, int threads) noexcept nogil:
     cdef npy_intp i
     cdef int failed = 0
+    if task.shares:
+        for i in range(task.pieces // task.strips):
+            if task.inner == 1:
+                failed += not share_row(task, i, g, x, out, threads)
+            else:
+                failed += not share_columns(task, i, g, x, out, threads)
+        return failed == 0
     for i in prange(task.pieces, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
         failed += not run_piece(task, i, g, x, out)
     return failed == 0
@@ -293,6 +285,7 @@ cdef bint plan(Task* task, Function function, ndarray x, object axis):
     task.strips = (task.inner + task.width - 1) // task.width
     task.pieces = outer * task.strips
     task.streams = task.inner == 1 and task.n <= ROW and function != LOGSUMEXP and PyArray_NBYTES(x) >= STREAMED
+    task.shares = task.pieces < FEW and task.n * task.inner >= LONG and task.n > STRIP // NARROW
     return True
 
 
