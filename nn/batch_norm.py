@@ -102,6 +102,7 @@ class BatchNorm(Normalization):
             raise ValueError(message(who, "momentum", momentum, "a share, 0 <= momentum <= 1, or None"))
         self.momentum = momentum
         self.axis = axis
+        self._setup(features, eps, weight=affine, bias=affine, dtype=dtype)
         shape = (None,)
         if track_running_stats:
             self.register_buffer("running_mean", Buffer.deferred(shape, init.zeros, dtype=dtype))
@@ -109,7 +110,7 @@ class BatchNorm(Normalization):
             self.register_buffer("num_batches_tracked", Buffer(ops.zeros((), dtype=dtypes.int64)))
         else:
             self.running_mean = self.running_var = self.num_batches_tracked = None
-        self._setup(features, eps, weight=affine, bias=affine, dtype=dtype)
+        self._complete(self._given)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x, (batch, channels, ...) where `axis` is 1."""

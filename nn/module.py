@@ -471,7 +471,7 @@ def _parts(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple
 def check_initialized(who: str, name: str, t: Tensor) -> None:
     """Raise where a tensor still waits for the batch that completes its shape."""
     if isinstance(t, Deferred) and not t.is_initialized:
-        hint = "Pass in_features= to its layer, or call the model on one batch first"
+        hint = "Give its layer the number of features (in_features=, features=), or call the model on one batch first"
         raise ShapeError(message(who, name, f"uninitialized, {shape_text(t)}", "its full shape", hint))
 
 

@@ -71,7 +71,7 @@ class Normalization(Module):
         return None if shape is None else shape[0] if len(shape) == 1 else shape
 
     def _check(self, x: Any, axis: int) -> Tensor:
-        """Make a tensor of x whose features, from `axis` on where it is negative, fit; the first completes what waits."""
+        """Make a tensor of x whose features, from `axis` on if negative, fit; the first completes what waits."""
         x = ops.asarray(x)
         who, known = type(self).__name__, self._known()
         if not -x.ndim <= axis < x.ndim:

@@ -179,7 +179,7 @@ def _shapes(given: Any) -> Sequence[Any]:
         return [(given,)]
     if isinstance(given, Sequence) and all(isinstance(n, int) for n in given):
         return [tuple(given)]
-    if isinstance(given, Sequence) and all(isinstance(shape, Sequence) for shape in given):
+    if isinstance(given, Sequence) and all(isinstance(shape, (tuple, list)) for shape in given):
         return given
     raise TypeError(message("summary", "input_shape", given, "a shape, batch included, or a list of several"))
 
