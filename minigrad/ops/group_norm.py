@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from minigrad import dtypes
 from minigrad._core.cpu import Kernel
 from minigrad.errors import ShapeError, describe, message
@@ -73,67 +71,8 @@ _group_norm.samples(
     error(ShapeError, "x is float64 (4,), needs a batch and channels", A((4,)), num_groups=2, eps=0.1),
 )
 
-# Each (sample, channel) is a row with a scale and a shift of its own, so batch_norm's kernels do the passes over memory.
-moments, affine, affine_vjp = (
-    Kernel("batch_norm", name) for name in ("batch_norm_training", "batch_norm", "batch_norm_vjp")
-)
-
-
-def statistics(x: Any, shape: tuple[int, ...], eps: float) -> tuple[Any, Any, Any] | None:
-    """The normalized x, mean and variance of each group; None where the kernel does not take x."""
-    batch, groups, n = shape
-    found = moments(x.reshape(1, batch * groups, n), None, None, eps=eps, axis=1) if x.size else NotImplemented
-    return None if found is NotImplemented else found
-
-
-def per_row(values: Any, shape: tuple[int, ...], x: Any) -> Any:
-    """Numbers of each group, repeated for each of its channels."""
-    return np.repeat(values, x.shape[1] // shape[1])
-
-
-def group_norm_cpu(x: Any, weight: Any, bias: Any, *, num_groups: int, eps: float) -> Any:
-    """Kernel: mean and variance of the groups, then a scale and a shift of the rows."""
-    shape, _ = layout(x, num_groups, weight=weight, bias=bias)
-    found = statistics(x, shape, eps)
-    if found is None:
-        return NotImplemented
-    normal, mean, var = found
-    if weight is None and bias is None:
-        return normal.reshape(x.shape)
-    batch, channels = x.shape[:2]
-    scale = None if weight is None else np.tile(weight, batch)
-    shift = None if bias is None else np.tile(bias, batch)
-    mean, var = per_row(mean, shape, x), per_row(var, shape, x)
-    out = affine(x.reshape(1, batch * channels, -1), mean, var, scale, shift, eps=eps, axis=1)
-    return out if out is NotImplemented else out.reshape(x.shape)
-
-
-def group_norm_vjp_cpu(g: Any, x: Any, weight: Any, *, num_groups: int, eps: float) -> Any:
-    """Kernel of its joint rule: the sums of the rows, then those of their groups."""
-    shape, _ = layout(x, num_groups)
-    found = None if x.dtype != g.dtype else statistics(x, shape, eps)
-    if found is None:
-        return NotImplemented
-    batch, channels = x.shape[:2]
-    mean, var = per_row(found[1], shape, x), per_row(found[2], shape, x)
-    scale = np.ones(batch * channels, x.dtype) if weight is None else np.tile(weight, batch)
-    rows = x.reshape(1, batch * channels, -1)
-    parts = affine_vjp(g.reshape(rows.shape), rows, mean, var, scale, eps=eps, axis=1)
-    if parts is NotImplemented:
-        return parts
-    dx, _, _, slope, shift = parts
-    deviation = np.sqrt(var + x.dtype.type(eps))
-    n = shape[2]
-    pull_slope, pull_shift = (
-        per_row((scale * part).reshape(batch * num_groups, -1).sum(axis=1) / n, shape, x) for part in (slope, shift)
-    )
-    dx += affine(rows, mean, var, -pull_slope / deviation, -pull_shift / deviation, eps=eps, axis=1)
-    dw, db = (part.reshape(batch, channels).sum(axis=0) for part in (slope, shift))
-    return dx.reshape(x.shape), None if weight is None else dw, db
-
-
-_group_norm.kernel("cpu", dtypes.float32, dtypes.float64)(group_norm_cpu)
-_group_norm.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(group_norm_vjp_cpu)
+_group_norm.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("batch_norm", "group_norm"))
+_group_norm.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(Kernel("batch_norm", "group_norm_vjp"))
 
 
 def group_norm(
