@@ -34,6 +34,10 @@ class Embedding(Module):
         distribution.
     dtype : dtype, optional
         Of the table; float32 by default.
+    sparse : bool
+        Whether the gradient keeps the rows that were used alone, and the optimizer touches no others: the cost of a
+        step no longer grows with the table. SGD, Adam and AdamW take it; rows that are not used keep their values and
+        their state (momentum, moments, decay). See `minigrad.nn.functional.embedding`.
 
     Attributes
     ----------
@@ -72,16 +76,20 @@ class Embedding(Module):
         padding_idx: int | None = None,
         embeddings_initializer: str | Callable[..., Any] = "normal",
         dtype: Any = None,
+        sparse: bool = False,
     ) -> None:
         shape = extent("Embedding", "num_embeddings", num_embeddings), extent("Embedding", "features", features)
         self.padding_idx = _checked_padding(padding_idx, shape[0])
+        self.sparse = sparse
         self.weight = Parameter.deferred(shape, init.get(embeddings_initializer), dtype=dtype)
         self.weight.initialize(shape)
         if padding_idx is not None:
             self.weight.detach()[padding_idx] = 0.0
 
     @classmethod
-    def from_pretrained(cls, weight: Any, *, freeze: bool = True, padding_idx: int | None = None) -> Self:
+    def from_pretrained(
+        cls, weight: Any, *, freeze: bool = True, padding_idx: int | None = None, sparse: bool = False
+    ) -> Self:
         """Make a layer of a table of vectors, which is copied.
 
         Parameters
@@ -92,6 +100,8 @@ class Embedding(Module):
             Whether the table is left as it is by training.
         padding_idx : int, optional
             The id whose vector gets no gradient; its values are kept.
+        sparse : bool
+            As for the class.
 
         Returns
         -------
@@ -117,6 +127,7 @@ class Embedding(Module):
             raise ShapeError(message("Embedding", "weight", table, "2 axes, a row of features for each id"))
         made = cls.__new__(cls)
         made.padding_idx = _checked_padding(padding_idx, table.shape[0])
+        made.sparse = sparse
         made.weight = table
         return made
 
@@ -132,13 +143,15 @@ class Embedding(Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """The vectors of ids of any shape, along a last axis more."""
-        return ops.embedding(ids, self.weight, padding_idx=self.padding_idx)
+        return ops.embedding(ids, self.weight, padding_idx=self.padding_idx, sparse=self.sparse)
 
     def extra_repr(self) -> str:
         """The sizes, and what is not the default."""
         text = f"{self.num_embeddings} -> {self.features}"
         if self.padding_idx is not None:
             text += f", padding_idx={self.padding_idx}"
+        if self.sparse:
+            text += ", sparse=True"
         return text if self.weight.requires_grad else f"{text}, frozen"
 
 

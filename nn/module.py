@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
+from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, ShapeError, layer_path, message
 from minigrad.nn.checks import check_hook, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
@@ -480,5 +481,7 @@ def clear_gradients(parameters: list[Any], set_to_none: bool) -> None:
     for p in parameters:
         if set_to_none or p._grad is None:
             p._grad = None
+        elif isinstance(p._grad._array, RowSparse):
+            p._grad = tape.new_tensor(RowSparse.empty(p.shape, p.dtype))
         else:
             p._grad = ops.zeros_like(p._grad.detach())
