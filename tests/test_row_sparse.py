@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import nn, optim
+from minigrad.backend import rows
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import GradError
 from minigrad.nn import functional as F
@@ -84,6 +85,18 @@ def test_repeated_ids_are_added_up_exactly(dtype: Any) -> None:
     out.backward(mg.ones((1000, 1), dtype=dtype))  # in a half type a running sum would stop at 256 or 2048
     assert gradient(weight).astype(np.float64).tolist() == [[1000.0], [0.0], [0.0], [0.0]]
     assert rows_of(weight).dtype == dtype
+
+
+@pytest.mark.parametrize("features", [0, 1, 5])
+def test_the_kernel_adds_as_numpy_does(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, g = np.random.default_rng(0).integers(0, 20, 100), random(100, features).astype(np.float32)
+    found = RowSparse.gather((30, features), ids, g)
+    monkeypatch.setattr(rows, "add_rows", lambda *_, **__: NotImplemented)
+    expected = RowSparse.gather((30, features), ids, g)
+    assert np.array_equal(found.ids, expected.ids)
+    assert np.array_equal(found.ids, np.unique(ids))
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.dense(), scatter((30, features), ids, g), rtol=1e-5, atol=1e-5)
 
 
 def test_a_cotangent_is_not_shared() -> None:

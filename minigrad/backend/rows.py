@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from minigrad._core.cpu import Kernel
+
 __all__ = ["RowSparse", "backend"]
 
 Array = np.ndarray[Any, Any]
+add_rows = Kernel("embedding", "embedding_vjp")
 
 
 class RowSparse:
@@ -41,14 +44,20 @@ class RowSparse:
     def gather(cls, shape: tuple[int, ...], ids: Array, values: Array) -> RowSparse:
         """Add up the rows of each id, in the order in which they come: the work depends on their number alone."""
         order = np.argsort(ids, kind="stable")
-        ids = ids[order].astype(np.int64, copy=False)
-        starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1]))) if ids.size else order
-        rows = values[order]
-        if starts.size != ids.size:
-            half = rows.dtype.itemsize == 2  # half types accumulate in float32
-            total = np.add.reduceat(rows.astype(np.float32) if half else rows, starts, axis=0)
-            ids, rows = ids[starts], total.astype(rows.dtype, copy=False)
-        return cls(shape, ids, rows)
+        found = ids[order].astype(np.int64, copy=False)
+        first = np.ones(found.shape, np.bool_)
+        np.not_equal(found[1:], found[:-1], out=first[1:])
+        starts = np.flatnonzero(first)
+        if starts.size == found.size:
+            return cls(shape, found, values[order])
+        half = values.dtype.itemsize == 2  # half types accumulate in float32
+        wide = values.astype(np.float32) if half else values
+        places = np.empty(found.shape, np.int64)
+        places[order] = np.cumsum(first) - 1
+        total = add_rows(wide, (starts.size, *shape[1:]), places, padding_idx=None)
+        if total is NotImplemented:
+            total = np.add.reduceat(wide[order], starts, axis=0)
+        return cls(shape, found[starts], total.astype(values.dtype, copy=False))
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], dtype: Any) -> RowSparse:
