@@ -11,7 +11,7 @@ from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
-__all__ = ["check_hook", "check_names", "extent", "write"]
+__all__ = ["check_hook", "check_name", "check_names", "extent", "write"]
 
 
 def extent(who: str, name: str, value: Any) -> int:
@@ -30,6 +30,12 @@ def check_hook(hook: Any, who: str) -> Any:
     if not callable(hook):
         raise TypeError(message(who, "hook", hook, "a function"))
     return hook
+
+
+def check_name(who: str, name: Any) -> None:
+    """Raise where an attribute's name would not be found again in a path."""
+    if not isinstance(name, str) or not name or "." in name:
+        raise ValueError(message(who, "name", repr(name), "a name without dots"))
 
 
 def check_names(who: str, found: Iterable[tuple[str, Any]]) -> None:

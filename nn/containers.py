@@ -19,7 +19,7 @@ class _Holder(Module):
     _own_name: str = ""
 
     @property
-    def _name(self) -> str:  # type: ignore[override]
+    def _name(self) -> str:
         return self._own_name
 
     @_name.setter
@@ -258,7 +258,7 @@ class Lambda(Module):
     """
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
-        if not callable(function) or isinstance(function, type):
+        if isinstance(function, type) or not callable(function):
             raise TypeError(message("Lambda", "function", function, "a function"))
         self.function = function
         self.name = name
@@ -269,4 +269,4 @@ class Lambda(Module):
 
     def extra_repr(self) -> str:
         """What the function is called."""
-        return self.name or getattr(self.function, "__name__", type(self.function).__name__)
+        return self.name or str(getattr(self.function, "__name__", type(self.function).__name__))

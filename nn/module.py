@@ -13,7 +13,7 @@ from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, ShapeError, layer_path, message
-from minigrad.nn.checks import check_hook, check_names, write
+from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.summary import Summary, summarize
@@ -251,8 +251,7 @@ class Module:
         >>> layer.state_dict()
         {'scale': tensor([1., 1.])}
         """
-        if not isinstance(name, str) or not name or "." in name:
-            raise ValueError(message("register_buffer", "name", repr(name), "a name without dots"))
+        check_name("register_buffer", name)
         if name not in self._buffers and hasattr(self, name):
             raise ValueError(message("register_buffer", "name", repr(name), "a name that is not an attribute yet"))
         if isinstance(tensor, Parameter):

@@ -32,7 +32,7 @@ class Normalization(Module):
     _vectors: tuple[str, ...] = ("weight", "bias")  # what has the shape of the features
     _usual_eps = 1e-5
 
-    def _setup(self, features: Any, eps: float, *, weight: bool, bias: bool, dtype: Any) -> None:
+    def _setup(self, features: Any, eps: Any, *, weight: bool, bias: bool, dtype: Any) -> None:
         """Make the parameters; `features` is an extent, a sequence of them, or None."""
         who = type(self).__name__
         if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
@@ -70,9 +70,9 @@ class Normalization(Module):
         shape = self._known()
         return None if shape is None else shape[0] if len(shape) == 1 else shape
 
-    def _check(self, x: Any, axis: int) -> Tensor:
-        """Make a tensor of x whose features, from `axis` on if negative, fit; the first completes what waits."""
-        x = ops.asarray(x)
+    def _check(self, value: Any, axis: int) -> Tensor:
+        """Make a tensor whose features, from `axis` on if negative, fit; the first completes what waits."""
+        x: Tensor = ops.asarray(value)
         who, known = type(self).__name__, self._known()
         if not -x.ndim <= axis < x.ndim:
             raise ShapeError(message(who, "x", x, f"{-axis if axis < 0 else axis + 1} axes or more"))

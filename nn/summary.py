@@ -71,8 +71,6 @@ class Summary(NamedTuple):
         ]
         return "\n".join(lines)
 
-    __str__ = __repr__
-
 
 def summarize(module: Module, inputs: tuple[Any, ...], input_shape: Any = None, dtype: Any = None) -> Summary:
     """Make the table of `Module.summary`."""

@@ -212,6 +212,17 @@ def test_it_is_not_written_to() -> None:
     assert np.array_equal(gradient(layer.weight), expected * 2)
 
 
+def test_clipping_scales_the_rows() -> None:
+    """What clipping by the norm does with the arrays of gradients."""
+    layer, expected = looked_up()
+    found = rows_of(layer.weight)
+    norm = np.linalg.norm(found.values)
+    np.testing.assert_allclose(norm, np.linalg.norm(expected), rtol=1e-14)
+    found *= 0.5 / norm
+    assert rows_of(layer.weight) is found
+    np.testing.assert_allclose(gradient(layer.weight), expected * (0.5 / norm), rtol=1e-14)
+
+
 def test_zero_grad_copies_casts_and_state() -> None:
     layer, expected = looked_up()
     for made in (copy.deepcopy(layer), copy.copy(layer)):

@@ -30,7 +30,7 @@ class RowSparse:
     ids : numpy.ndarray of int64
         (rows,), ascending, each once.
     values : numpy.ndarray
-        (rows, *shape[1:]); nobody else holds it.
+        (rows, *shape[1:]); nobody else holds it. Their norm is that of the full array.
     """
 
     __slots__ = ("ids", "shape", "values")
@@ -67,7 +67,7 @@ class RowSparse:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values."""
-        return self.values.dtype
+        return self.values.dtype  # type: ignore[no-any-return]
 
     @property
     def ndim(self) -> int:
@@ -111,6 +111,11 @@ class RowSparse:
         return out
 
     __radd__ = __add__  # addition of two numbers commutes
+
+    def __imul__(self, factor: float) -> RowSparse:
+        """Scale it in place, as clipping and unscaling do with gradients."""
+        self.values *= factor
+        return self
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return self.dense().astype(self.dtype if dtype is None else dtype, copy=False)

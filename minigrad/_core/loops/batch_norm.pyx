@@ -228,7 +228,7 @@ def batch_norm_training_vjp(tuple g not None, x, weight, *, double eps, axis):
     )
 
 
-# ---- groups: the channels of the samples, each a row with a scale and a shift of its own ------------------------------
+# ---- groups: each channel of a sample is a row with a scale and a shift of its own -----------------------------------
 
 cdef ndarray rows_of_groups(ndarray x, object weight, object bias, object num_groups):
     """A table with a column for each channel of each sample: statistics of its group, weight and bias; or None."""
@@ -246,7 +246,9 @@ cdef ndarray rows_of_groups(ndarray x, object weight, object bias, object num_gr
     size = channels // <npy_intp>num_groups
     kept, stats = new_table(rows), new_table(groups)
     table, found = <double*>data(kept), <const double*>data(stats)
-    if not load(table + WEIGHT * rows, weight, x, channels, 1.0) or not load(table + BIAS * rows, bias, x, channels, 0.0):
+    if not load(table + WEIGHT * rows, weight, x, channels, 1.0):
+        return None
+    if not load(table + BIAS * rows, bias, x, channels, 0.0):
         return None
     task = cut(x.reshape(1, groups, -1), 1)
     take_sums(&task, None, x, <double*>data(stats))
