@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from minigrad import dtypes, ops
-from minigrad.autograd import no_grad
+from minigrad._core import tape
 from minigrad.errors import ShapeError, message
 from minigrad.nn import init
 from minigrad.nn.deferred import Buffer
@@ -14,6 +14,8 @@ from minigrad.nn.normalization import Normalization
 from minigrad.tensor import Tensor
 
 __all__ = ["BatchNorm", "BatchNorm1D", "BatchNorm2D"]
+
+_PLAIN = frozenset({dtypes.float32, dtypes.float64})  # what the array library computes in as it is
 
 
 class BatchNorm(Normalization):
@@ -138,12 +140,15 @@ class BatchNorm(Normalization):
         """Move the running statistics, in place, towards those of the batch."""
         count = self.num_batches_tracked
         assert count is not None
-        with no_grad():
-            count += 1
-            share = 1.0 / int(count) if self.momentum is None else self.momentum
-            for running, new in ((mean, batch_mean), (var, batch_var)):
-                running *= 1.0 - share
-                running += (new * share).astype(running.dtype)
+        count._array += 1
+        share = 1.0 / int(count) if self.momentum is None else self.momentum
+        for running, new in ((mean, batch_mean), (var, batch_var)):
+            if running.dtype in _PLAIN:
+                running._array *= 1.0 - share
+                running._array += new._array * share
+            else:
+                running._array[...] = (running * (1.0 - share) + new * share).astype(running.dtype)._array
+        tape.mark_updated([mean, var, count], f"{type(self).__name__} while training")
 
     def extra_repr(self) -> str:
         """The channels, and what is not the default."""

@@ -72,19 +72,33 @@ class Normalization(Module):
 
     def _check(self, value: Any, axis: int) -> Tensor:
         """Make a tensor whose features, from `axis` on if negative, fit; the first completes what waits."""
-        x: Tensor = ops.asarray(value)
+        known, waiting, own = self._given, False, self.__dict__
+        for name in self._vectors:
+            t = own.get(name)
+            if t is not None:
+                if getattr(t, "_fill", None) is None:
+                    known = t._array.shape
+                else:
+                    waiting = True
+        x: Tensor = value if type(value) is Tensor else ops.asarray(value)
+        shape = x.shape
+        found = shape[axis:] if axis < 0 else shape[axis : axis + 1]
+        if waiting or found != known or x.dtype.kind == "c":
+            self._admit(x, axis, found)
+        return x
+
+    def _admit(self, x: Tensor, axis: int, found: tuple[int, ...]) -> None:
+        """Complete what waits with the features of x, if they fit."""
         who, known = type(self).__name__, self._known()
         if not -x.ndim <= axis < x.ndim:
             raise ShapeError(message(who, "x", x, f"{-axis if axis < 0 else axis + 1} axes or more"))
         if x.dtype in dtypes.COMPLEX:
             raise DTypeError(message(who, "x", x, "real numbers"))
-        found = x.shape[axis:] if axis < 0 else (x.shape[axis],)
         if known is not None and found != known:
             raise ShapeError(message(who, "x", x, f"{_text(known)} features on axis {axis}"))
         if known is None and not found[0]:
             raise ShapeError(message(who, "x", x, f"features on axis {axis}, as their number is read from it"))
         self._complete(found)
-        return x
 
     def extra_repr(self) -> str:
         """The features, and what is not the default."""

@@ -241,3 +241,28 @@ def test_half_input_keeps_its_dtype() -> None:
         wide = type(layer)(3)(x.astype(mg.float32))
         assert out.dtype == mg.bfloat16
         assert np.allclose(values(out.astype(mg.float32)), values(wide), rtol=2**-8, atol=2**-8)
+
+
+def test_half_running_statistics_move() -> None:
+    layer = nn.BatchNorm1D(2, momentum=0.5).to(mg.float16)
+    layer(mg.asarray(np.array([[1.0, 2.0], [3.0, 6.0]], np.float16)))
+    assert (layer.running_mean.tolist(), layer.running_var.tolist()) == ([1.0, 2.0], [1.5, 4.5])  # type: ignore[union-attr]
+    assert layer.running_mean.dtype == mg.float16  # type: ignore[union-attr]
+
+
+def test_group_norm_is_the_same_for_every_number_of_threads() -> None:
+    x, g = values(random(8, 32, 40, 40)).astype(np.float32), values(random(8, 32, 40, 40, seed=1)).astype(np.float32)
+    results = []
+    before = mg.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            mg.set_num_threads(threads)
+            t, weight = mg.tensor(x, requires_grad=True), mg.tensor(x[0, :, 0, 0], requires_grad=True)
+            out = mg.group_norm(t, 4, weight)
+            out.backward(mg.asarray(g))
+            results.append([values(out), values(t.grad), values(weight.grad)])
+    finally:
+        mg.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert np.array_equal(a, b)
