@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class RowSparse:
 
     __radd__ = __add__  # addition of two numbers commutes
 
-    def __imul__(self, factor: float) -> RowSparse:
+    def __imul__(self, factor: float) -> Self:
         """Scale it in place, as clipping and unscaling do with gradients."""
         self.values *= factor
         return self
