@@ -299,6 +299,7 @@ NETWORKS = {
         linear=matrices.linear,
         layer_norm=matrices.layer_norm,
         rms_norm=matrices.rms_norm,
+        group_norm=mg.group_norm,
         batch_norm=matrices.batch_norm,
         embedding=matrices.embedding,
         one_hot=matrices.one_hot,
