@@ -23,6 +23,7 @@ from minigrad.ops.matmul import *
 from minigrad.ops.noise import *
 from minigrad.ops.normalization import *
 from minigrad.ops.reduction import *
+from minigrad.ops.rotary import *
 from minigrad.ops.rounding import *
 from minigrad.ops.searching import *
 from minigrad.ops.sets import *
