@@ -17,9 +17,12 @@ from minigrad.nn.activations import (
     Softplus,
     Tanh,
 )
+from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.embedding import Embedding
+from minigrad.nn.feed_forward import FeedForward
+from minigrad.nn.kv_cache import DecoderCache, KVCache, LayerCache
 from minigrad.nn.losses import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -33,11 +36,17 @@ from minigrad.nn.losses import (
 from minigrad.nn.module import LoadReport, Module
 from minigrad.nn.normalization import LayerNorm, RMSNorm
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions, alibi_slopes
 from minigrad.nn.sequential import Sequential
+from minigrad.nn.transformer import Transformer, TransformerDecoder, TransformerEncoder
+from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
-    "ELU", "GELU", "SELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dense", "Dropout", "Embedding", "HuberLoss",
-    "Identity", "KLDivLoss", "L1Loss", "LayerNorm", "LeakyReLU", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module",
-    "NLLLoss", "Parameter", "RMSNorm", "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
-    "activations", "functional", "init",
+    "ELU", "GELU", "SELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "DecoderCache", "Dense", "Dropout", "Embedding",
+    "FeedForward", "HuberLoss", "Identity", "KLDivLoss", "KVCache", "L1Loss", "LayerCache", "LayerNorm",
+    "LeakyReLU", "LearnedPositions", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module",
+    "MultiHeadAttention", "NLLLoss", "Parameter", "RMSNorm", "ReLU", "RotaryPositions", "Sequential", "SiLU",
+    "Sigmoid", "SinusoidalPositions", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Transformer",
+    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "activations",
+    "alibi_slopes", "functional", "init",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from minigrad.ops import linalg as linalg
 from minigrad.ops.activation import *
 from minigrad.ops.arithmetic import *
 from minigrad.ops.attention import *
+from minigrad.ops.attention_weights import *
 from minigrad.ops.bitwise import *
 from minigrad.ops.comparison import *
 from minigrad.ops.complex import *
