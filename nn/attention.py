@@ -41,7 +41,8 @@ class MultiHeadAttention(Module):
     value_dim : int, optional
         Features of a head's values; by default `head_dim`.
     key_features, value_features : int, optional
-        Features of the keys and values that are given; by default `features`, or read from the first batch.
+        Features of the keys and values that are given; by default `features` and `key_features`, or read from the
+        first batch.
     dropout : float
         The probability that a weight is dropped while training, 0 <= dropout < 1.
     bias, output_bias : bool
@@ -138,7 +139,7 @@ class MultiHeadAttention(Module):
         self.key_norm = RMSNorm(size, dtype=dtype) if qk_norm else None
         self.rotary = RotaryPositions() if rotary is True else rotary or None
         if self.rotary is not None and not isinstance(self.rotary, RotaryPositions):
-            raise TypeError(message(NAME, "rotary", rotary, "a bool or an nn.RotaryPositions"))
+            raise TypeError(message(NAME, "rotary", repr(rotary), "a bool or an nn.RotaryPositions"))
         self.register_buffer("slopes", alibi_slopes(self.num_heads, dtype=dtype) if alibi else None, persistent=False)
         self.slopes: Tensor | None
 
@@ -267,17 +268,17 @@ class MultiHeadAttention(Module):
 
     def _complete(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Give the parameters that wait for it their shape."""
-        features = query.shape[-1]
-        if not self.output.weight.is_initialized:
+        for name, x, layer in (("query", query, self.query), ("key", key, self.key), ("value", value, self.value)):
+            if x.shape[-1] != (layer.in_features or x.shape[-1]):
+                raise ShapeError(message(NAME, name, describe(x), f"{layer.in_features} features"))
+        if not self.output.is_complete:
+            features = query.shape[-1]
             size = self._divided(features) if self.head_dim is None else self.head_dim
             own = self._value_dim or size
             self.query.complete(features, self.num_heads * size)
             self.key.complete(key.shape[-1], self.num_kv_heads * size)
             self.value.complete(value.shape[-1], self.num_kv_heads * own)
             self.output.complete(self.num_heads * own, features)
-        for name, x, layer in (("query", query, self.query), ("key", key, self.key), ("value", value, self.value)):
-            if x.shape[-1] != layer.in_features:
-                raise ShapeError(message(NAME, name, describe(x), f"{layer.in_features} features"))
 
     @staticmethod
     def _heads(x: Tensor, heads: int) -> Tensor:

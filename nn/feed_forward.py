@@ -110,7 +110,7 @@ class FeedForward(Module):
         x = x if isinstance(x, Tensor) else ops.asarray(x)
         if not x.ndim or x.shape[-1] != (self.hidden.in_features or x.shape[-1]) or not x.shape[-1]:
             raise ShapeError(message(NAME, "x", x, f"shape (..., {self.hidden.in_features or 'features'})"))
-        if not self.output.weight.is_initialized:
+        if not self.output.is_complete:
             features = x.shape[-1]
             between = self.hidden_features or self._between(features, self.gate is not None)
             if self.gate is not None:

@@ -22,6 +22,7 @@ __all__ = ["LearnedPositions", "RotaryPositions", "SinusoidalPositions", "alibi_
 # Where a sequence starts: one number for all, or one for each sequence of the batch.
 Offset = int | Sequence[int] | Tensor | np.ndarray[Any, Any]
 
+LARGEST = 1 << 16  # positions to keep numbers for; those of later ones are computed in every call
 _NARROW = functools.partial(init.normal, std=0.02)
 
 
@@ -81,6 +82,10 @@ class Tables:
         key = (dtype, like.device)
         table = self.kept.get(key)
         needed = int(np.max(start, initial=0)) + length
+        if needed > LARGEST:
+            places = np.arange(length) + (start if isinstance(start, int) else start[:, None])
+            found = self.compute(places.reshape(-1))
+            return ops.asarray(found.reshape(*places.shape, *found.shape[1:]), dtype=dtype, device=like.device)
         if table is None or table.shape[0] < needed:
             size = max(64, 1 << (needed - 1).bit_length())
             table = ops.asarray(self.compute(np.arange(size)), dtype=dtype, device=like.device)

@@ -66,6 +66,11 @@ class Projection(Module):
         """Features of the output, None until they are known."""
         return self.weight.shape[1] or None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the parameters have their shape; plain tensors in their place have theirs."""
+        return not isinstance(self.weight, Parameter) or self.weight.is_initialized
+
     def complete(self, in_features: int, out_features: int) -> None:
         """Give the parameters that wait for it their shape."""
         self.weight.initialize((in_features, out_features))
