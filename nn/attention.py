@@ -157,12 +157,13 @@ class MultiHeadAttention(Module):
     @property
     def features(self) -> int | None:
         """Features of the queries and of the output, None until they are known."""
-        return self.query.in_features
+        return getattr(self.query, "in_features", None)
 
     @property
     def head_dim(self) -> int | None:
         """Features of a head's queries and keys, None until they are known."""
-        return self.query.out_features and self.query.out_features // self.num_heads
+        width: int | None = getattr(self.query, "out_features", None)
+        return width and width // self.num_heads
 
     def forward(
         self,
@@ -269,9 +270,10 @@ class MultiHeadAttention(Module):
     def _complete(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Give the parameters that wait for it their shape."""
         for name, x, layer in (("query", query, self.query), ("key", key, self.key), ("value", value, self.value)):
-            if x.shape[-1] != (layer.in_features or x.shape[-1]):
-                raise ShapeError(message(NAME, name, describe(x), f"{layer.in_features} features"))
-        if not self.output.is_complete:
+            known = getattr(layer, "in_features", None)  # a layer put in the place of a projection may not say
+            if known and x.shape[-1] != known:
+                raise ShapeError(message(NAME, name, describe(x), f"{known} features"))
+        if isinstance(self.output, Projection) and not self.output.is_complete:
             features = query.shape[-1]
             size = self._divided(features) if self.head_dim is None else self.head_dim
             own = self._value_dim or size

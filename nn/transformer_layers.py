@@ -230,7 +230,7 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
 def norm_first(who: str, norm: str) -> bool:
     """Whether the normalization comes before a part of a layer."""
     if norm not in ("pre", "post"):
-        raise ValueError(message(who, "norm", norm, "'pre' or 'post'"))
+        raise ValueError(message(who, "norm", repr(norm), "'pre' or 'post'"))
     return norm == "pre"
 
 

@@ -448,6 +448,19 @@ def test_projections_are_called_as_layers() -> None:
     assert shapes == [(1, 3, FEATURES)]
 
 
+def test_other_layers_in_the_place_of_projections() -> None:
+    layer = make(2)
+    x = tensor(1, 3, FEATURES)
+    expected = layer(x).tolist()
+    for part in ("query", "key", "value", "output"):
+        projection = getattr(layer, part)
+        dense = nn.Dense(FEATURES, in_features=FEATURES, dtype=mg.float64)
+        dense.load_state_dict(projection.state_dict())
+        setattr(layer, part, nn.Sequential([dense, nn.Identity()]))
+    assert layer(x).tolist() == expected
+    assert layer.features is layer.head_dim is None
+
+
 ERRORS: list[tuple[type[Exception], str, Any]] = [
     (ShapeError, "num_heads is 0, needs at least 1", lambda: nn.MultiHeadAttention(0)),
     (TypeError, r"num_heads is 2\.5, needs an int", lambda: nn.MultiHeadAttention(2.5)),
