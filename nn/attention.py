@@ -12,7 +12,7 @@ from minigrad.nn.kv_cache import KVCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import RMSNorm
 from minigrad.nn.positions import RotaryPositions, alibi_slopes
-from minigrad.nn.projection import Projection, extent, rate
+from minigrad.nn.projection import Projection, as_tensor, extent, rate
 from minigrad.ops.attention import Window, read_positive, read_window
 from minigrad.tensor import Tensor
 
@@ -130,11 +130,11 @@ class MultiHeadAttention(Module):
         keys = features if key_features is None else extent(NAME, "key_features", key_features)
         values = keys if value_features is None else extent(NAME, "value_features", value_features)
         given: dict[str, Any] = {"kernel_initializer": kernel_initializer, "dtype": dtype}
-        self.query = Projection(features, self._times(self.num_heads, size), bias, **given)
-        self.key = Projection(keys, self._times(self.num_kv_heads, size), bias, **given)
-        self.value = Projection(values, self._times(self.num_kv_heads, own), bias, **given)
+        self.query: Module = Projection(features, self._times(self.num_heads, size), bias, **given)
+        self.key: Module = Projection(keys, self._times(self.num_kv_heads, size), bias, **given)
+        self.value: Module = Projection(values, self._times(self.num_kv_heads, own), bias, **given)
         last = bias if output_bias is None else output_bias
-        self.output = Projection(self._times(self.num_heads, own), features, last, **given)
+        self.output: Module = Projection(self._times(self.num_heads, own), features, last, **given)
         self.query_norm = RMSNorm(size, dtype=dtype) if qk_norm else None
         self.key_norm = RMSNorm(size, dtype=dtype) if qk_norm else None
         self.rotary = RotaryPositions() if rotary is True else rotary or None
@@ -262,7 +262,7 @@ class MultiHeadAttention(Module):
 
     @staticmethod
     def _tokens(name: str, x: Any) -> Tensor:
-        given = x if isinstance(x, Tensor) else ops.asarray(x)
+        given = as_tensor(x)
         if given.ndim < 2 or not given.shape[-1]:
             raise ShapeError(message(NAME, name, given, "shape (batch, length, features)"))
         return given
@@ -277,10 +277,14 @@ class MultiHeadAttention(Module):
             features = query.shape[-1]
             size = self._divided(features) if self.head_dim is None else self.head_dim
             own = self._value_dim or size
-            self.query.complete(features, self.num_heads * size)
-            self.key.complete(key.shape[-1], self.num_kv_heads * size)
-            self.value.complete(value.shape[-1], self.num_kv_heads * own)
-            self.output.complete(self.num_heads * own, features)
+            for layer, given, made in (
+                (self.query, features, self.num_heads * size),
+                (self.key, key.shape[-1], self.num_kv_heads * size),
+                (self.value, value.shape[-1], self.num_kv_heads * own),
+                (self.output, self.num_heads * own, features),
+            ):
+                if isinstance(layer, Projection):
+                    layer.complete(given, made)
 
     @staticmethod
     def _heads(x: Tensor, heads: int) -> Tensor:

@@ -10,7 +10,7 @@ from minigrad.errors import ShapeError, message
 from minigrad.nn import activations
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.module import Module
-from minigrad.nn.projection import Projection, extent
+from minigrad.nn.projection import Projection, as_tensor, extent
 from minigrad.tensor import Tensor
 
 __all__ = ["FeedForward"]
@@ -91,9 +91,11 @@ class FeedForward(Module):
         if features is not None:
             features = extent(NAME, "features", features)
             between = between or self._between(features, gated)
-        self.gate = Projection(features, between, bias, activation=function, **given) if gated else None
-        self.hidden = Projection(features, between, bias, activation=None if gated else function, **given)
-        self.output = Projection(between, features, bias, **given)
+        self.gate: Module | None = None
+        if gated:
+            self.gate = Projection(features, between, bias, activation=function, **given)
+        self.hidden: Module = Projection(features, between, bias, activation=None if gated else function, **given)
+        self.output: Module = Projection(between, features, bias, **given)
         self.dropout = Dropout(dropout)
 
     @staticmethod
@@ -103,19 +105,20 @@ class FeedForward(Module):
     @property
     def hidden_features(self) -> int | None:
         """Features in between, None until they are known."""
-        return self.output.in_features or self.hidden.out_features
+        return getattr(self.output, "in_features", None) or getattr(self.hidden, "out_features", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of shape (..., features)."""
-        x = x if isinstance(x, Tensor) else ops.asarray(x)
-        if not x.ndim or x.shape[-1] != (self.hidden.in_features or x.shape[-1]) or not x.shape[-1]:
-            raise ShapeError(message(NAME, "x", x, f"shape (..., {self.hidden.in_features or 'features'})"))
-        if not self.output.is_complete:
+        x = as_tensor(x)
+        known = getattr(self.hidden, "in_features", None)  # a layer put in the place of a projection may not say
+        if not x.ndim or not x.shape[-1] or (known and x.shape[-1] != known):
+            raise ShapeError(message(NAME, "x", x, f"shape (..., {known or 'features'})"))
+        if isinstance(self.output, Projection) and not self.output.is_complete:
             features = x.shape[-1]
             between = self.hidden_features or self._between(features, self.gate is not None)
-            if self.gate is not None:
-                self.gate.complete(features, between)
-            self.hidden.complete(features, between)
+            for layer in (self.gate, self.hidden):
+                if isinstance(layer, Projection):
+                    layer.complete(features, between)
             self.output.complete(between, features)
         y = self.hidden(x)
         if self.gate is not None:

@@ -14,7 +14,7 @@ from minigrad.errors import ShapeError, message
 from minigrad.nn import init
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
-from minigrad.nn.projection import extent, rate
+from minigrad.nn.projection import as_tensor, extent, rate
 from minigrad.tensor import Tensor
 
 __all__ = ["LearnedPositions", "RotaryPositions", "SinusoidalPositions", "alibi_slopes"]
@@ -327,7 +327,7 @@ class RotaryPositions(Module):
 
 def tokens(who: str, x: Tensor) -> Tensor:
     """An input with a length and features."""
-    x = ops.asarray(x)
+    x = as_tensor(x)
     if x.ndim < 2:
         raise ShapeError(message(who, "x", x, "shape (..., length, features)"))
     return x if x.dtype in dtypes.FLOATING else ops.astype(x, dtypes.default_float)
