@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.errors import ShapeError, describe, message
 from minigrad.ops.registry import Array, DTypeRule, op
 from minigrad.ops.samples import A, case, error
@@ -116,29 +115,6 @@ def check(x: Array, cos: Array, sin: Array) -> None:
         raise ShapeError(message("rotary_embedding", "cos", cos, f"a shape that broadcasts to {whole}, as x is given"))
 
 
-@rotary_embedding.kernel("cpu", dtypes.float32, dtypes.float64)
-def _cpu(x: np.ndarray[Any, Any], cos: np.ndarray[Any, Any], sin: np.ndarray[Any, Any], *, interleaved: bool) -> Any:
-    check(x, cos, sin)
-    pairs = cos.shape[-1]
-    out = np.empty_like(x)
-    first, second = halves(x, pairs, interleaved)
-    out_first, out_second = halves(out, pairs, interleaved)
-    np.multiply(first, cos, out=out_first)
-    np.multiply(second, cos, out=out_second)
-    product = second * sin
-    out_first -= product
-    out_second += np.multiply(first, sin, out=product)
-    out[..., 2 * pairs :] = x[..., 2 * pairs :]
-    return out
-
-
-@rotary_embedding.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)
-def _vjp_cpu(
-    g: np.ndarray[Any, Any], cos: np.ndarray[Any, Any], sin: np.ndarray[Any, Any], *, interleaved: bool
-) -> Any:
-    return _cpu(g, cos, -sin, interleaved=interleaved)
-
-
 rotary_embedding.samples(
     case((3, 4), (3, 2), (3, 2)),
     case((3, 4), (3, 2), (3, 2), interleaved=True),
@@ -157,3 +133,5 @@ rotary_embedding.samples(
     error(ShapeError, "needs a shape that broadcasts to (3, 2)", (3, 4), (1, 3, 2), (1, 3, 2)),
     error(TypeError, "rotary_embedding: got complex128", A((2, 2), kind="complex"), (2, 1), (2, 1)),
 )
+rotary_embedding.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("rotary", "rotary"))
+rotary_embedding.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("rotary", "rotary_vjp"))
