@@ -12,7 +12,7 @@ from minigrad.nn.kv_cache import KVCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import RMSNorm
 from minigrad.nn.positions import RotaryPositions, alibi_slopes
-from minigrad.nn.projection import Projection, as_tensor, extent, rate
+from minigrad.nn.projection import Projection, as_tensor, extent, made_norm, rate
 from minigrad.ops.attention import Window, read_positive, read_window
 from minigrad.tensor import Tensor
 
@@ -135,8 +135,8 @@ class MultiHeadAttention(Module):
         self.value: Module = Projection(values, self._times(self.num_kv_heads, own), bias, **given)
         last = bias if output_bias is None else output_bias
         self.output: Module = Projection(self._times(self.num_heads, own), features, last, **given)
-        self.query_norm = RMSNorm(size, dtype=dtype) if qk_norm else None
-        self.key_norm = RMSNorm(size, dtype=dtype) if qk_norm else None
+        self.query_norm = made_norm(RMSNorm, size, dtype) if qk_norm else None
+        self.key_norm = made_norm(RMSNorm, size, dtype) if qk_norm else None
         self.rotary = RotaryPositions() if rotary is True else rotary or None
         if self.rotary is not None and not isinstance(self.rotary, RotaryPositions):
             raise TypeError(message(NAME, "rotary", repr(rotary), "a bool or an nn.RotaryPositions"))

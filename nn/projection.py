@@ -13,7 +13,7 @@ from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
-__all__ = ["Projection", "as_tensor", "extent", "rate"]
+__all__ = ["Projection", "as_tensor", "extent", "made_norm", "rate"]
 
 
 class Projection(Module):
@@ -114,3 +114,9 @@ def rate(who: str, name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(message(who, name, value, "a number")) from None
+
+
+def made_norm(norm_layer: Callable[[int | None], Module], features: int | None, dtype: Any) -> Module:
+    """A normalization of some features, cast where there is a dtype."""
+    norm = norm_layer(features)
+    return norm if dtype is None else norm.to(dtype=dtype)

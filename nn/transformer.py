@@ -8,8 +8,8 @@ from minigrad.errors import ShapeError, message
 from minigrad.nn.kv_cache import DecoderCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
-from minigrad.nn.projection import extent
-from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer, made_norm
+from minigrad.nn.projection import extent, made_norm
+from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from minigrad.tensor import Tensor
 
 __all__ = ["Transformer", "TransformerDecoder", "TransformerEncoder"]

@@ -12,6 +12,7 @@ from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
+from minigrad.nn.projection import made_norm
 from minigrad.tensor import Tensor
 
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
@@ -232,8 +233,3 @@ def norm_first(who: str, norm: str) -> bool:
     if norm not in ("pre", "post"):
         raise ValueError(message(who, "norm", repr(norm), "'pre' or 'post'"))
     return norm == "pre"
-
-
-def made_norm(norm_layer: Callable[..., Module], features: int | None, dtype: Any) -> Module:
-    """A normalization; a dtype is passed on only where there is one."""
-    return norm_layer(features) if dtype is None else norm_layer(features, dtype=dtype)

@@ -159,7 +159,7 @@ class Translator(nn.Module):
     """Embeddings, positions, a Transformer and logits with tied weights."""
 
     def __init__(self, vocabulary: int, **chosen: Any) -> None:
-        self.tokens = nn.Embedding(vocabulary, WIDTH, dtype=mg.float64)
+        self.tokens = nn.Embedding(vocabulary, WIDTH).to(mg.float64)
         self.positions = nn.SinusoidalPositions()
         self.transformer = nn.Transformer(HEADS, 1, 2, 6, **chosen)
 
