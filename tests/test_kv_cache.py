@@ -85,7 +85,7 @@ class Twin(RuleBasedStateMachine):
 
 
 TestTwin = Twin.TestCase
-TestTwin.settings = settings(stateful_step_count=12)
+TestTwin.settings = settings(stateful_step_count=20)
 
 
 def test_the_cost_of_growing_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +118,18 @@ def test_what_is_returned_lies_in_the_memory_of_the_cache() -> None:
     later, _ = cache.append(2 * token, token)
     assert keys.tolist() == [[[[1.0]]]]
     assert later.tolist() == [[[[1.0], [2.0]]]]
+
+
+def test_a_trim_leaves_shorter_sequences_alone() -> None:
+    cache = nn.KVCache()
+    tokens = mg.asarray(normal(3, HEADS, 5, FEATURES))
+    cache.append(tokens, tokens, [5, 2, 4])
+    cache.trim(3)
+    keys = cache.read()[0].numpy()
+    assert cache.lengths.tolist() == [3, 2, 3]
+    assert cache.offsets.tolist() == [5, 2, 4]
+    for row, (start, stop) in enumerate([(2, 5), (0, 2), (1, 4)]):
+        np.testing.assert_array_equal(keys[row, :, : stop - start], tokens.numpy()[row, :, start:stop])
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
