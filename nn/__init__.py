@@ -31,11 +31,13 @@ from minigrad.nn.losses import (
 )
 from minigrad.nn.module import LoadReport, Module
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.recurrent import GRU, LSTM, RNN
+from minigrad.nn.recurrent_cells import GRUCell, LSTMCell, RNNCell
 from minigrad.nn.sequential import Sequential
 
 __all__ = [
-    "ELU", "GELU", "SELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dense", "Dropout", "HuberLoss", "Identity",
-    "KLDivLoss", "L1Loss", "LeakyReLU", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module",
-    "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
-    "activations", "functional", "init",
+    "ELU", "GELU", "GRU", "LSTM", "RNN", "SELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dense", "Dropout",
+    "GRUCell", "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "LSTMCell", "LeakyReLU", "LoadReport", "LogSigmoid",
+    "LogSoftmax", "MSELoss", "Mish", "Module", "NLLLoss", "Parameter", "RNNCell", "ReLU", "Sequential", "SiLU",
+    "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "activations", "functional", "init",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from minigrad.ops import (
     embedding,
     flex_attention,
     gelu,
+    gru,
     hardsigmoid,
     hardswish,
     huber_loss,
@@ -21,6 +22,7 @@ from minigrad.ops import (
     linear_cross_entropy,
     log_sigmoid,
     log_softmax,
+    lstm,
     mish,
     mse_loss,
     nll_loss,
@@ -28,6 +30,7 @@ from minigrad.ops import (
     pad,
     relu,
     rms_norm,
+    rnn,
     scaled_dot_product_attention,
     selu,
     sigmoid,
@@ -40,8 +43,8 @@ from minigrad.ops import (
 
 __all__ = [
     "batch_norm", "batch_norm_training", "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "elu",
-    "embedding", "flex_attention", "gelu", "hardsigmoid", "hardswish", "huber_loss", "kl_div", "l1_loss",
-    "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "log_softmax", "mish",
-    "mse_loss", "nll_loss", "one_hot", "pad", "relu", "rms_norm", "scaled_dot_product_attention", "selu",
+    "embedding", "flex_attention", "gelu", "gru", "hardsigmoid", "hardswish", "huber_loss", "kl_div", "l1_loss",
+    "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "log_softmax", "lstm", "mish",
+    "mse_loss", "nll_loss", "one_hot", "pad", "relu", "rms_norm", "rnn", "scaled_dot_product_attention", "selu",
     "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "tanh",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from minigrad.ops.normalization import *
 from minigrad.ops.reduction import *
 from minigrad.ops.rounding import *
 from minigrad.ops.searching import *
+from minigrad.ops.sequences import *
 from minigrad.ops.sets import *
 from minigrad.ops.softmax import *
 from minigrad.ops.sorting import *
