@@ -26,6 +26,7 @@ from minigrad.ops.margin_loss import *
 from minigrad.ops.matmul import *
 from minigrad.ops.noise import *
 from minigrad.ops.normalization import *
+from minigrad.ops.recurrent_kernels import *
 from minigrad.ops.reduction import *
 from minigrad.ops.rounding import *
 from minigrad.ops.searching import *
