@@ -228,7 +228,7 @@ def eye(t: Tensor, gain: float = 1.0) -> Tensor:
     """
     if t.ndim != 2:
         raise ShapeError(message("init.eye", "t", t, "two axes, (in, out)", "For a convolution, use init.dirac"))
-    return _fill(t, ops.asarray(np.eye(*t.shape) * gain))
+    return _fill(t, ops.asarray(np.eye(t.shape[0], t.shape[1]) * gain))
 
 
 def dirac(t: Tensor, groups: int = 1) -> Tensor:
@@ -259,7 +259,7 @@ def dirac(t: Tensor, groups: int = 1) -> Tensor:
     values = np.zeros(t.shape)
     each = outputs // groups
     kept = np.arange(min(features, each))
-    middle = tuple(extent // 2 for extent in t.shape[:-2])
+    middle: tuple[Any, ...] = tuple(extent // 2 for extent in t.shape[:-2])
     for group in range(groups):
         values[(*middle, kept, group * each + kept)] = 1.0
     return _fill(t, ops.asarray(values))

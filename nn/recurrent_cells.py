@@ -149,7 +149,8 @@ class RNNCell(Cell):
     def sequence(self, x: Tensor, states: list[Tensor], lengths: Any, reverse: bool) -> tuple[Tensor, ...]:
         """Outputs and the last state."""
         more = {"lengths": lengths, "reverse": reverse, "activation": self.activation}
-        return ops.rnn(x, **self.options(), **dict(zip(("hidden",), states, strict=False)), **more)
+        given: dict[str, Any] = dict(zip(("hidden",), states, strict=False))
+        return ops.rnn(x, **self.options(), **given, **more)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         """The state (batch, units) after x (batch, in_features); without one, it starts from zeros."""
@@ -201,10 +202,10 @@ class LSTMCell(Cell):
 
     def sequence(self, x: Tensor, states: list[Tensor], lengths: Any, reverse: bool) -> tuple[Tensor, ...]:
         """Outputs, the last hidden and the last cell state."""
-        given = dict(zip(("hidden", "cell"), states, strict=False))
+        given: dict[str, Any] = dict(zip(("hidden", "cell"), states, strict=False))
         return ops.lstm(x, **self.options(), **given, lengths=lengths, reverse=reverse)
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Tensor]:
         """The hidden and the cell state after x (batch, in_features); without a state, both start from zeros."""
         if state is not None and not (isinstance(state, (tuple, list)) and len(state) == 2):
             raise TypeError(message("LSTMCell", "state", state, "a pair of tensors, hidden and cell"))
@@ -245,7 +246,7 @@ class GRUCell(Cell):
 
     def sequence(self, x: Tensor, states: list[Tensor], lengths: Any, reverse: bool) -> tuple[Tensor, ...]:
         """Outputs and the last state."""
-        given = dict(zip(("hidden",), states, strict=False))
+        given: dict[str, Any] = dict(zip(("hidden",), states, strict=False))
         return ops.gru(x, **self.options(), **given, lengths=lengths, reverse=reverse)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:

@@ -25,7 +25,8 @@ def sizes(who: str, pre: Array, weight: Array, states: dict[str, Array], lengths
     if pre.ndim != 3 or pre.shape[2] % gates:
         raise ShapeError(message(who, "pre", pre, f"shape (steps, batch, {gates} * units)"))
     steps, batch, units = pre.shape[0], pre.shape[1], pre.shape[2] // gates
-    wanted = {"weight": (weight, (units, gates * units)), **{k: (v, (batch, units)) for k, v in states.items()}}
+    wanted: dict[str, tuple[Array, tuple[int, ...]]] = {"weight": (weight, (units, gates * units))}
+    wanted |= {name: (state, (batch, units)) for name, state in states.items()}
     if lengths is not None:
         wanted["lengths"] = (lengths, (batch,))
     for name, (given, shape) in wanted.items():

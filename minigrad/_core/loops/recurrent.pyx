@@ -1,6 +1,6 @@
 """Kernels of the recurrent ops: the steps of a whole sequence, forward and backward.
 
-Sequences do not meet, so a thread takes some of them through all steps, and threads wait for each other at the end only.
+Sequences do not meet, so a thread takes some of them through all steps, and threads wait for each other at the end.
 The recurrent weight is packed once for all steps (panels.pxd), where the processor has AVX-512; elsewhere BLAS
 multiplies. How sequences are shared out depends on their number alone, and so do the bits of the result.
 """
@@ -421,7 +421,9 @@ cdef object forward(Kind kind, object pre, object weight, object hidden, object 
     if not set_task(&task, kind, dims[0], dims[1], weight, lengths, reverse):
         return NotImplemented
     number = PyArray_TYPE(<ndarray>weight)
-    if not has_shape(pre, number, task.steps, task.batch, task.all) or not has_shape(hidden, number, task.batch, task.n):
+    if not has_shape(pre, number, task.steps, task.batch, task.all):
+        return NotImplemented
+    if not has_shape(hidden, number, task.batch, task.n):
         return NotImplemented
     if kind == LSTM and not has_shape(cell, number, task.batch, task.n):
         return NotImplemented
