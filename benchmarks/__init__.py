@@ -10,6 +10,7 @@ FAMILIES = (
     "matmul",
     "attention",
     "embedding",
+    "recurrent",
     "optimizer",
     "gpt",
     "imports",

@@ -55,6 +55,9 @@ from minigrad.ops.arithmetic import (
     square,
     subtract,
 )
+from minigrad.ops.binary_cross_entropy import (
+    binary_cross_entropy,
+)
 from minigrad.ops.bitwise import (
     bitwise_and,
     bitwise_invert,
@@ -117,6 +120,9 @@ from minigrad.ops.cross_entropy import (
     cross_entropy,
     nll_loss,
 )
+from minigrad.ops.ctc import (
+    ctc_loss,
+)
 from minigrad.ops.datatypes import (
     bfloat16,
     bool,
@@ -164,6 +170,10 @@ from minigrad.ops.extension import (
     repeat,
     tile,
 )
+from minigrad.ops.focal import (
+    sigmoid_focal_loss,
+    softmax_focal_loss,
+)
 from minigrad.ops.group_norm import (
     group_norm,
 )
@@ -208,6 +218,12 @@ from minigrad.ops.manipulation import (
     swapaxes,
     tril,
     triu,
+)
+from minigrad.ops.margin_loss import (
+    cosine_embedding_loss,
+    hinge_loss,
+    margin_ranking_loss,
+    triplet_margin_loss,
 )
 from minigrad.ops.matmul import (
     linear,
@@ -351,6 +367,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_training",
     "bfloat16",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "bitwise_and",
     "bitwise_invert",
@@ -375,8 +392,10 @@ __all__ = [
     "copysign",
     "cos",
     "cosh",
+    "cosine_embedding_loss",
     "count_nonzero",
     "cross_entropy",
+    "ctc_loss",
     "cumulative_prod",
     "cumulative_sum",
     "detect_anomaly",
@@ -419,6 +438,7 @@ __all__ = [
     "group_norm",
     "hardsigmoid",
     "hardswish",
+    "hinge_loss",
     "huber_loss",
     "hypot",
     "iinfo",
@@ -458,6 +478,7 @@ __all__ = [
     "logical_or",
     "logical_xor",
     "logsumexp",
+    "margin_ranking_loss",
     "matmul",
     "matrix_transpose",
     "max",
@@ -507,6 +528,7 @@ __all__ = [
     "set_grad_enabled",
     "set_num_threads",
     "sigmoid",
+    "sigmoid_focal_loss",
     "sign",
     "signbit",
     "silu",
@@ -514,6 +536,7 @@ __all__ = [
     "sinh",
     "smooth_l1_loss",
     "softmax",
+    "softmax_focal_loss",
     "softplus",
     "sort",
     "split",
@@ -534,6 +557,7 @@ __all__ = [
     "tile",
     "topk",
     "tril",
+    "triplet_margin_loss",
     "triu",
     "trunc",
     "uint8",

@@ -26,31 +26,40 @@ from minigrad.nn.embedding import Embedding
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import DecoderCache, KVCache, LayerCache
 from minigrad.nn.losses import (
+    BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
+    CTCLoss,
     HuberLoss,
     KLDivLoss,
     L1Loss,
     MSELoss,
     NLLLoss,
+    SigmoidFocalLoss,
     SmoothL1Loss,
+    SoftmaxFocalLoss,
 )
+from minigrad.nn.margin_losses import CosineEmbeddingLoss, HingeLoss, MarginRankingLoss, TripletMarginLoss
 from minigrad.nn.module import LoadReport, Module
 from minigrad.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions, alibi_slopes
+from minigrad.nn.recurrent import GRU, LSTM, RNN
+from minigrad.nn.recurrent_cells import GRUCell, LSTMCell, RNNCell
 from minigrad.nn.sequential import Sequential
 from minigrad.nn.shape import Flatten, Reshape
 from minigrad.nn.transformer import Transformer, TransformerDecoder, TransformerEncoder
 from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
-    "ELU", "GELU", "SELU", "BCEWithLogitsLoss", "BatchNorm", "BatchNorm1D", "BatchNorm2D", "CrossEntropyLoss",
-    "DecoderCache", "Dense", "Dropout", "Embedding", "FeedForward", "Flatten", "GroupNorm", "HuberLoss", "Identity",
-    "InstanceNorm", "KLDivLoss", "KVCache", "L1Loss", "Lambda", "LayerCache", "LayerNorm", "LeakyReLU",
-    "LearnedPositions", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module", "ModuleDict",
-    "ModuleList", "MultiHeadAttention", "NLLLoss", "Parameter", "RMSNorm", "ReLU", "Reshape", "Residual",
-    "RotaryPositions", "Sequential", "SiLU", "Sigmoid", "SinusoidalPositions", "SmoothL1Loss", "Softmax",
-    "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-    "TransformerEncoderLayer", "activations", "alibi_slopes", "functional", "init",
+    "ELU", "GELU", "GRU", "LSTM", "RNN", "SELU", "BCELoss", "BCEWithLogitsLoss", "BatchNorm", "BatchNorm1D",
+    "BatchNorm2D", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "DecoderCache", "Dense", "Dropout",
+    "Embedding", "FeedForward", "Flatten", "GRUCell", "GroupNorm", "HingeLoss", "HuberLoss", "Identity",
+    "InstanceNorm", "KLDivLoss", "KVCache", "L1Loss", "LSTMCell", "Lambda", "LayerCache", "LayerNorm", "LeakyReLU",
+    "LearnedPositions", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "MarginRankingLoss", "Mish", "Module",
+    "ModuleDict", "ModuleList", "MultiHeadAttention", "NLLLoss", "Parameter", "RMSNorm", "RNNCell", "ReLU",
+    "Reshape", "Residual", "RotaryPositions", "Sequential", "SiLU", "Sigmoid", "SigmoidFocalLoss",
+    "SinusoidalPositions", "SmoothL1Loss", "Softmax", "SoftmaxFocalLoss", "Softplus", "Tanh", "Transformer",
+    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
+    "TripletMarginLoss", "activations", "alibi_slopes", "functional", "init",
 ]  # fmt: skip

@@ -22,9 +22,9 @@ from minigrad.random import Generator
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "constant", "fans", "get", "glorot_normal", "glorot_uniform", "he_normal", "he_uniform", "kaiming_normal",
-    "kaiming_uniform", "lecun_normal", "lecun_uniform", "normal", "ones", "orthogonal", "truncated_normal", "uniform",
-    "xavier_normal", "xavier_uniform", "zeros",
+    "calculate_gain", "constant", "dirac", "eye", "fans", "get", "glorot_normal", "glorot_uniform", "he_normal",
+    "he_uniform", "identity", "kaiming_normal", "kaiming_uniform", "lecun_normal", "lecun_uniform", "normal",
+    "ones", "orthogonal", "sparse", "truncated_normal", "uniform", "xavier_normal", "xavier_uniform", "zeros",
 ]  # fmt: skip
 
 # the standard deviation that is left of 1 when a normal distribution is cut at two standard deviations
@@ -140,17 +140,35 @@ def glorot_normal(t: Tensor, gain: float = 1.0, *, generator: Generator | None =
     return normal(t, 0.0, gain * math.sqrt(2.0 / max(1, fan_in + fan_out)), generator=generator)
 
 
-def he_uniform(t: Tensor, gain: float = math.sqrt(2.0), *, generator: Generator | None = None) -> Tensor:
-    """Fill from U(-a, a), ``a = gain * sqrt(3 / fan_in)``.
+def he_uniform(
+    t: Tensor, gain: float = math.sqrt(2.0), mode: str = "fan_in", *, generator: Generator | None = None
+) -> Tensor:
+    """Fill from U(-a, a), ``a = gain * sqrt(3 / fan)``.
 
-    The gain of sqrt(2) makes up for the half that ReLU cuts off: He et al., "Delving deep into rectifiers", 2015.
+    The gain of sqrt(2) makes up for the half that ReLU cuts off (`calculate_gain` has others). The fan-in keeps the
+    size of activations, the fan-out (``mode="fan_out"``) that of gradients: He et al., "Delving deep into rectifiers",
+    2015.
+
+    Raises
+    ------
+    ValueError
+        For another mode.
     """
-    return _symmetric(t, gain / math.sqrt(max(1, fans(t.shape)[0])), generator)
+    return _symmetric(t, gain / math.sqrt(_fan("he_uniform", t, mode)), generator)
 
 
-def he_normal(t: Tensor, gain: float = math.sqrt(2.0), *, generator: Generator | None = None) -> Tensor:
-    """Fill from N(0, std), ``std = gain / sqrt(fan_in)`` (He et al., 2015)."""
-    return normal(t, 0.0, gain / math.sqrt(max(1, fans(t.shape)[0])), generator=generator)
+def he_normal(
+    t: Tensor, gain: float = math.sqrt(2.0), mode: str = "fan_in", *, generator: Generator | None = None
+) -> Tensor:
+    """Fill from N(0, std), ``std = gain / sqrt(fan)``; see `he_uniform`."""
+    return normal(t, 0.0, gain / math.sqrt(_fan("he_normal", t, mode)), generator=generator)
+
+
+def _fan(who: str, t: Tensor, mode: str) -> int:
+    """The fan that a mode names, at least 1."""
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(message(f"init.{who}", "mode", repr(mode), "'fan_in' or 'fan_out'"))
+    return max(1, fans(t.shape)[mode == "fan_out"])
 
 
 def lecun_uniform(t: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -192,6 +210,129 @@ def orthogonal(t: Tensor, gain: float = 1.0, *, generator: Generator | None = No
     return _fill(t, ops.asarray((q if rows >= columns else q.T).reshape(t.shape)))
 
 
+def eye(t: Tensor, gain: float = 1.0) -> Tensor:
+    """Fill a matrix with `gain` on its diagonal and 0 elsewhere, so that a layer passes on as many features as it can.
+
+    Raises
+    ------
+    ShapeError
+        If there are not two axes.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad.nn import init
+    >>> init.eye(mg.ones((2, 3)))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    """
+    if t.ndim != 2:
+        raise ShapeError(message("init.eye", "t", t, "two axes, (in, out)", "For a convolution, use init.dirac"))
+    return _fill(t, ops.asarray(np.eye(t.shape[0], t.shape[1]) * gain))
+
+
+def dirac(t: Tensor, groups: int = 1) -> Tensor:
+    """Fill the weight of a convolution, (*window, in, out), so that it passes on as many channels as it can.
+
+    The middle of the window is the identity, all else is 0; of an even extent it is the place right of the middle. With
+    `groups`, each group of outputs passes on the first channels of its inputs. S. Zagoruyko, N. Komodakis, "DiracNets:
+    training very deep neural networks without skip-connections", 2017.
+
+    Raises
+    ------
+    ShapeError
+        If there are fewer than three axes, or the outputs do not divide into groups.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad.nn import init
+    >>> init.dirac(mg.ones((3, 2, 2)))[1]
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    if t.ndim < 3:
+        raise ShapeError(message("init.dirac", "t", t, "at least three axes, (*window, in, out)", "See init.eye"))
+    features, outputs = t.shape[-2:]
+    if groups < 1 or outputs % groups:
+        raise ShapeError(message("init.dirac", "groups", groups, f"a number that divides the {outputs} outputs"))
+    values = np.zeros(t.shape)
+    each = outputs // groups
+    kept = np.arange(min(features, each))
+    middle: tuple[Any, ...] = tuple(extent // 2 for extent in t.shape[:-2])
+    for group in range(groups):
+        values[(*middle, kept, group * each + kept)] = 1.0
+    return _fill(t, ops.asarray(values))
+
+
+def sparse(t: Tensor, sparsity: float, std: float = 0.01, *, generator: Generator | None = None) -> Tensor:
+    """Fill a matrix (in, out) from N(0, std) and set a share of the inputs of every output to 0, rounded up.
+
+    J. Martens, "Deep learning via Hessian-free optimization", 2010.
+
+    Raises
+    ------
+    ShapeError
+        If there are not two axes.
+    ValueError
+        If the share is not between 0 and 1.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad.nn import init
+    >>> (init.sparse(mg.ones((10, 3)), 0.25) == 0).sum(axis=0)
+    tensor([3, 3, 3])
+    """
+    if t.ndim != 2:
+        raise ShapeError(message("init.sparse", "t", t, "two axes, (in, out)"))
+    if not 0.0 <= sparsity <= 1.0:
+        raise ValueError(message("init.sparse", "sparsity", sparsity, "a share, 0 to 1"))
+    rows, columns = t.shape
+    zero = math.ceil(sparsity * rows)
+    draw = random.normal if generator is None else generator.normal
+    shuffle = random.uniform if generator is None else generator.uniform
+    values = draw((rows, columns), 0.0, std, dtype="float64").numpy().copy()
+    ranks = np.argsort(shuffle((rows, columns), 0.0, 1.0, dtype="float64").numpy(), axis=0)
+    values[ranks[:zero], np.arange(columns)] = 0.0
+    return _fill(t, ops.asarray(values))
+
+
+def calculate_gain(activation: str, slope: float | None = None) -> float:
+    """What weights are multiplied by so that the activation leaves the size of activations as it is.
+
+    1 for ``"linear"``, ``"sigmoid"`` and convolutions, 5/3 for ``"tanh"``, sqrt(2) for ``"relu"``,
+    ``sqrt(2 / (1 + slope**2))`` for ``"leaky_relu"`` (slope 0.01 by default), 3/4 for ``"selu"``: the recommended
+    values of PyTorch.
+
+    Raises
+    ------
+    ValueError
+        For an activation without a known gain.
+
+    Examples
+    --------
+    >>> from minigrad.nn import init
+    >>> round(init.calculate_gain("relu"), 4), init.calculate_gain("leaky_relu", 1.0)
+    (1.4142, 1.0)
+    """
+    if activation == "leaky_relu":
+        negative = 0.01 if slope is None else slope
+        return math.sqrt(2.0 / (1.0 + negative * negative))
+    if slope is not None:
+        raise ValueError(message("init.calculate_gain", "slope", slope, f"None for {activation!r}"))
+    if activation not in _GAINS:
+        need = f"one of {', '.join(_GAINS)}, leaky_relu"
+        raise ValueError(message("init.calculate_gain", "activation", repr(activation), need))
+    return _GAINS[activation]
+
+
+_GAINS = {
+    "linear": 1.0, "conv1d": 1.0, "conv2d": 1.0, "conv3d": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3.0,
+    "relu": math.sqrt(2.0), "selu": 0.75,
+}  # fmt: skip
+
+
 def _symmetric(t: Tensor, std: float, generator: Generator | None) -> Tensor:
     """Fill from the uniform distribution around 0 with a standard deviation."""
     bound = math.sqrt(3.0) * std
@@ -200,13 +341,17 @@ def _symmetric(t: Tensor, std: float, generator: Generator | None) -> Tensor:
 
 xavier_uniform, xavier_normal = glorot_uniform, glorot_normal
 kaiming_uniform, kaiming_normal = he_uniform, he_normal
+identity = eye
 
 _BY_NAME: dict[str, Callable[..., Tensor]] = {
     f.__name__: f
     for f in (
         zeros, ones, uniform, normal, truncated_normal, glorot_uniform, glorot_normal, he_uniform, he_normal,
-        lecun_uniform, lecun_normal, orthogonal,
+        lecun_uniform, lecun_normal, orthogonal, eye, dirac,
     )
+} | {
+    "xavier_uniform": xavier_uniform, "xavier_normal": xavier_normal,
+    "kaiming_uniform": kaiming_uniform, "kaiming_normal": kaiming_normal, "identity": eye,
 }  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "NLLLoss", "SmoothL1Loss",
+    "BCELoss", "BCEWithLogitsLoss", "CTCLoss", "CrossEntropyLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss",
+    "NLLLoss", "SigmoidFocalLoss", "SmoothL1Loss", "SoftmaxFocalLoss",
 ]  # fmt: skip
 
 
@@ -127,6 +128,109 @@ class BCEWithLogitsLoss(Loss):
         return ops.binary_cross_entropy_with_logits(logits, target, *weights, reduction=self.reduction)
 
 
+class BCELoss(Loss):
+    """Cross entropy of yes-or-no questions, from probabilities; see `minigrad.binary_cross_entropy`.
+
+    Parameters
+    ----------
+    weight : Tensor, optional
+        A factor for each loss; kept as a buffer.
+    reduction : str
+        ``"mean"``, ``"sum"`` or ``"none"``.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, *, weight: Any = None, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+
+    def forward(self, probabilities: Tensor, target: Any) -> Tensor:
+        """The loss of probabilities of any shape and a target of the same."""
+        return ops.binary_cross_entropy(probabilities, target, self.weight, reduction=self.reduction)
+
+
+class SigmoidFocalLoss(Loss):
+    """Focal loss of yes-or-no questions, from logits; see `minigrad.sigmoid_focal_loss`."""
+
+    def __init__(self, *, alpha: float | None = None, gamma: float = 2.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        if alpha is not None and not 0.0 <= alpha <= 1.0:
+            raise ValueError(message("SigmoidFocalLoss", "alpha", alpha, "a number from 0 to 1"))
+        _check_gamma("SigmoidFocalLoss", gamma)
+        self.alpha, self.gamma = alpha, float(gamma)
+
+    def forward(self, logits: Tensor, target: Any) -> Tensor:
+        """The loss of logits of any shape and a target of the same."""
+        options: dict[str, Any] = {"alpha": self.alpha, "gamma": self.gamma, "reduction": self.reduction}
+        return ops.sigmoid_focal_loss(logits, target, **options)
+
+
+class SoftmaxFocalLoss(Loss):
+    """Focal loss of logits against class indices; see `minigrad.softmax_focal_loss`.
+
+    Parameters
+    ----------
+    weight : Tensor, optional
+        A factor for each class, the alpha of the paper; kept as a buffer.
+    gamma : float
+        How much less an easy row counts; 0 is cross entropy.
+    ignore_index : int, optional
+        Targets of this index do not count.
+    reduction : str
+        ``"mean"``, ``"sum"`` or ``"none"``.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self, *, weight: Any = None, gamma: float = 2.0, ignore_index: int | None = None, reduction: str = "mean"
+    ) -> None:
+        super().__init__(reduction)
+        _check_gamma("SoftmaxFocalLoss", gamma)
+        self.register_buffer("weight", weight)
+        self.gamma, self.ignore_index = float(gamma), ignore_index
+
+    def forward(self, logits: Tensor, targets: Any) -> Tensor:
+        """The loss of logits (..., classes)."""
+        options: dict[str, Any] = {"ignore_index": self.ignore_index, "reduction": self.reduction}
+        return ops.softmax_focal_loss(logits, targets, weight=self.weight, gamma=self.gamma, **options)
+
+
+class CTCLoss(Loss):
+    """Connectionist temporal classification; see `minigrad.ctc_loss`.
+
+    Parameters
+    ----------
+    blank : int
+        The class of the blank.
+    zero_infinity : bool
+        A loss of 0 in place of infinity where there are too few predictions for the labels.
+    reduction : str
+        ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> scores = mg.log_softmax(mg.zeros((1, 3, 2)))
+    >>> mg.round(nn.CTCLoss()(scores, mg.tensor([[1]])), 4)
+    tensor(0.2877)
+    """
+
+    def __init__(self, *, blank: int = 0, zero_infinity: bool = False, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.blank, self.zero_infinity = blank, zero_infinity
+
+    def forward(
+        self, log_probabilities: Tensor, targets: Any, input_lengths: Any = None, target_lengths: Any = None
+    ) -> Tensor:
+        """The loss of log-probabilities (batch, length, classes) and labels (batch, labels)."""
+        options: dict[str, Any] = {"blank": self.blank, "zero_infinity": self.zero_infinity}
+        lengths = input_lengths, target_lengths
+        return ops.ctc_loss(log_probabilities, targets, *lengths, **options, reduction=self.reduction)
+
+
 class MSELoss(Loss):
     """Squared error; see `minigrad.mse_loss`.
 
@@ -200,3 +304,9 @@ class KLDivLoss(Loss):
     def forward(self, prediction: Tensor, target: Any) -> Tensor:
         """The loss of a prediction and a target of one shape."""
         return ops.kl_div(prediction, target, log_target=self.log_target, reduction=self.reduction)
+
+
+def _check_gamma(who: str, gamma: float) -> None:
+    """Refuse an exponent below 0."""
+    if not gamma >= 0.0:
+        raise ValueError(message(who, "gamma", gamma, "a number of at least 0", "At 0 it is cross entropy"))
