@@ -101,6 +101,12 @@ from minigrad.ops.conversion import (
     from_dlpack,
     tensor,
 )
+from minigrad.ops.convolution import (
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
+)
 from minigrad.ops.creation import (
     empty,
     empty_like,
@@ -223,6 +229,14 @@ from minigrad.ops.normalization import (
     layer_norm,
     rms_norm,
 )
+from minigrad.ops.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
 from minigrad.ops.ranges import (
     arange,
     linspace,
@@ -327,6 +341,8 @@ __all__ = [
     "abs",
     "acos",
     "acosh",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
     "add",
     "all",
     "allclose",
@@ -345,6 +361,8 @@ __all__ = [
     "atan2",
     "atanh",
     "autograd",
+    "avg_pool1d",
+    "avg_pool2d",
     "batch_norm",
     "batch_norm_training",
     "bfloat16",
@@ -368,6 +386,10 @@ __all__ = [
     "complex128",
     "concat",
     "conj",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "copy",
     "copysign",
     "cos",
@@ -457,6 +479,8 @@ __all__ = [
     "matmul",
     "matrix_transpose",
     "max",
+    "max_pool1d",
+    "max_pool2d",
     "maximum",
     "mean",
     "meshgrid",

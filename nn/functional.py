@@ -1,9 +1,17 @@
 """The stateless forms: functions that take weights as arguments. Each is the op of the same name in `minigrad`."""
 
 from minigrad.ops import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    avg_pool1d,
+    avg_pool2d,
     batch_norm,
     batch_norm_training,
     binary_cross_entropy_with_logits,
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
     cross_entropy,
     dropout,
     elu,
@@ -21,6 +29,8 @@ from minigrad.ops import (
     linear_cross_entropy,
     log_sigmoid,
     log_softmax,
+    max_pool1d,
+    max_pool2d,
     mish,
     mse_loss,
     nll_loss,
@@ -39,9 +49,10 @@ from minigrad.ops import (
 )
 
 __all__ = [
-    "batch_norm", "batch_norm_training", "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "elu",
-    "embedding", "flex_attention", "gelu", "hardsigmoid", "hardswish", "huber_loss", "kl_div", "l1_loss",
-    "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "log_softmax", "mish",
-    "mse_loss", "nll_loss", "one_hot", "pad", "relu", "rms_norm", "scaled_dot_product_attention", "selu",
-    "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "tanh",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool1d", "avg_pool2d", "batch_norm", "batch_norm_training",
+    "binary_cross_entropy_with_logits", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "cross_entropy",
+    "dropout", "elu", "embedding", "flex_attention", "gelu", "hardsigmoid", "hardswish", "huber_loss", "kl_div",
+    "l1_loss", "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "log_softmax",
+    "max_pool1d", "max_pool2d", "mish", "mse_loss", "nll_loss", "one_hot", "pad", "relu", "rms_norm",
+    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "tanh",
 ]  # fmt: skip
