@@ -237,6 +237,13 @@ _conv_kernel.samples(
 )  # fmt: skip
 
 
+for _of in (_conv, _conv_transpose, _conv_kernel):
+    _of.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("convolution", _of.name))
+    for _i in range(2):
+        _rule = Kernel("convolution", f"{_of.name}_vjp{_i}")
+        _of.kernel("cpu", dtypes.float32, dtypes.float64, vjp=_i)(_rule)
+
+
 # ---- public functions ------------------------------------------------------------------------------------------------
 
 

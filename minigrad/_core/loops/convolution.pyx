@@ -1,0 +1,536 @@
+"""Kernels of convolution over one or two axes, of its transpose, and of the gradient of the weight.
+
+Windows become columns of a matrix, a block at a time, so that they stay in the cache between being filled and being
+multiplied: by panels of our own under AVX-512, else by BLAS. The result of a block is the same whichever thread has it.
+The gradient of a weight is a sum over all windows. It is cut into parts by the shapes alone, and these are added up in
+one order.
+"""
+from cython.parallel cimport prange, threadid
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from numpy cimport (
+    NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array,
+    ndarray, npy_intp,
+)
+
+from minigrad._core.blas cimport enter, has_blas, leave
+from minigrad._core.cpu cimport num_threads, threads_for
+from minigrad._core.loops.gemm cimport gemm, pieces
+from minigrad._core.loops.panels cimport MG_HAS_PANELS, pack_side, tile_of, width
+from minigrad._core.loops.plain cimport is_plain, real
+from minigrad._core.loops.rows cimport in_order
+from minigrad._core.loops.windows cimport BLOCK, Run, Windows, add_back, copy_in, copy_out, cut_runs, fill
+
+import_array()
+
+cdef enum:
+    ROWS = 8                # of a tile of panels
+    INNER = 512             # elements of windows that are filled and multiplied at a time
+    INNER_OF_SUM = 288      # the same where the sum is over the windows
+    GROUP = 4               # blocks that one thread takes at a time
+    PARTS = 8               # of the sum over all windows, at most
+    PART = 512              # windows of a part, at least
+    CHEAP = 16              # multiplications that cost as much as an element of a simple loop
+
+
+cdef inline npy_intp whole(npy_intp extent, npy_intp side) noexcept nogil:
+    return pieces(extent, side) * side
+
+
+cdef inline npy_intp inner(const Windows* p) noexcept nogil:
+    """Elements of a window of all channels of a group."""
+    return p.c * p.kh * p.kw
+
+
+cdef inline npy_intp channels_of(const Windows* p, npy_intp elements) noexcept nogil:
+    """How many channels are taken at a time, so that their windows have about as many elements."""
+    return pieces(p.c, pieces(inner(p), elements))
+
+
+cdef inline int shared(const Windows* p) noexcept nogil:
+    """The threads that a problem is worth."""
+    return threads_for(p.n * p.groups * p.oh * p.ow * p.o * inner(p) // CHEAP)
+
+
+cdef inline npy_intp block_of(const real* x) noexcept nogil:
+    return width(x) if MG_HAS_PANELS else BLOCK
+
+
+# ---- windows times weights -------------------------------------------------------------------------------------------
+
+cdef inline void pack_weight(
+    const Windows* p, const real* weight, bint turned, npy_intp depth, npy_intp rows, real* packed,
+) noexcept nogil:
+    """Panels of 8 rows of each group's matrix (o, inner), of all of them by parts of `depth`; `turned`: of its
+    transpose."""
+    cdef npy_intp group, start, tile, i, deep, ld = inner(p), total = p.o if turned else ld
+    cdef const real* matrix
+    for group in range(p.groups):
+        matrix = weight + group * p.o * ld
+        start = 0
+        while start < total:
+            deep = min(depth, total - start)
+            for tile in range(pieces(rows, ROWS)):
+                i = tile * ROWS
+                pack_side(
+                    matrix + (start * ld + i if turned else i * ld + start), not turned, ld, min(ROWS, rows - i), ROWS,
+                    deep, packed,
+                )
+                packed += ROWS * deep
+            start += deep
+
+
+cdef inline void multiply_block(
+    npy_intp block, npy_intp group, const Windows* p, const real* x, const real* weight, const real* packed,
+    const real* bias, real* columns, real* rows, real* y,
+) noexcept nogil:
+    """The results of some windows."""
+    cdef npy_intp wide = block_of(x), start = block * wide, count = min(wide, p.n * p.oh * p.ow - start), i, deep
+    cdef npy_intp kernel = p.kh * p.kw, channels = channels_of(p, INNER), first = 0, high = whole(p.o, ROWS)
+    cdef Run[BLOCK] runs
+    cdef int n = cut_runs(p, start, count, runs)
+    packed += group * high * inner(p)
+    while first < p.c:
+        deep = min(channels, p.c - first) * kernel
+        if MG_HAS_PANELS and count < wide:
+            memset(columns, 0, deep * wide * sizeof(real))
+        fill(p, x, group, first, min(channels, p.c - first), runs, n, wide, columns)
+        if MG_HAS_PANELS:
+            for i in range(high // ROWS):
+                tile_of(wide, packed, columns, deep, <const real*>NULL, first > 0, False, rows + i * ROWS * wide, wide)
+                packed += ROWS * deep
+        else:
+            gemm(
+                False, False, p.o, count, deep, weight + group * p.o * inner(p) + first * kernel, inner(p),
+                columns, wide, first > 0, rows, wide,
+            )
+        first += channels
+    copy_out(p, rows, group, wide, runs, n, bias, y)
+
+
+cdef inline void multiply_task(
+    npy_intp task, const Windows* p, const real* x, const real* weight, const real* packed, const real* bias,
+    real* memory, npy_intp size, real* y,
+) noexcept nogil:
+    cdef npy_intp wide = block_of(x), blocks = pieces(p.n * p.oh * p.ow, wide), tasks = pieces(blocks, GROUP), block
+    cdef real* columns = memory + threadid() * size
+    for block in range(task % tasks * GROUP, min(blocks, task % tasks * GROUP + GROUP)):
+        multiply_block(
+            block, task // tasks, p, x, weight, packed, bias, columns,
+            columns + channels_of(p, INNER) * p.kh * p.kw * wide, y,
+        )
+
+
+cdef bint convolve(const Windows* p, const real* x, const real* weight, const real* bias, real* y) noexcept nogil:
+    """y = the convolution of x; False where there is no memory."""
+    cdef npy_intp wide = block_of(x), tasks = p.groups * pieces(pieces(p.n * p.oh * p.ow, wide), GROUP), task
+    cdef npy_intp high = whole(p.o, ROWS), size = (channels_of(p, INNER) * p.kh * p.kw + high) * wide
+    cdef int threads = shared(p)
+    cdef real* memory = <real*>malloc(threads * size * sizeof(real))
+    cdef real* packed = NULL
+    if MG_HAS_PANELS:
+        packed = <real*>malloc(p.groups * high * inner(p) * sizeof(real))
+    if memory == NULL or (MG_HAS_PANELS and packed == NULL):
+        free(memory)
+        free(packed)
+        return False
+    if MG_HAS_PANELS:
+        pack_weight(p, weight, False, channels_of(p, INNER) * p.kh * p.kw, p.o, packed)
+    enter()
+    for task in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
+        multiply_task(task, p, x, weight, packed, bias, memory, size, y)
+    leave()
+    free(memory)
+    free(packed)
+    return True
+
+
+# ---- the transpose: weights times results, added back to the image ---------------------------------------------------
+
+cdef inline void spread_image(
+    npy_intp task, const Windows* p, const real* y, const real* weight, const real* packed, const real* bias,
+    real* memory, npy_intp size, real* x,
+) noexcept nogil:
+    """One group of channels of one image."""
+    cdef npy_intp image = task // p.groups, group = task % p.groups, outer = p.oh * p.ow, wide = block_of(y)
+    cdef npy_intp pixels = p.h * p.w, high = whole(inner(p), ROWS), block, start, count, i, c
+    cdef const real* results = y + task * p.o * outer
+    cdef real* panel = memory + threadid() * size
+    cdef real* columns = panel + p.o * wide
+    cdef real* place
+    cdef Run[BLOCK] runs
+    cdef int n
+    packed += group * high * p.o
+    for c in range(p.c):
+        place = x + (task * p.c + c) * pixels
+        for i in range(pixels):
+            place[i] = 0 if bias == NULL else bias[group * p.c + c]
+    for block in range(pieces(outer, wide)):
+        start = block * wide
+        count = min(wide, outer - start)
+        n = cut_runs(p, image * outer + start, count, runs)
+        if MG_HAS_PANELS:
+            pack_side(results + start, False, outer, count, wide, p.o, panel)
+            for i in range(high // ROWS):
+                tile_of(
+                    wide, packed + i * ROWS * p.o, panel, p.o, <const real*>NULL, False, False,
+                    columns + i * ROWS * wide, wide,
+                )
+        else:
+            gemm(
+                True, False, inner(p), count, p.o, weight + group * p.o * inner(p), inner(p), results + start, outer,
+                0, columns, wide,
+            )
+        add_back(p, columns, group, 0, p.c, runs, n, wide, x)
+
+
+cdef bint spread(const Windows* p, const real* y, const real* weight, const real* bias, real* x) noexcept nogil:
+    """x = the transposed convolution of y; False where there is no memory."""
+    cdef npy_intp high = whole(inner(p), ROWS), size = (p.o + high) * block_of(y), tasks = p.n * p.groups, task
+    cdef int threads = shared(p)
+    cdef real* memory = <real*>malloc(threads * size * sizeof(real))
+    cdef real* packed = NULL
+    if MG_HAS_PANELS:
+        packed = <real*>malloc(p.groups * high * p.o * sizeof(real))
+    if memory == NULL or (MG_HAS_PANELS and packed == NULL):
+        free(memory)
+        free(packed)
+        return False
+    if MG_HAS_PANELS:
+        pack_weight(p, weight, True, p.o, inner(p), packed)
+    enter()
+    for task in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
+        spread_image(task, p, y, weight, packed, bias, memory, size, x)
+    leave()
+    free(memory)
+    free(packed)
+    return True
+
+
+cdef void flip(const Windows* p, const real* weight, real* out) noexcept nogil:
+    """The weight (groups, o, c, window) of a transpose of stride 1 as that of a convolution, (groups, c, o, window)."""
+    cdef npy_intp group, o, c, k, kernel = p.kh * p.kw
+    for group in range(p.groups):
+        for c in range(p.c):
+            for o in range(p.o):
+                for k in range(kernel):
+                    out[((group * p.c + c) * p.o + o) * kernel + k] = (
+                        weight[((group * p.o + o) * p.c + c) * kernel + kernel - 1 - k]
+                    )
+
+
+# ---- the gradient of the weight --------------------------------------------------------------------------------------
+
+cdef inline npy_intp parts_of(const Windows* p) noexcept nogil:
+    return min(PARTS, pieces(p.n * p.oh * p.ow, PART))
+
+
+cdef inline npy_intp columns_of(const Windows* p, const real* x) noexcept nogil:
+    """Columns of a part's sums (o, inner), with what fills up the panels."""
+    cdef npy_intp channels = channels_of(p, INNER_OF_SUM)
+    return pieces(p.c, channels) * whole(channels * p.kh * p.kw, width(x) if MG_HAS_PANELS else 1)
+
+
+cdef inline void add_block(
+    const Windows* p, npy_intp group, npy_intp start, npy_intp count, const real* x, const real* y, real* memory,
+    real* sums,
+) noexcept nogil:
+    """Add the products of some windows."""
+    cdef npy_intp kernel = p.kh * p.kw, channels = channels_of(p, INNER_OF_SUM), first = 0, high = whole(p.o, ROWS)
+    cdef npy_intp wide = width(x), ld = columns_of(p, x), across = whole(channels * kernel, wide), deep, i, j, panel
+    cdef real* columns = memory
+    cdef real* panels = columns + across * BLOCK
+    cdef real* rows = panels + across * BLOCK
+    cdef real* packed = rows + high * BLOCK
+    cdef Run[BLOCK] runs
+    cdef int n = cut_runs(p, start, count, runs)
+    copy_in(p, y, group, BLOCK, runs, n, rows)
+    if MG_HAS_PANELS:
+        for i in range(high // ROWS):
+            pack_side(
+                rows + i * ROWS * BLOCK, True, BLOCK, min(ROWS, p.o - i * ROWS), ROWS, count, packed + i * ROWS * BLOCK
+            )
+    while first < p.c:
+        deep = min(channels, p.c - first) * kernel
+        fill(p, x, group, first, min(channels, p.c - first), runs, n, BLOCK, columns)
+        if MG_HAS_PANELS:
+            for panel in range(pieces(deep, wide)):
+                j = panel * wide
+                pack_side(columns + j * BLOCK, True, BLOCK, min(wide, deep - j), wide, count, panels)
+                for i in range(high // ROWS):
+                    tile_of(
+                        min(wide, deep - j), packed + i * ROWS * BLOCK, panels, count, <const real*>NULL, True, False,
+                        sums + i * ROWS * ld + j, ld,
+                    )
+            sums += across
+        else:
+            gemm(False, True, p.o, deep, count, rows, BLOCK, columns, BLOCK, 1, sums, ld)
+            sums += channels * kernel
+        first += channels
+
+
+cdef inline void sum_part(
+    npy_intp task, const Windows* p, const real* x, const real* y, real* memory, npy_intp size, real* sums,
+) noexcept nogil:
+    """One part of the sum of one group."""
+    cdef npy_intp parts = parts_of(p), total = p.n * p.oh * p.ow, each = whole(pieces(total, parts), BLOCK)
+    cdef npy_intp start = task % parts * each, end = min(total, start + each), area = whole(p.o, ROWS) * columns_of(p, x)
+    sums += task * area
+    memset(sums, 0, area * sizeof(real))
+    while start < end:
+        add_block(p, task // parts, start, min(BLOCK, end - start), x, y, memory + threadid() * size, sums)
+        start += BLOCK
+
+
+cdef void fold(const Windows* p, const real* sums, real* weight) noexcept nogil:
+    """Add up the parts, without what filled up the panels."""
+    cdef npy_intp parts = parts_of(p), kernel = p.kh * p.kw, channels = channels_of(p, INNER_OF_SUM)
+    cdef npy_intp wide = columns_of(p, sums), across = wide // pieces(p.c, channels), high = whole(p.o, ROWS)
+    cdef npy_intp group, part, o, chunk, j, deep
+    cdef const real* row
+    for group in range(p.groups):
+        for o in range(p.o):
+            for chunk in range(pieces(p.c, channels)):
+                deep = min(channels, p.c - chunk * channels) * kernel
+                for part in range(parts):
+                    row = sums + ((group * parts + part) * high + o) * wide + chunk * across
+                    if part == 0:
+                        for j in range(deep):
+                            weight[j] = row[j]
+                    else:
+                        for j in range(deep):
+                            weight[j] += row[j]
+                weight += deep
+
+
+cdef bint sum_windows(const Windows* p, const real* x, const real* y, real* weight) noexcept nogil:
+    """weight = the sum over all windows of y times the window of x; False where there is no memory."""
+    cdef npy_intp across = whole(channels_of(p, INNER_OF_SUM) * p.kh * p.kw, width(x)), high = whole(p.o, ROWS)
+    cdef npy_intp tasks = p.groups * parts_of(p), size = 2 * (across + high) * BLOCK, task
+    cdef int threads = shared(p)
+    cdef real* memory = <real*>malloc(threads * size * sizeof(real))
+    cdef real* sums = <real*>malloc(tasks * high * columns_of(p, x) * sizeof(real))
+    if memory == NULL or sums == NULL:
+        free(memory)
+        free(sums)
+        return False
+    enter()
+    for task in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
+        sum_part(task, p, x, y, memory, size, sums)
+    leave()
+    fold(p, sums, weight)
+    free(memory)
+    free(sums)
+    return True
+
+
+# ---- from arrays to windows ------------------------------------------------------------------------------------------
+
+cdef bint read(
+    Windows* p, object geometry, npy_intp n, npy_intp channels, npy_intp units, tuple extents, tuple kernel,
+) except -1:
+    """Describe the convolution of an image; False where there is nothing to compute, or it is left to the generic
+    body."""
+    cdef tuple stride, padding, dilation
+    cdef npy_intp groups
+    cdef bint plane = len(extents) == 2
+    stride, padding, dilation, groups = geometry
+    if not 1 <= len(extents) <= 2 or not len(kernel) == len(stride) == len(padding) == len(dilation) == len(extents):
+        return False
+    if groups < 1 or channels % groups or units % groups or n * channels * units == 0 or 0 in extents or 0 in kernel:
+        return False
+    p.n, p.groups, p.c, p.o = n, groups, channels // groups, units // groups
+    p.w, p.kw, p.sw, p.dw, p.pw = extents[plane], kernel[plane], stride[plane], dilation[plane], padding[plane][0]
+    p.h, p.kh, p.sh, p.dh, p.ph = 1, 1, 1, 1, 0
+    if plane:
+        p.h, p.kh, p.sh, p.dh, p.ph = extents[0], kernel[0], stride[0], dilation[0], padding[0][0]
+        p.oh = places(p.h + p.ph + <npy_intp>padding[0][1], p.kh, p.sh, p.dh)
+    else:
+        p.oh = 1
+    p.ow = places(p.w + p.pw + <npy_intp>padding[plane][1], p.kw, p.sw, p.dw)
+    if p.oh < 1 or p.ow < 1 or not (MG_HAS_PANELS or has_blas(max(inner(p), p.o, p.oh * p.ow, BLOCK))):
+        return False
+    return True
+
+
+cdef inline void flatten(Windows* p) noexcept:
+    """Of windows of one pixel, all pixels may lie in one row."""
+    if p.kh * p.kw == 1 and p.sh * p.sw == 1 and p.h == p.oh and p.w == p.ow and p.ph == 0 and p.pw == 0:
+        p.w = p.ow = p.h * p.w
+        p.h = p.oh = 1
+
+
+cdef inline npy_intp places(npy_intp extent, npy_intp kernel, npy_intp stride, npy_intp dilation) noexcept:
+    """How many windows fit."""
+    extent -= dilation * (kernel - 1) + 1
+    return -1 if extent < 0 else extent // stride + 1
+
+
+cdef inline tuple spatial(ndarray x):
+    return (<object>x).shape[2:]
+
+
+cdef inline bint is_vector(object bias, ndarray x, npy_intp n):
+    return bias is None or (
+        is_plain(bias, PyArray_TYPE(x)) and PyArray_NDIM(<ndarray>bias) == 1 and PyArray_SIZE(<ndarray>bias) == n
+    )
+
+
+cdef inline bint are_images(ndarray x, ndarray y):
+    """Whether both are arrays of one dtype and number of axes, and at least three."""
+    return (
+        x is not None and y is not None and PyArray_TYPE(x) == PyArray_TYPE(y) and PyArray_NDIM(x) == PyArray_NDIM(y)
+        and PyArray_NDIM(x) > 2
+    )
+
+
+cdef inline void* data(object x) noexcept:
+    return NULL if x is None else PyArray_DATA(<ndarray>x)
+
+
+cdef ndarray result(ndarray x, npy_intp n, npy_intp channels, npy_intp high, npy_intp wide):
+    """A new array (n, channels, high, wide), or (n, channels, wide) where x has three axes."""
+    cdef npy_intp[4] dims
+    cdef bint plane = PyArray_NDIM(x) == 4
+    dims[0], dims[1], dims[2], dims[3] = n, channels, high if plane else wide, wide
+    return <ndarray>PyArray_EMPTY(3 + plane, dims, PyArray_TYPE(x), 0)
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+cdef bint run_convolve(const Windows* p, const void* x, const void* weight, const void* bias, real* y) noexcept:
+    with nogil:
+        return convolve(p, <const real*>x, <const real*>weight, <const real*>bias, y)
+
+
+cdef bint run_spread(const Windows* p, const void* y, const void* weight, const void* bias, real* x) noexcept:
+    with nogil:
+        return spread(p, <const real*>y, <const real*>weight, <const real*>bias, x)
+
+
+cdef bint run_sum(const Windows* p, const void* x, const void* y, real* weight) noexcept:
+    with nogil:
+        return sum_windows(p, <const real*>x, <const real*>y, weight)
+
+
+cdef object convolved(object x, object weight, object bias, object geometry):
+    cdef ndarray given = in_order(x), matrix = in_order(weight), out
+    cdef Windows p
+    cdef bint done
+    if not are_images(given, matrix) or not is_vector(bias, given, PyArray_DIMS(matrix)[0]):
+        return NotImplemented
+    if not read(
+        &p, geometry, PyArray_DIMS(given)[0], PyArray_DIMS(given)[1], PyArray_DIMS(matrix)[0], spatial(given),
+        spatial(matrix),
+    ) or p.c != PyArray_DIMS(matrix)[1]:
+        return NotImplemented
+    out = result(given, p.n, p.groups * p.o, p.oh, p.ow)
+    flatten(&p)
+    if PyArray_TYPE(given) == NPY_FLOAT:
+        done = run_convolve(&p, data(given), data(matrix), data(bias), <float*>data(out))
+    else:
+        done = run_convolve(&p, data(given), data(matrix), data(bias), <double*>data(out))
+    return out if done else NotImplemented
+
+
+cdef object transposed(object y, object weight, object bias, tuple extents, object geometry):
+    cdef ndarray given = in_order(y), matrix = in_order(weight), out, flipped
+    cdef Windows p, q
+    cdef bint done
+    if not are_images(given, matrix) or len(extents) != PyArray_NDIM(given) - 2:
+        return NotImplemented
+    if not read(
+        &p, geometry, PyArray_DIMS(given)[0], PyArray_DIMS(matrix)[1] * <npy_intp>geometry[3], PyArray_DIMS(given)[1],
+        extents, spatial(matrix),
+    ) or PyArray_DIMS(matrix)[0] != p.groups * p.o or not is_vector(bias, given, p.groups * p.c):
+        return NotImplemented
+    if PyArray_SIZE(given) != p.n * p.groups * p.o * p.oh * p.ow or PyArray_DIMS(given)[2] != (
+        p.oh if PyArray_NDIM(given) == 4 else p.ow
+    ):
+        return NotImplemented
+    out = result(given, p.n, p.groups * p.c, p.h, p.w)
+    if p.sh == 1 and p.sw == 1:    # a convolution too, of the flipped weight
+        q = p
+        q.c, q.o, q.h, q.w, q.oh, q.ow = p.o, p.c, p.oh, p.ow, p.h, p.w
+        q.ph, q.pw = p.dh * (p.kh - 1) - p.ph, p.dw * (p.kw - 1) - p.pw
+        flatten(&q)
+        flipped = <ndarray>PyArray_EMPTY(PyArray_NDIM(matrix), PyArray_DIMS(matrix), PyArray_TYPE(matrix), 0)
+        if PyArray_TYPE(given) == NPY_FLOAT:
+            flip(&p, <const float*>data(matrix), <float*>data(flipped))
+            done = run_convolve(&q, data(given), data(flipped), data(bias), <float*>data(out))
+        else:
+            flip(&p, <const double*>data(matrix), <double*>data(flipped))
+            done = run_convolve(&q, data(given), data(flipped), data(bias), <double*>data(out))
+    elif PyArray_TYPE(given) == NPY_FLOAT:
+        done = run_spread(&p, data(given), data(matrix), data(bias), <float*>data(out))
+    else:
+        done = run_spread(&p, data(given), data(matrix), data(bias), <double*>data(out))
+    return out if done else NotImplemented
+
+
+cdef object summed(object x, object y, tuple kernel, object geometry):
+    cdef ndarray given = in_order(x), results = in_order(y), out
+    cdef Windows p
+    cdef bint done
+    if not are_images(given, results) or PyArray_DIMS(given)[0] != PyArray_DIMS(results)[0]:
+        return NotImplemented
+    if not read(
+        &p, geometry, PyArray_DIMS(given)[0], PyArray_DIMS(given)[1], PyArray_DIMS(results)[1], spatial(given), kernel
+    ):
+        return NotImplemented
+    if PyArray_SIZE(results) != p.n * p.groups * p.o * p.oh * p.ow or PyArray_DIMS(results)[2] != (
+        p.oh if PyArray_NDIM(results) == 4 else p.ow
+    ):
+        return NotImplemented
+    out = result(given, p.groups * p.o, p.c, p.kh, p.kw)
+    flatten(&p)
+    if PyArray_TYPE(given) == NPY_FLOAT:
+        done = run_sum(&p, data(given), data(results), <float*>data(out))
+    else:
+        done = run_sum(&p, data(given), data(results), <double*>data(out))
+    return out if done else NotImplemented
+
+
+def conv(x, weight, bias, *, geometry):
+    """Kernel of the op ``conv``."""
+    return convolved(x, weight, bias, geometry)
+
+
+def conv_vjp0(g, tuple x_shape not None, weight, *, geometry):
+    """Kernel of its rule for x."""
+    return transposed(g, weight, None, x_shape[2:], geometry)
+
+
+def conv_vjp1(g, x, tuple weight_shape not None, *, geometry):
+    """Kernel of its rule for the weight."""
+    return summed(x, g, weight_shape[2:], geometry)
+
+
+def conv_transpose(x, weight, bias, *, tuple extents not None, geometry):
+    """Kernel of the op ``conv_transpose``."""
+    return transposed(x, weight, bias, extents, geometry)
+
+
+def conv_transpose_vjp0(g, weight, *, geometry):
+    """Kernel of its rule for x."""
+    return convolved(g, weight, None, geometry)
+
+
+def conv_transpose_vjp1(g, x, tuple weight_shape not None, *, geometry):
+    """Kernel of its rule for the weight."""
+    return summed(g, x, weight_shape[2:], geometry)
+
+
+def conv_kernel(x, y, *, tuple kernel not None, geometry):
+    """Kernel of the op ``conv_kernel``."""
+    return summed(x, y, kernel, geometry)
+
+
+def conv_kernel_vjp0(g, tuple x_shape not None, y, *, geometry):
+    """Kernel of its rule for x."""
+    return transposed(y, g, None, x_shape[2:], geometry)
+
+
+def conv_kernel_vjp1(g, x, *, geometry):
+    """Kernel of its rule for y."""
+    return convolved(x, g, None, geometry)
