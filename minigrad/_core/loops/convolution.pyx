@@ -7,7 +7,7 @@ one order.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from numpy cimport (
     NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array,
     ndarray, npy_intp,
@@ -28,7 +28,7 @@ cdef enum:
     INNER = 512             # elements of windows that are filled and multiplied at a time
     INNER_OF_SUM = 288      # the same where the sum is over the windows
     GROUP = 4               # blocks that one thread takes at a time
-    PARTS = 8               # of the sum over all windows, at most
+    TASKS = 8               # that the sum over all windows is cut into at least
     PART = 512              # windows of a part, at least
     CHEAP = 16              # multiplications that cost as much as an element of a simple loop
 
@@ -221,95 +221,94 @@ cdef void flip(const Windows* p, const real* weight, real* out) noexcept nogil:
 
 # ---- the gradient of the weight --------------------------------------------------------------------------------------
 
+cdef inline npy_intp chunks_of(const Windows* p) noexcept nogil:
+    return pieces(p.c, channels_of(p, INNER_OF_SUM))
+
+
 cdef inline npy_intp parts_of(const Windows* p) noexcept nogil:
-    return min(PARTS, pieces(p.n * p.oh * p.ow, PART))
+    """Into how many parts the sum over the windows is cut: few, where there are other tasks enough."""
+    return min(pieces(TASKS, p.groups * chunks_of(p)), pieces(p.n * p.oh * p.ow, PART))
 
 
 cdef inline npy_intp columns_of(const Windows* p, const real* x) noexcept nogil:
-    """Columns of a part's sums (o, inner), with what fills up the panels."""
-    cdef npy_intp channels = channels_of(p, INNER_OF_SUM)
-    return pieces(p.c, channels) * whole(channels * p.kh * p.kw, width(x) if MG_HAS_PANELS else 1)
+    """Columns of the sums of a chunk of channels, with what fills up the panels."""
+    return whole(channels_of(p, INNER_OF_SUM) * p.kh * p.kw, width(x) if MG_HAS_PANELS else 1)
 
 
 cdef inline void add_block(
-    const Windows* p, npy_intp group, npy_intp start, npy_intp count, const real* x, const real* y, real* memory,
-    real* sums,
+    const Windows* p, npy_intp group, npy_intp first, npy_intp channels, npy_intp start, npy_intp count, const real* x,
+    const real* y, bint adds, real* columns, real* sums,
 ) noexcept nogil:
-    """Add the products of some windows."""
-    cdef npy_intp kernel = p.kh * p.kw, channels = channels_of(p, INNER_OF_SUM), first = 0, high = whole(p.o, ROWS)
-    cdef npy_intp wide = width(x), ld = columns_of(p, x), across = whole(channels * kernel, wide), deep, i, j, panel
-    cdef real* columns = memory
-    cdef real* panels = columns + across * BLOCK
-    cdef real* rows = panels + across * BLOCK
+    """Add the products of some windows with their elements of some channels."""
+    cdef npy_intp high = whole(p.o, ROWS), ld = columns_of(p, x), wide = width(x), deep = channels * p.kh * p.kw
+    cdef npy_intp i, j, panel
+    cdef real* panels = columns + ld * BLOCK
+    cdef real* rows = panels + wide * BLOCK
     cdef real* packed = rows + high * BLOCK
     cdef Run[BLOCK] runs
     cdef int n = cut_runs(p, start, count, runs)
     copy_in(p, y, group, BLOCK, runs, n, rows)
-    if MG_HAS_PANELS:
+    fill(p, x, group, first, channels, runs, n, BLOCK, columns)
+    if not MG_HAS_PANELS:
+        gemm(False, True, p.o, deep, count, rows, BLOCK, columns, BLOCK, adds, sums, ld)
+        return
+    for i in range(high // ROWS):
+        pack_side(
+            rows + i * ROWS * BLOCK, True, BLOCK, min(ROWS, p.o - i * ROWS), ROWS, count, packed + i * ROWS * BLOCK
+        )
+    for panel in range(pieces(deep, wide)):
+        j = panel * wide
+        pack_side(columns + j * BLOCK, True, BLOCK, min(wide, deep - j), wide, count, panels)
         for i in range(high // ROWS):
-            pack_side(
-                rows + i * ROWS * BLOCK, True, BLOCK, min(ROWS, p.o - i * ROWS), ROWS, count, packed + i * ROWS * BLOCK
+            tile_of(
+                min(wide, deep - j), packed + i * ROWS * BLOCK, panels, count, <const real*>NULL, adds, False,
+                sums + i * ROWS * ld + j, ld,
             )
-    while first < p.c:
-        deep = min(channels, p.c - first) * kernel
-        fill(p, x, group, first, min(channels, p.c - first), runs, n, BLOCK, columns)
-        if MG_HAS_PANELS:
-            for panel in range(pieces(deep, wide)):
-                j = panel * wide
-                pack_side(columns + j * BLOCK, True, BLOCK, min(wide, deep - j), wide, count, panels)
-                for i in range(high // ROWS):
-                    tile_of(
-                        min(wide, deep - j), packed + i * ROWS * BLOCK, panels, count, <const real*>NULL, True, False,
-                        sums + i * ROWS * ld + j, ld,
-                    )
-            sums += across
-        else:
-            gemm(False, True, p.o, deep, count, rows, BLOCK, columns, BLOCK, 1, sums, ld)
-            sums += channels * kernel
-        first += channels
 
 
 cdef inline void sum_part(
     npy_intp task, const Windows* p, const real* x, const real* y, real* memory, npy_intp size, real* sums,
 ) noexcept nogil:
-    """One part of the sum of one group."""
-    cdef npy_intp parts = parts_of(p), total = p.n * p.oh * p.ow, each = whole(pieces(total, parts), BLOCK)
-    cdef npy_intp start = task % parts * each, end = min(total, start + each), area = whole(p.o, ROWS) * columns_of(p, x)
-    sums += task * area
-    memset(sums, 0, area * sizeof(real))
-    while start < end:
-        add_block(p, task // parts, start, min(BLOCK, end - start), x, y, memory + threadid() * size, sums)
-        start += BLOCK
+    """One part of the sum, of one group and some of its channels."""
+    cdef npy_intp parts = parts_of(p), chunks = chunks_of(p), channels = channels_of(p, INNER_OF_SUM)
+    cdef npy_intp total = p.n * p.oh * p.ow, each = whole(pieces(total, parts), BLOCK), start = task % parts * each
+    cdef npy_intp end = min(total, start + each), first = task // parts % chunks * channels, at = start
+    sums += task * whole(p.o, ROWS) * columns_of(p, x)
+    if start >= end:
+        memset(sums, 0, whole(p.o, ROWS) * columns_of(p, x) * sizeof(real))
+    while at < end:
+        add_block(
+            p, task // (parts * chunks), first, min(channels, p.c - first), at, min(BLOCK, end - at), x, y, at > start,
+            memory + threadid() * size, sums,
+        )
+        at += BLOCK
 
 
-cdef void fold(const Windows* p, const real* sums, real* weight) noexcept nogil:
-    """Add up the parts, without what filled up the panels."""
-    cdef npy_intp parts = parts_of(p), kernel = p.kh * p.kw, channels = channels_of(p, INNER_OF_SUM)
-    cdef npy_intp wide = columns_of(p, sums), across = wide // pieces(p.c, channels), high = whole(p.o, ROWS)
-    cdef npy_intp group, part, o, chunk, j, deep
-    cdef const real* row
-    for group in range(p.groups):
-        for o in range(p.o):
-            for chunk in range(pieces(p.c, channels)):
-                deep = min(channels, p.c - chunk * channels) * kernel
-                for part in range(parts):
-                    row = sums + ((group * parts + part) * high + o) * wide + chunk * across
-                    if part == 0:
-                        for j in range(deep):
-                            weight[j] = row[j]
-                    else:
-                        for j in range(deep):
-                            weight[j] += row[j]
-                weight += deep
+cdef inline void fold_row(npy_intp row, const Windows* p, const real* sums, real* weight) noexcept nogil:
+    """Add up the parts of one row of the weight, without what filled up the panels."""
+    cdef npy_intp parts = parts_of(p), channels = channels_of(p, INNER_OF_SUM), kernel = p.kh * p.kw
+    cdef npy_intp ld = columns_of(p, sums), area = whole(p.o, ROWS) * ld, chunks = chunks_of(p), chunk, part, j, deep
+    cdef const real* other
+    weight += row * inner(p)
+    for chunk in range(chunks):
+        deep = min(channels, p.c - chunk * channels) * kernel
+        for part in range(parts):
+            other = sums + ((row // p.o * chunks + chunk) * parts + part) * area + row % p.o * ld
+            if part == 0:
+                memcpy(weight, other, deep * sizeof(real))
+            else:
+                for j in range(deep):
+                    weight[j] += other[j]
+        weight += deep
 
 
 cdef bint sum_windows(const Windows* p, const real* x, const real* y, real* weight) noexcept nogil:
     """weight = the sum over all windows of y times the window of x; False where there is no memory."""
-    cdef npy_intp across = whole(channels_of(p, INNER_OF_SUM) * p.kh * p.kw, width(x)), high = whole(p.o, ROWS)
-    cdef npy_intp tasks = p.groups * parts_of(p), size = 2 * (across + high) * BLOCK, task
+    cdef npy_intp high = whole(p.o, ROWS), ld = columns_of(p, x), rows = p.groups * p.o
+    cdef npy_intp tasks = p.groups * chunks_of(p) * parts_of(p), size = (ld + width(x) + 2 * high) * BLOCK, task
     cdef int threads = shared(p)
     cdef real* memory = <real*>malloc(threads * size * sizeof(real))
-    cdef real* sums = <real*>malloc(tasks * high * columns_of(p, x) * sizeof(real))
+    cdef real* sums = <real*>malloc(tasks * high * ld * sizeof(real))
     if memory == NULL or sums == NULL:
         free(memory)
         free(sums)
@@ -318,7 +317,8 @@ cdef bint sum_windows(const Windows* p, const real* x, const real* y, real* weig
     for task in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
         sum_part(task, p, x, y, memory, size, sums)
     leave()
-    fold(p, sums, weight)
+    for task in prange(rows, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+        fold_row(task, p, sums, weight)
     free(memory)
     free(sums)
     return True
