@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
+from minigrad._core.cpu import Kernel
 from minigrad.errors import ShapeError, message
 from minigrad.ops.conversion import asarray
 from minigrad.ops.registry import Array, accumulate_float32, op
@@ -168,6 +169,11 @@ _adaptive_avg_pool.samples(
     error(ShapeError, "adaptive_avg_pool1d: x is float64 (2, 4), needs 3 axes", (2, 4), output=(2,)),
     error(ShapeError, "adaptive_avg_pool1d: x is float64 (2, 4, 0), needs an element", (2, 4, 0), output=(2,)),
 )
+
+
+for _of in (_max_pool, _avg_pool):
+    _of.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("pooling", _of.name))
+    _of.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("pooling", f"{_of.name}_vjp"))
 
 
 # ---- public functions ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from minigrad._core.loops.gemm cimport gemm, pieces
 from minigrad._core.loops.panels cimport MG_HAS_PANELS, pack_side, tile_of, width
 from minigrad._core.loops.plain cimport is_plain, real
 from minigrad._core.loops.rows cimport in_order
-from minigrad._core.loops.windows cimport BLOCK, Run, Windows, add_back, copy_in, copy_out, cut_runs, fill
+from minigrad._core.loops.windows cimport BLOCK, Run, Windows, add_back, copy_in, copy_out, cut_runs, fill, read_axes
 
 import_array()
 
@@ -331,26 +331,13 @@ cdef bint read(
 ) except -1:
     """Describe the convolution of an image; False where there is nothing to compute, or it is left to the generic
     body."""
-    cdef tuple stride, padding, dilation
-    cdef npy_intp groups
-    cdef bint plane = len(extents) == 2
-    stride, padding, dilation, groups = geometry
-    if not 1 <= len(extents) <= 2 or not len(kernel) == len(stride) == len(padding) == len(dilation) == len(extents):
+    cdef npy_intp groups = geometry[3]
+    if not read_axes(p, extents, kernel, geometry[0], geometry[1], geometry[2]):
         return False
-    if groups < 1 or channels % groups or units % groups or n * channels * units == 0 or 0 in extents or 0 in kernel:
+    if groups < 1 or channels % groups or units % groups or n * channels * units == 0:
         return False
     p.n, p.groups, p.c, p.o = n, groups, channels // groups, units // groups
-    p.w, p.kw, p.sw, p.dw, p.pw = extents[plane], kernel[plane], stride[plane], dilation[plane], padding[plane][0]
-    p.h, p.kh, p.sh, p.dh, p.ph = 1, 1, 1, 1, 0
-    if plane:
-        p.h, p.kh, p.sh, p.dh, p.ph = extents[0], kernel[0], stride[0], dilation[0], padding[0][0]
-        p.oh = places(p.h + p.ph + <npy_intp>padding[0][1], p.kh, p.sh, p.dh)
-    else:
-        p.oh = 1
-    p.ow = places(p.w + p.pw + <npy_intp>padding[plane][1], p.kw, p.sw, p.dw)
-    if p.oh < 1 or p.ow < 1 or not (MG_HAS_PANELS or has_blas(max(inner(p), p.o, p.oh * p.ow, BLOCK))):
-        return False
-    return True
+    return MG_HAS_PANELS or has_blas(max(inner(p), p.o, p.oh * p.ow, BLOCK))
 
 
 cdef inline void flatten(Windows* p) noexcept:
@@ -358,12 +345,6 @@ cdef inline void flatten(Windows* p) noexcept:
     if p.kh * p.kw == 1 and p.sh * p.sw == 1 and p.h == p.oh and p.w == p.ow and p.ph == 0 and p.pw == 0:
         p.w = p.ow = p.h * p.w
         p.h = p.oh = 1
-
-
-cdef inline npy_intp places(npy_intp extent, npy_intp kernel, npy_intp stride, npy_intp dilation) noexcept:
-    """How many windows fit."""
-    extent -= dilation * (kernel - 1) + 1
-    return -1 if extent < 0 else extent // stride + 1
 
 
 cdef inline tuple spatial(ndarray x):

@@ -23,6 +23,31 @@ cdef struct Run:
     npy_intp at, length         # which is window `at` of the block; there are `length` in all
 
 
+cdef inline npy_intp places(npy_intp extent, npy_intp kernel, npy_intp stride, npy_intp dilation) noexcept:
+    """How many windows fit."""
+    extent -= dilation * (kernel - 1) + 1
+    return 0 if extent < 0 else extent // stride + 1
+
+
+cdef inline bint read_axes(
+    Windows* p, tuple extents, tuple kernel, tuple stride, tuple padding, tuple dilation,
+) except -1:
+    """Describe one or two axes; False for others, and where no window fits."""
+    cdef bint plane = len(extents) == 2
+    if not 1 <= len(extents) <= 2 or not len(kernel) == len(stride) == len(padding) == len(dilation) == len(extents):
+        return False
+    if 0 in extents or 0 in kernel:
+        return False
+    p.w, p.kw, p.sw, p.dw, p.pw = extents[plane], kernel[plane], stride[plane], dilation[plane], padding[plane][0]
+    p.h = p.kh = p.sh = p.dh = p.oh = 1
+    p.ph = 0
+    if plane:
+        p.h, p.kh, p.sh, p.dh, p.ph = extents[0], kernel[0], stride[0], dilation[0], padding[0][0]
+        p.oh = places(p.h + p.ph + <npy_intp>padding[0][1], p.kh, p.sh, p.dh)
+    p.ow = places(p.w + p.pw + <npy_intp>padding[plane][1], p.kw, p.sw, p.dw)
+    return p.oh > 0 and p.ow > 0
+
+
 cdef inline int cut_runs(const Windows* p, npy_intp start, npy_intp length, Run* runs) noexcept nogil:
     """Cut the windows from number `start` on into runs; returns how many there are."""
     cdef npy_intp at = 0, outer = p.oh * p.ow, place
