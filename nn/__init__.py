@@ -17,6 +17,7 @@ from minigrad.nn.activations import (
     Softplus,
     Tanh,
 )
+from minigrad.nn.convolution import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.losses import (
@@ -31,11 +32,23 @@ from minigrad.nn.losses import (
 )
 from minigrad.nn.module import LoadReport, Module
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.pooling import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AvgPool1D,
+    AvgPool2D,
+    GlobalAvgPool1D,
+    GlobalAvgPool2D,
+    MaxPool1D,
+    MaxPool2D,
+)
 from minigrad.nn.sequential import Sequential
 
 __all__ = [
-    "ELU", "GELU", "SELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dense", "Dropout", "HuberLoss", "Identity",
-    "KLDivLoss", "L1Loss", "LeakyReLU", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "Mish", "Module",
-    "NLLLoss", "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
-    "activations", "functional", "init",
+    "ELU", "GELU", "SELU", "AdaptiveAvgPool1D", "AdaptiveAvgPool2D", "AvgPool1D", "AvgPool2D", "BCEWithLogitsLoss",
+    "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "CrossEntropyLoss", "Dense", "Dropout",
+    "GlobalAvgPool1D", "GlobalAvgPool2D", "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "LeakyReLU", "LoadReport",
+    "LogSigmoid", "LogSoftmax", "MSELoss", "MaxPool1D", "MaxPool2D", "Mish", "Module", "NLLLoss", "Parameter",
+    "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "activations",
+    "functional", "init",
 ]  # fmt: skip

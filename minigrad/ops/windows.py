@@ -18,12 +18,13 @@ Pads = tuple[tuple[int, int], ...]  # how many elements are added before and beh
 
 def sizes(who: str, name: str, value: Any, n: int, least: int = 1) -> Sizes:
     """A number of at least `least` for each of `n` spatial axes, from one for all of them or one for each."""
+    need = "an int" if n == 1 else f"an int or {n} ints"
     try:
         found = tuple(operator.index(v) for v in (value if isinstance(value, (tuple, list)) else (value,) * n))
     except TypeError:
-        raise TypeError(message(who, name, value, f"an int or {n} ints")) from None
+        raise TypeError(message(who, name, value, need)) from None
     if len(found) != n or min(found) < least:
-        raise ShapeError(message(who, name, f"{value}", f"an int or {n} ints of at least {least}"))
+        raise ShapeError(message(who, name, f"{value}", f"{need} of at least {least}"))
     return found
 
 
