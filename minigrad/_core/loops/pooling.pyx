@@ -21,40 +21,58 @@ cdef enum Job:
 
 # ---- one row of windows ----------------------------------------------------------------------------------------------
 
+# The stride is given apart: where the compiler sees which it is, it makes vectors of the loop.
+
+cdef inline void raise_row(npy_intp n, npy_intp stride, const real* pixels, real* out) noexcept nogil:
+    cdef npy_intp t
+    cdef real value, best
+    for t in range(n):
+        value, best = pixels[t * stride], out[t]
+        out[t] = value if (value > best) | (value != value) else best    # `or` would make a branch
+
+
+cdef inline void count_row(npy_intp n, npy_intp stride, const real* pixels, const real* out, real* hits) noexcept nogil:
+    cdef npy_intp t
+    for t in range(n):
+        hits[t] += <real>1 if pixels[t * stride] == out[t] else <real>0
+
+
+cdef inline void share_row(
+    npy_intp n, npy_intp stride, const real* pixels, const real* out, const real* shares, real* slope,
+) noexcept nogil:
+    cdef npy_intp t
+    cdef real share
+    for t in range(n):
+        share = shares[t]
+        slope[t * stride] += share if pixels[t * stride] == out[t] else <real>0
+
+
+cdef inline void add_row(npy_intp n, npy_intp stride, const real* pixels, real* out) noexcept nogil:
+    cdef npy_intp t
+    for t in range(n):
+        out[t] += pixels[t * stride]
+
+
+cdef inline void spread_row(npy_intp n, npy_intp stride, const real* shares, real* slope) noexcept nogil:
+    cdef npy_intp t
+    for t in range(n):
+        slope[t * stride] += shares[t]
+
+
 cdef inline void take_largest(const Windows* p, const Run* run, const real* image, real* out) noexcept nogil:
     """The maxima of a row of windows; NaN wins."""
     cdef npy_intp i, j, t, source, low, high
-    cdef const real* pixels
-    cdef real value
     for t in range(p.ow):
         out[t] = -<real>INFINITY
     for i in range(p.kh):
         for j in range(p.kw):
             clip(p, run, i, j, &source, &low, &high)
-            pixels = image + source - low * p.sw
-            for t in range(low, high):
-                value = pixels[t * p.sw]
-                out[t] = value if value > out[t] or value != value else out[t]
-
-
-cdef inline void count_hits(
-    const Windows* p, const Run* run, const real* image, const real* out, real* hits,
-) noexcept nogil:
-    """How many elements of each window in a row are its maximum, or, without an image, lie in it."""
-    cdef npy_intp i, j, t, source, low, high
-    cdef const real* pixels
-    for t in range(p.ow):
-        hits[t] = 0
-    for i in range(p.kh):
-        for j in range(p.kw):
-            clip(p, run, i, j, &source, &low, &high)
-            if image == NULL:
-                for t in range(low, high):
-                    hits[t] += 1
+            if p.sw == 1:
+                raise_row(high - low, 1, image + source, out + low)
+            elif p.sw == 2:
+                raise_row(high - low, 2, image + source, out + low)
             else:
-                pixels = image + source - low * p.sw
-                for t in range(low, high):
-                    hits[t] += 1 if pixels[t * p.sw] == out[t] else 0
+                raise_row(high - low, p.sw, image + source, out + low)
 
 
 cdef inline void share_largest(
@@ -62,45 +80,62 @@ cdef inline void share_largest(
 ) noexcept nogil:
     """Hand the cotangents of a row of windows to their maxima, in equal shares."""
     cdef npy_intp i, j, t, source, low, high
-    cdef const real* pixels
-    cdef real* places
-    count_hits(p, run, image, out, hits)
+    for t in range(p.ow):
+        hits[t] = 0
+    for i in range(p.kh):
+        for j in range(p.kw):
+            clip(p, run, i, j, &source, &low, &high)
+            if p.sw == 1:
+                count_row(high - low, 1, image + source, out + low, hits + low)
+            elif p.sw == 2:
+                count_row(high - low, 2, image + source, out + low, hits + low)
+            else:
+                count_row(high - low, p.sw, image + source, out + low, hits + low)
     for t in range(p.ow):
         hits[t] = g[t] / hits[t]
     for i in range(p.kh):
         for j in range(p.kw):
             clip(p, run, i, j, &source, &low, &high)
-            pixels, places = image + source - low * p.sw, slope + source - low * p.sw
-            for t in range(low, high):
-                places[t * p.sw] += hits[t] if pixels[t * p.sw] == out[t] else 0
+            if p.sw == 1:
+                share_row(high - low, 1, image + source, out + low, hits + low, slope + source)
+            elif p.sw == 2:
+                share_row(high - low, 2, image + source, out + low, hits + low, slope + source)
+            else:
+                share_row(high - low, p.sw, image + source, out + low, hits + low, slope + source)
 
 
 cdef inline void set_shares(const Windows* p, const Run* run, bint padded, real* shares) noexcept nogil:
     """One over the number of elements that count in each window of a row."""
-    cdef npy_intp t
-    if padded:
-        for t in range(p.ow):
-            shares[t] = <real>1 / <real>(p.kh * p.kw)
-    else:
-        count_hits(p, run, <const real*>NULL, <const real*>NULL, shares)
-        for t in range(p.ow):
-            shares[t] = <real>1 / max(shares[t], <real>1)
+    cdef npy_intp i, j, t, source, low, high
+    cdef real start = p.kh * p.kw if padded else 0
+    for t in range(p.ow):
+        shares[t] = start
+    if not padded:
+        for i in range(p.kh):
+            for j in range(p.kw):
+                clip(p, run, i, j, &source, &low, &high)
+                for t in range(low, high):
+                    shares[t] += 1
+    for t in range(p.ow):
+        shares[t] = <real>1 / max(shares[t], <real>1)
 
 
 cdef inline void take_mean(
     const Windows* p, const Run* run, bint padded, const real* image, real* shares, real* out,
 ) noexcept nogil:
     cdef npy_intp i, j, t, source, low, high
-    cdef const real* pixels
     set_shares(p, run, padded, shares)
     for t in range(p.ow):
         out[t] = 0
     for i in range(p.kh):
         for j in range(p.kw):
             clip(p, run, i, j, &source, &low, &high)
-            pixels = image + source - low * p.sw
-            for t in range(low, high):
-                out[t] += pixels[t * p.sw]
+            if p.sw == 1:
+                add_row(high - low, 1, image + source, out + low)
+            elif p.sw == 2:
+                add_row(high - low, 2, image + source, out + low)
+            else:
+                add_row(high - low, p.sw, image + source, out + low)
     for t in range(p.ow):
         out[t] *= shares[t]
 
@@ -109,16 +144,18 @@ cdef inline void share_mean(
     const Windows* p, const Run* run, bint padded, const real* g, real* shares, real* slope,
 ) noexcept nogil:
     cdef npy_intp i, j, t, source, low, high
-    cdef real* places
     set_shares(p, run, padded, shares)
     for t in range(p.ow):
         shares[t] *= g[t]
     for i in range(p.kh):
         for j in range(p.kw):
             clip(p, run, i, j, &source, &low, &high)
-            places = slope + source - low * p.sw
-            for t in range(low, high):
-                places[t * p.sw] += shares[t]
+            if p.sw == 1:
+                spread_row(high - low, 1, shares + low, slope + source)
+            elif p.sw == 2:
+                spread_row(high - low, 2, shares + low, slope + source)
+            else:
+                spread_row(high - low, p.sw, shares + low, slope + source)
 
 
 # ---- all of them -----------------------------------------------------------------------------------------------------
