@@ -36,7 +36,7 @@ class Geometry(NamedTuple):
     dilation: Sizes
     groups: int
 
-    def count(self, who: str, extents: Sizes, kernel: Sizes) -> Sizes:
+    def fit(self, who: str, extents: Sizes, kernel: Sizes) -> Sizes:
         """How many windows there are on each axis."""
         return count(who, extents, kernel, self.stride, self.padding, self.dilation)
 
@@ -88,7 +88,7 @@ def _conv(xp: Any, x: Array, weight: Array, bias: Array | None = None, /, *, geo
     """
     who, groups, kernel = f"conv{weight.ndim - 2}d", geometry.groups, weight.shape[2:]
     _check(who, x, weight, bias, groups, math.prod(weight.shape[1:2]) * groups, weight.shape[0] if weight.ndim else 0)
-    counts = geometry.count(who, x.shape[2:], kernel)
+    counts = geometry.fit(who, x.shape[2:], kernel)
     matrices = xp.reshape(weight, (groups, weight.shape[0] // groups, math.prod(weight.shape[1:])))
     y = xp.matmul(matrices, geometry.columns(xp, x, kernel, counts))
     return _shift(xp, xp.reshape(y, (x.shape[0], weight.shape[0], *counts)), bias)
@@ -122,7 +122,7 @@ def _conv_transpose(
     who, groups, kernel = f"conv_transpose{weight.ndim - 2}d", geometry.groups, weight.shape[2:]
     units = math.prod(weight.shape[1:2]) * groups
     _check(who, x, weight, bias, groups, weight.shape[0] if weight.ndim else 0, units)
-    counts = geometry.count(who, extents, kernel)
+    counts = geometry.fit(who, extents, kernel)
     if counts != tuple(x.shape[2:]):
         raise ShapeError(message(who, "x", x, f"spatial extents {counts}, of which a result of {extents} is made"))
     each, inner = weight.shape[0] // groups, math.prod(weight.shape[1:])
@@ -164,7 +164,7 @@ def _conv_kernel(xp: Any, x: Array, y: Array, /, *, kernel: Sizes, geometry: Geo
     >>> _conv_kernel(x, y, kernel=(2,), geometry=Geometry((1,), ((0, 0),), (1,), 1))
     tensor([[[21., 32.]]])
     """
-    counts, groups = geometry.count("conv_kernel", x.shape[2:], kernel), geometry.groups
+    counts, groups = geometry.fit("conv_kernel", x.shape[2:], kernel), geometry.groups
     if counts != tuple(y.shape[2:]) or x.shape[0] != y.shape[0] or y.shape[1] % groups:
         need = f"shape ({x.shape[0]}, channels, {', '.join(map(str, counts))}), as x is {tuple(x.shape)}"
         raise ShapeError(message("conv_kernel", "y", y, need))

@@ -3,7 +3,7 @@
 The windows of all images of a batch are numbered in one row, and a block is a piece of that. It is cut into runs that
 lie in one row of one image, so that the innermost loops copy what lies together.
 """
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from numpy cimport npy_intp
 
 from minigrad._core.loops.plain cimport real
@@ -19,8 +19,8 @@ cdef struct Windows:
     npy_intp ph, pw, dh, dw     # padding before the image; from one element of a window to the next
 
 cdef struct Run:
-    npy_intp image, row, column # of its first window,
-    npy_intp at, length         # which is window `at` of the block; there are `length` in all
+    npy_intp image, row, column  # of its first window,
+    npy_intp at, length          # which is window `at` of the block; there are `length` in all
 
 
 cdef inline npy_intp places(npy_intp extent, npy_intp kernel, npy_intp stride, npy_intp dilation) noexcept:
@@ -83,7 +83,7 @@ cdef inline void fill(
     npy_intp wide, real* out,
 ) noexcept nogil:
     """out (channels * window, wide) = the windows of some channels of a group, one a column."""
-    cdef npy_intp i, j, t, c, source, low, high, size = p.h * p.w, kernel = p.kh * p.kw
+    cdef npy_intp i, j, t, c, source, low, high, size = p.h * p.w
     cdef const real* image
     cdef const real* pixels
     cdef real* row
@@ -93,9 +93,9 @@ cdef inline void fill(
         for i in range(p.kh):
             for j in range(p.kw):
                 clip(p, &runs[r], i, j, &source, &low, &high)
-                row = out + (i * p.kw + j) * wide + runs[r].at
-                pixels = image + source
                 for c in range(channels):
+                    row = out + ((c * p.kh + i) * p.kw + j) * wide + runs[r].at
+                    pixels = image + c * size + source
                     for t in range(low):
                         row[t] = 0
                     if p.sw == 1:
@@ -105,8 +105,6 @@ cdef inline void fill(
                             row[low + t] = pixels[t * p.sw]
                     for t in range(high, runs[r].length):
                         row[t] = 0
-                    row += kernel * wide
-                    pixels += size
 
 
 cdef inline void add_back(
@@ -114,7 +112,7 @@ cdef inline void add_back(
     npy_intp wide, real* x,
 ) noexcept nogil:
     """The transpose of `fill`: add each element to the pixel that it would have been filled from."""
-    cdef npy_intp i, j, t, c, source, low, high, size = p.h * p.w, kernel = p.kh * p.kw
+    cdef npy_intp i, j, t, c, source, low, high, size = p.h * p.w
     cdef const real* row
     cdef real* image
     cdef real* pixels
@@ -124,21 +122,20 @@ cdef inline void add_back(
         for i in range(p.kh):
             for j in range(p.kw):
                 clip(p, &runs[r], i, j, &source, &low, &high)
-                row = columns + (i * p.kw + j) * wide + runs[r].at + low
-                pixels = image + source
                 for c in range(channels):
+                    row = columns + ((c * p.kh + i) * p.kw + j) * wide + runs[r].at + low
+                    pixels = image + c * size + source
                     if p.sw == 1:
                         for t in range(high - low):
                             pixels[t] += row[t]
                     else:
                         for t in range(high - low):
                             pixels[t * p.sw] += row[t]
-                    row += kernel * wide
-                    pixels += size
 
 
 cdef inline void copy_out(
-    const Windows* p, const real* rows, npy_intp group, npy_intp wide, const Run* runs, int n, const real* bias, real* y,
+    const Windows* p, const real* rows, npy_intp group, npy_intp wide, const Run* runs, int n, const real* bias,
+    real* y,
 ) noexcept nogil:
     """Put a block of results (o, wide) in its places, with the bias added."""
     cdef npy_intp c, t, size = p.oh * p.ow
