@@ -104,6 +104,12 @@ from minigrad.ops.conversion import (
     from_dlpack,
     tensor,
 )
+from minigrad.ops.convolution import (
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
+)
 from minigrad.ops.creation import (
     empty,
     empty_like,
@@ -242,6 +248,14 @@ from minigrad.ops.normalization import (
     layer_norm,
     rms_norm,
 )
+from minigrad.ops.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
 from minigrad.ops.ranges import (
     arange,
     linspace,
@@ -346,6 +360,8 @@ __all__ = [
     "abs",
     "acos",
     "acosh",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
     "add",
     "all",
     "allclose",
@@ -364,6 +380,8 @@ __all__ = [
     "atan2",
     "atanh",
     "autograd",
+    "avg_pool1d",
+    "avg_pool2d",
     "batch_norm",
     "batch_norm_training",
     "bfloat16",
@@ -388,6 +406,10 @@ __all__ = [
     "complex128",
     "concat",
     "conj",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "copy",
     "copysign",
     "cos",
@@ -482,6 +504,8 @@ __all__ = [
     "matmul",
     "matrix_transpose",
     "max",
+    "max_pool1d",
+    "max_pool2d",
     "maximum",
     "mean",
     "meshgrid",

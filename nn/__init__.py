@@ -20,6 +20,7 @@ from minigrad.nn.activations import (
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.batch_norm import BatchNorm, BatchNorm1D, BatchNorm2D
 from minigrad.nn.containers import Lambda, ModuleDict, ModuleList, Residual
+from minigrad.nn.convolution import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.embedding import Embedding
@@ -43,6 +44,16 @@ from minigrad.nn.margin_losses import CosineEmbeddingLoss, HingeLoss, MarginRank
 from minigrad.nn.module import LoadReport, Module
 from minigrad.nn.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.pooling import (
+    AdaptiveAvgPool1D,
+    AdaptiveAvgPool2D,
+    AvgPool1D,
+    AvgPool2D,
+    GlobalAvgPool1D,
+    GlobalAvgPool2D,
+    MaxPool1D,
+    MaxPool2D,
+)
 from minigrad.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions, alibi_slopes
 from minigrad.nn.recurrent import GRU, LSTM, RNN
 from minigrad.nn.recurrent_cells import GRUCell, LSTMCell, RNNCell
@@ -52,14 +63,16 @@ from minigrad.nn.transformer import Transformer, TransformerDecoder, Transformer
 from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
-    "ELU", "GELU", "GRU", "LSTM", "RNN", "SELU", "BCELoss", "BCEWithLogitsLoss", "BatchNorm", "BatchNorm1D",
-    "BatchNorm2D", "CTCLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "DecoderCache", "Dense", "Dropout",
-    "Embedding", "FeedForward", "Flatten", "GRUCell", "GroupNorm", "HingeLoss", "HuberLoss", "Identity",
-    "InstanceNorm", "KLDivLoss", "KVCache", "L1Loss", "LSTMCell", "Lambda", "LayerCache", "LayerNorm", "LeakyReLU",
-    "LearnedPositions", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "MarginRankingLoss", "Mish", "Module",
-    "ModuleDict", "ModuleList", "MultiHeadAttention", "NLLLoss", "Parameter", "RMSNorm", "RNNCell", "ReLU",
-    "Reshape", "Residual", "RotaryPositions", "Sequential", "SiLU", "Sigmoid", "SigmoidFocalLoss",
-    "SinusoidalPositions", "SmoothL1Loss", "Softmax", "SoftmaxFocalLoss", "Softplus", "Tanh", "Transformer",
-    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer",
-    "TripletMarginLoss", "activations", "alibi_slopes", "functional", "init",
+    "ELU", "GELU", "GRU", "LSTM", "RNN", "SELU", "AdaptiveAvgPool1D", "AdaptiveAvgPool2D", "AvgPool1D", "AvgPool2D",
+    "BCELoss", "BCEWithLogitsLoss", "BatchNorm", "BatchNorm1D", "BatchNorm2D", "CTCLoss", "Conv1D",
+    "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "CosineEmbeddingLoss", "CrossEntropyLoss", "DecoderCache",
+    "Dense", "Dropout", "Embedding", "FeedForward", "Flatten", "GRUCell", "GlobalAvgPool1D", "GlobalAvgPool2D",
+    "GroupNorm", "HingeLoss", "HuberLoss", "Identity", "InstanceNorm", "KLDivLoss", "KVCache", "L1Loss", "LSTMCell",
+    "Lambda", "LayerCache", "LayerNorm", "LeakyReLU", "LearnedPositions", "LoadReport", "LogSigmoid", "LogSoftmax",
+    "MSELoss", "MarginRankingLoss", "MaxPool1D", "MaxPool2D", "Mish", "Module", "ModuleDict", "ModuleList",
+    "MultiHeadAttention", "NLLLoss", "Parameter", "RMSNorm", "RNNCell", "ReLU", "Reshape", "Residual",
+    "RotaryPositions", "Sequential", "SiLU", "Sigmoid", "SigmoidFocalLoss", "SinusoidalPositions", "SmoothL1Loss",
+    "Softmax", "SoftmaxFocalLoss", "Softplus", "Tanh", "Transformer", "TransformerDecoder",
+    "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "activations",
+    "alibi_slopes", "functional", "init",
 ]  # fmt: skip

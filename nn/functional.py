@@ -1,11 +1,19 @@
 """The stateless forms: functions that take weights as arguments. Each is the op of the same name in `minigrad`."""
 
 from minigrad.ops import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
     attention_weights,
+    avg_pool1d,
+    avg_pool2d,
     batch_norm,
     batch_norm_training,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
     cosine_embedding_loss,
     cross_entropy,
     ctc_loss,
@@ -30,6 +38,8 @@ from minigrad.ops import (
     log_softmax,
     lstm,
     margin_ranking_loss,
+    max_pool1d,
+    max_pool2d,
     mish,
     mse_loss,
     nll_loss,
@@ -53,11 +63,13 @@ from minigrad.ops import (
 )
 
 __all__ = [
-    "attention_weights", "batch_norm", "batch_norm_training", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "cosine_embedding_loss", "cross_entropy", "ctc_loss", "dropout", "elu",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "attention_weights", "avg_pool1d", "avg_pool2d", "batch_norm",
+    "batch_norm_training", "binary_cross_entropy", "binary_cross_entropy_with_logits", "conv1d", "conv2d",
+    "conv_transpose1d", "conv_transpose2d", "cosine_embedding_loss", "cross_entropy", "ctc_loss", "dropout", "elu",
     "embedding", "flex_attention", "gelu", "group_norm", "gru", "hardsigmoid", "hardswish", "hinge_loss",
     "huber_loss", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid",
-    "log_softmax", "lstm", "margin_ranking_loss", "mish", "mse_loss", "nll_loss", "one_hot", "pad", "relu",
-    "rms_norm", "rnn", "rotary_embedding", "scaled_dot_product_attention", "selu", "sigmoid", "sigmoid_focal_loss",
-    "silu", "smooth_l1_loss", "softmax", "softmax_focal_loss", "softplus", "tanh", "triplet_margin_loss",
+    "log_softmax", "lstm", "margin_ranking_loss", "max_pool1d", "max_pool2d", "mish", "mse_loss", "nll_loss",
+    "one_hot", "pad", "relu", "rms_norm", "rnn", "rotary_embedding", "scaled_dot_product_attention", "selu",
+    "sigmoid", "sigmoid_focal_loss", "silu", "smooth_l1_loss", "softmax", "softmax_focal_loss", "softplus", "tanh",
+    "triplet_margin_loss",
 ]  # fmt: skip

@@ -1,12 +1,17 @@
 """Every example runs on real data with few steps, lowers its loss, and explains itself."""
 
+import gzip
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from minigrad.data import load_digits
+from minigrad.data.mnist import PARTS, format_idx
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -82,3 +87,54 @@ def test_train_digits_without_tqdm_and_matplotlib(tmp_path):
     assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
     assert "no picture of the curves, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
     assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def mnist_folder(tmp_path_factory):
+    """Files as MNIST's with the package's own digits, three times as large and with a margin."""
+    folder = tmp_path_factory.mktemp("mnist")
+    train_images, train_labels, test_images, test_labels = load_digits()
+    arrays = [train_images[:600], train_labels[:600], test_images[:200], test_labels[:200]]
+    for part, array in zip(PARTS, arrays, strict=True):
+        if part.ndim == 3:
+            array = np.pad(np.kron(array * 255, np.ones((1, 3, 3))), ((0, 0), (2, 2), (2, 2)))
+        (folder / part.file).write_bytes(gzip.compress(format_idx(np.rint(array).astype(np.uint8)), 1))
+    return str(folder)
+
+
+def test_mnist_conv(tmp_path, mnist_folder):
+    pytest.importorskip("matplotlib")
+    small = ("--channels", "8", "12", "--hidden", "32", "--epochs", "3", "--batch-size", "10", "--dropout", "0.1")
+    text = run(tmp_path, "mnist_conv.py", "--data", mnist_folder, *small, "--plot", "picture.png")
+    losses = [float(found) for found in re.findall(r"train: loss ([\d.]+)", text)]
+    validation = [float(found) for found in re.findall(r"validation: loss ([\d.]+)", text)]
+    assert len(losses) == len(validation) == 3
+    assert losses[-1] < losses[0] / 2
+    assert validation[-1] < validation[0]
+    assert "570 images to train with, 30 to validate, 200 to test" in text
+    assert float(re.search(r"test accuracy ([\d.]+)%", text)[1]) > 75
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mnist_conv_without_tqdm_and_matplotlib(tmp_path, mnist_folder):
+    small = ("--channels", "2", "--hidden", "8", "--epochs", "1", "--batch-size", "100")
+    text = run(tmp_path, "mnist_conv.py", "--data", mnist_folder, *small, hide=("tqdm", "matplotlib"))
+    assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
+    assert "no picture, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--channels", "8", "8", "8", "8", "8"), "argument --channels: 5 convolutions leave nothing of 28 pixels"),
+        (("--plot", "curves.txt"), "argument --plot: 'curves.txt' does not end in any of .png"),
+        (("--epochs", "0"), "argument --epochs: '0' is not a positive whole number"),
+    ],
+)
+def test_mnist_conv_refuses_before_it_trains(arguments, text, tmp_path):
+    command = [sys.executable, str(EXAMPLES / "mnist_conv.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stdout == ""

@@ -10,6 +10,7 @@ from minigrad.ops.bitwise import *
 from minigrad.ops.comparison import *
 from minigrad.ops.complex import *
 from minigrad.ops.constants import *
+from minigrad.ops.convolution import *
 from minigrad.ops.creation import *
 from minigrad.ops.cross_entropy import *
 from minigrad.ops.ctc import *
@@ -28,6 +29,7 @@ from minigrad.ops.margin_loss import *
 from minigrad.ops.matmul import *
 from minigrad.ops.noise import *
 from minigrad.ops.normalization import *
+from minigrad.ops.pooling import *
 from minigrad.ops.recurrent_kernels import *
 from minigrad.ops.reduction import *
 from minigrad.ops.rotary import *

@@ -174,6 +174,11 @@ cdef inline void pack(
         out += wide * depth
 
 
+cdef inline npy_intp packs(const Factors* p, const real* like) noexcept nogil:
+    """How many calls of `pack_panels` the part of the right factor takes."""
+    return pieces(p.columns, PACKED * width(like))
+
+
 cdef inline void pack_panels(npy_intp task, const Factors* p, real* packed) noexcept nogil:
     """Some panels of the right factor."""
     cdef npy_intp wide = width(packed), at = task * PACKED * wide, column = p.first + at
@@ -246,7 +251,7 @@ cdef inline npy_intp even(npy_intp extent, npy_intp parts, npy_intp unit) noexce
 
 cdef inline bint by_panels(Factors* p, real* c) noexcept nogil:
     """Compute a product; False, with nothing done, where there is no memory."""
-    cdef npy_intp wide = width(c), blocks, packs, i
+    cdef npy_intp wide = width(c), blocks, i
     cdef npy_intp chunk = min(CHUNK, pieces(p.n, wide) * wide), deep = even(p.k, pieces(p.k, MG_DEPTH), 8)
     cdef int threads = num_threads()
     cdef real* packed
@@ -265,11 +270,10 @@ cdef inline bint by_panels(Factors* p, real* c) noexcept nogil:
         p.groups = min(pieces(SHARE * threads, blocks), pieces(p.columns, NARROWEST * wide))
         p.group = even(p.columns, p.groups, wide)
         p.groups = pieces(p.columns, p.group)
-        packs = pieces(p.columns, PACKED * wide)
         p.start = 0
         while p.start < p.k:
             p.depth = min(deep, p.k - p.start)
-            for i in prange(packs, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
+            for i in prange(packs(p, c), num_threads=threads, use_threads_if=threads > 1, schedule="static"):
                 pack_panels(i, p, packed)
             for i in prange(blocks * p.groups, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
                 multiply_rows(i, p, packed, scratch, c)

@@ -17,9 +17,9 @@ from minigrad._core.cpu cimport num_threads, threads_for
 from minigrad._core.loops.gemm cimport gemm
 from minigrad._core.loops.math cimport sigmoid, tanh
 from minigrad._core.loops.panels cimport (
-    DEPTH_OF_PANEL, HIGH, MG_HAS_PANELS, Factors, multiply_rows, pack_panel, width,
+    HIGH, MG_DEPTH, MG_HAS_PANELS, Factors, multiply_rows, pack_panels, packs, width,
 )
-from minigrad._core.loops.plain cimport is_plain, is_real, real
+from minigrad._core.loops.plain cimport is_plain, is_real, pieces, real
 
 import_array()
 
@@ -72,13 +72,13 @@ cdef inline void set_factors(const Task* task, Factors* p, npy_intp part) noexce
     p.b, p.ldb, p.tb = task.weight, task.all, task.turned
     p.bias, p.ta, p.adds, p.relu = NULL, False, True, False
     p.first, p.columns, p.groups = 0, p.n, 1
-    p.start = part * DEPTH_OF_PANEL
-    p.depth = min(<npy_intp>DEPTH_OF_PANEL, p.k - p.start)
+    p.start = part * MG_DEPTH
+    p.depth = min(MG_DEPTH, p.k - p.start)
 
 
 cdef inline npy_intp panel_columns(const Factors* p, const real* x) noexcept nogil:
     """The columns of all panels."""
-    return (p.n + width(x) - 1) // width(x) * width(x)
+    return pieces(p.n, width(x)) * width(x)
 
 
 cdef void multiply(const Task* task, npy_intp rows, const real* a, real* c) noexcept nogil:
@@ -89,27 +89,27 @@ cdef void multiply(const Task* task, npy_intp rows, const real* a, real* c) noex
     if not task.packs:
         gemm(False, task.turned, rows, p.n, p.k, a, p.k, <const real*>task.weight, task.all, 1, c, p.n)
         return
-    for part in range((p.k + DEPTH_OF_PANEL - 1) // DEPTH_OF_PANEL):
+    for part in range(pieces(p.k, MG_DEPTH)):
         set_factors(task, &p, part)
         p.a, p.m, p.lda, p.ldc = a, rows, p.k, p.n
-        p.group = panel_columns(&p, a)
+        p.high, p.group = HIGH, panel_columns(&p, a)
         multiply_rows(0, &p, <const real*>task.packed + p.start * p.group, <real*>task.scratch, c)
 
 
 cdef bint pack(Task* task, const real* weight, int threads) noexcept nogil:
     """Pack the weight; False where there is no memory."""
     cdef Factors p
-    cdef npy_intp part, panel, columns
+    cdef npy_intp part, i, columns
     set_factors(task, &p, 0)
     columns = panel_columns(&p, weight)
     task.packed = malloc(p.k * columns * sizeof(real))
-    task.scratch = malloc(num_threads() * HIGH * DEPTH_OF_PANEL * sizeof(real))
+    task.scratch = malloc(num_threads() * HIGH * MG_DEPTH * sizeof(real))
     if task.packed == NULL or task.scratch == NULL:
         return False
-    for part in range((p.k + DEPTH_OF_PANEL - 1) // DEPTH_OF_PANEL):
+    for part in range(pieces(p.k, MG_DEPTH)):
         set_factors(task, &p, part)
-        for panel in prange(columns // width(weight), num_threads=threads, use_threads_if=threads > 1):
-            pack_panel(panel, &p, <real*>task.packed + p.start * columns)
+        for i in prange(packs(&p, weight), num_threads=threads, use_threads_if=threads > 1):
+            pack_panels(i, &p, <real*>task.packed + p.start * columns)
     return True
 
 
