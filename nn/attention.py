@@ -8,11 +8,12 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.errors import ShapeError, describe, message
+from minigrad.nn.checks import as_tensor, extent, number
 from minigrad.nn.kv_cache import KVCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import RMSNorm
 from minigrad.nn.positions import RotaryPositions, alibi_slopes
-from minigrad.nn.projection import Projection, as_tensor, extent, made_norm, rate
+from minigrad.nn.projection import Projection, made_norm
 from minigrad.ops.attention import Window, read_positive, read_window
 from minigrad.tensor import Tensor
 
@@ -115,7 +116,7 @@ class MultiHeadAttention(Module):
         if self.num_heads % self.num_kv_heads:
             need = f"a divisor of num_heads, {self.num_heads}"
             raise ShapeError(message(NAME, "num_kv_heads", f"{num_kv_heads}", need))
-        self.dropout = rate(NAME, "dropout", dropout)
+        self.dropout = number(NAME, "dropout", dropout)
         if not 0 <= self.dropout < 1:
             raise ValueError(message(NAME, "dropout", dropout, "a probability, 0 <= dropout < 1"))
         self.window = read_window(window)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import Any
 
+from minigrad import ops
 from minigrad._core import tape
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
-__all__ = ["check_hook", "check_name", "check_names", "extent", "write"]
+__all__ = ["as_tensor", "check_hook", "check_name", "check_names", "extent", "number", "positive", "write"]
 
 
 def extent(who: str, name: str, value: Any) -> int:
@@ -23,6 +25,27 @@ def extent(who: str, name: str, value: Any) -> int:
     if found < 1:
         raise ShapeError(message(who, name, f"{found}", "at least 1"))
     return found
+
+
+def number(who: str, name: str, value: Any) -> float:
+    """A float."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(message(who, name, value, "a number")) from None
+
+
+def positive(who: str, name: str, value: Any) -> float:
+    """A finite number above 0."""
+    found = number(who, name, value)
+    if not 0 < found < math.inf:
+        raise ValueError(message(who, name, f"{found}", "a positive number"))
+    return found
+
+
+def as_tensor(x: Any) -> Tensor:
+    """What a layer is called with, as a tensor; `ops.asarray` costs microseconds where it is one."""
+    return x if isinstance(x, Tensor) else ops.asarray(x)
 
 
 def check_hook(hook: Any, who: str) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.nn import activations
+from minigrad.nn.checks import as_tensor, extent
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.module import Module
-from minigrad.nn.projection import Projection, as_tensor, extent
+from minigrad.nn.projection import Projection
 from minigrad.tensor import Tensor
 
 __all__ = ["FeedForward"]

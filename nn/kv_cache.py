@@ -10,7 +10,7 @@ import numpy as np
 from minigrad import dtypes, ops
 from minigrad.autograd import is_grad_enabled, no_grad
 from minigrad.errors import DTypeError, GradError, ShapeError, message
-from minigrad.nn.projection import extent
+from minigrad.nn.checks import extent
 from minigrad.tensor import Tensor
 
 __all__ = ["DecoderCache", "KVCache", "LayerCache"]

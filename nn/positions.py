@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy as np
 from minigrad import dtypes, ops
 from minigrad.errors import ShapeError, message
 from minigrad.nn import init
+from minigrad.nn.checks import as_tensor, extent, positive
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
-from minigrad.nn.projection import as_tensor, extent, rate
 from minigrad.tensor import Tensor
 
 __all__ = ["LearnedPositions", "RotaryPositions", "SinusoidalPositions", "alibi_slopes"]
@@ -331,11 +330,3 @@ def tokens(who: str, x: Tensor) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(message(who, "x", x, "shape (..., length, features)"))
     return x if x.dtype in dtypes.FLOATING else ops.astype(x, dtypes.default_float)
-
-
-def positive(who: str, name: str, value: float) -> float:
-    """A finite number above 0."""
-    number = rate(who, name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(message(who, name, f"{number}", "a positive number"))
-    return number

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 from minigrad import ops
-from minigrad.errors import ShapeError, message
 from minigrad.nn import init
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
-__all__ = ["Projection", "as_tensor", "extent", "made_norm", "rate"]
+__all__ = ["Projection", "made_norm"]
 
 
 class Projection(Module):
@@ -90,30 +88,6 @@ class Projection(Module):
         if self.activation is not None and not isinstance(self.activation, Module):
             text += f", activation={getattr(self.activation, '__name__', 'a function')}"
         return text if self.bias is not None else f"{text}, bias=False"
-
-
-def extent(who: str, name: str, value: Any) -> int:
-    """A positive int."""
-    try:
-        found = operator.index(value)
-    except TypeError:
-        raise TypeError(message(who, name, value, "an int")) from None
-    if found < 1:
-        raise ShapeError(message(who, name, f"{found}", "at least 1"))
-    return found
-
-
-def as_tensor(x: Any) -> Tensor:
-    """What a layer is called with, as a tensor; `ops.asarray` costs microseconds where it is one."""
-    return x if isinstance(x, Tensor) else ops.asarray(x)
-
-
-def rate(who: str, name: str, value: Any) -> float:
-    """A float."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(message(who, name, value, "a number")) from None
 
 
 def made_norm(norm_layer: Callable[[int | None], Module], features: int | None, dtype: Any) -> Module:

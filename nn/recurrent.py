@@ -6,8 +6,9 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import ShapeError, message
+from minigrad.nn.checks import extent
 from minigrad.nn.module import Module
-from minigrad.nn.recurrent_cells import Cell, GRUCell, LSTMCell, RNNCell, extent
+from minigrad.nn.recurrent_cells import Cell, GRUCell, LSTMCell, RNNCell
 from minigrad.tensor import Tensor
 
 __all__ = ["GRU", "LSTM", "RNN"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ from minigrad import ops
 from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, message
 from minigrad.nn import init
+from minigrad.nn.checks import extent
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
@@ -252,14 +252,3 @@ class GRUCell(Cell):
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         """The state (batch, units) after x (batch, in_features); without one, it starts from zeros."""
         return self.step(x, [] if state is None else [state])[0]
-
-
-def extent(who: str, name: str, value: int) -> int:
-    """A positive extent."""
-    try:
-        found = operator.index(value)
-    except TypeError:
-        raise TypeError(message(who, name, value, "an int")) from None
-    if found < 1:
-        raise ShapeError(message(who, name, f"{found}", "at least 1"))
-    return found
