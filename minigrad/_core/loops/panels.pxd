@@ -23,7 +23,7 @@ cdef extern from *:
     #ifdef __AVX512F__
     enum {MG_BYTES = 64, MG_HIGH = 8, MG_DEPTH = 512};   /* of a vector; rows whose sums fit the registers; */
     #else
-    enum {MG_BYTES = 32, MG_HIGH = 4, MG_DEPTH = 384};   /* the depth of panels that fit the caches */
+    enum {MG_BYTES = 32, MG_HIGH = 4, MG_DEPTH = 1024};   /* the depth of panels that fit the caches */
     #endif
 
     /* c (8, VECTORS vectors) = or += a (8, depth) @ b (depth, 3 vectors), HIGH rows at a time: their sums take
@@ -118,8 +118,8 @@ cdef enum:
     PACKED = 4              # panels that one thread packs at a time, from parts of rows that are not too short
     HIGH = 96               # rows that one thread packs at a time, so that they stay in its second-level cache
     CHUNK = 3072            # columns that are packed at a time, so that all threads find them in the last one
-    SHARE = 3               # tasks for each thread at the least, by parting the columns too, as long as
-    NARROWEST = 4           # a task has so many panels, since each packs its rows again
+    SHARE = 16              # tasks for each thread, by parting the columns too, so that none waits long; but
+    GROUP = 384             # about so many columns a task, since each packs its rows again
 
 cdef struct Factors:
     const void* a               # c (m, n) = op(a) (m, k) @ op(b) (k, n)
@@ -256,7 +256,7 @@ cdef inline bint by_panels(Factors* p, real* c) noexcept nogil:
     cdef int threads = num_threads()
     cdef real* packed
     cdef real* scratch
-    p.high = even(p.m, pieces(p.m, HIGH), ROWS)
+    p.high = even(p.m, pieces(pieces(p.m, HIGH), threads) * threads, ROWS)    # so that no thread waits long
     blocks = pieces(p.m, p.high)
     packed = <real*>malloc(chunk * deep * sizeof(real))
     scratch = <real*>malloc(threads * HIGH * deep * sizeof(real))
@@ -267,7 +267,7 @@ cdef inline bint by_panels(Factors* p, real* c) noexcept nogil:
     p.first = 0
     while p.first < p.n:
         p.columns = min(chunk, p.n - p.first)
-        p.groups = min(pieces(SHARE * threads, blocks), pieces(p.columns, NARROWEST * wide))
+        p.groups = min(pieces(SHARE * threads, blocks), pieces(p.columns, GROUP))
         p.group = even(p.columns, p.groups, wide)
         p.groups = pieces(p.columns, p.group)
         p.start = 0
