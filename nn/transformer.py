@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.errors import ShapeError, message
+from minigrad.nn.checks import extent
 from minigrad.nn.kv_cache import DecoderCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
-from minigrad.nn.projection import extent, made_norm
+from minigrad.nn.projection import made_norm
 from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from minigrad.tensor import Tensor
 
