@@ -164,6 +164,9 @@ from minigrad.ops.extension import (
     repeat,
     tile,
 )
+from minigrad.ops.group_norm import (
+    group_norm,
+)
 from minigrad.ops.indexing import (
     diagonal,
     take,
@@ -413,6 +416,7 @@ __all__ = [
     "grad",
     "greater",
     "greater_equal",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
     "huber_loss",

@@ -8,8 +8,9 @@ from typing import Any, NoReturn, Self, TypeAlias
 import numpy as np
 
 from minigrad import inplace, ops, protocols
-from minigrad._core import dispatch, engine, tape
+from minigrad._core import arrays, dispatch, engine, tape
 from minigrad.backend import numpy as numpy_backend
+from minigrad.backend import rows
 from minigrad.dtypes import FLOATING
 from minigrad.errors import DeviceError, GradError, ShapeError, describe, message
 from minigrad.ops import conversion, registry
@@ -668,4 +669,5 @@ tape.bind_tensor(Tensor)
 dispatch.bind_backend(numpy_backend.backend)
 dispatch.bind(ops, conversion.convert, registry.explain)
 dispatch.bind_operators(registry.REGISTRY)
-engine.bind(ops, {np.ndarray: numpy_backend.backend})
+engine.bind(ops, {np.ndarray: numpy_backend.backend, rows.RowSparse: rows.backend})
+arrays.bind_expansion(rows.RowSparse, rows.RowSparse.dense)

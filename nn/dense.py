@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.nn import activations, init
+from minigrad.nn.checks import extent
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
@@ -75,7 +75,7 @@ class Dense(Module):
         bias_initializer: str | Callable[..., Any] = "zeros",
         dtype: Any = None,
     ) -> None:
-        self.units = _extent("units", units)
+        self.units = extent("Dense", "units", units)
         try:
             self.activation = activations.get(activation)
         except TypeError:
@@ -89,7 +89,7 @@ class Dense(Module):
             self.bias = Parameter.deferred((self.units,), init.get(bias_initializer), dtype=dtype)
             self.bias.initialize((self.units,))
         if in_features is not None:
-            self.weight.initialize((_extent("in_features", in_features), self.units))
+            self.weight.initialize((extent("Dense", "in_features", in_features), self.units))
 
     @property
     def in_features(self) -> int | None:
@@ -115,14 +115,3 @@ class Dense(Module):
         if self.activation is not None and not isinstance(self.activation, Module):
             text += f", activation={getattr(self.activation, '__name__', 'a function')}"
         return text if self.bias is not None else f"{text}, bias=False"
-
-
-def _extent(name: str, value: int) -> int:
-    """A positive extent."""
-    try:
-        extent = operator.index(value)
-    except TypeError:
-        raise TypeError(message("Dense", name, value, "an int")) from None
-    if extent < 1:
-        raise ShapeError(message("Dense", name, f"{extent}", "at least 1"))
-    return extent

@@ -10,6 +10,7 @@ from minigrad.ops import (
     embedding,
     flex_attention,
     gelu,
+    group_norm,
     hardsigmoid,
     hardswish,
     huber_loss,
@@ -40,7 +41,7 @@ from minigrad.ops import (
 
 __all__ = [
     "batch_norm", "batch_norm_training", "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "elu",
-    "embedding", "flex_attention", "gelu", "hardsigmoid", "hardswish", "huber_loss", "kl_div", "l1_loss",
+    "embedding", "flex_attention", "gelu", "group_norm", "hardsigmoid", "hardswish", "huber_loss", "kl_div", "l1_loss",
     "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "log_softmax", "mish",
     "mse_loss", "nll_loss", "one_hot", "pad", "relu", "rms_norm", "scaled_dot_product_attention", "selu",
     "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "tanh",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
@@ -11,8 +11,12 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
-from minigrad.errors import DTypeError, ShapeError, describe, layer_path, message
-from minigrad.nn.parameter import Parameter, shape_text
+from minigrad.backend.rows import RowSparse
+from minigrad.errors import DTypeError, ShapeError, layer_path, message
+from minigrad.nn.checks import check_hook, check_names, write
+from minigrad.nn.deferred import Deferred, shape_text
+from minigrad.nn.parameter import Parameter
+from minigrad.nn.summary import Summary, summarize
 from minigrad.tensor import Tensor
 
 __all__ = ["LoadReport", "Module"]
@@ -100,7 +104,7 @@ class Module:
         callable
             Removes the hook.
         """
-        entry = (hook,)
+        entry = (check_hook(hook, "register_forward_pre_hook"),)
         self._pre_hooks = (*self._pre_hooks, entry)
 
         def remove() -> None:
@@ -128,7 +132,7 @@ class Module:
         >>> layer(mg.tensor([-1.0, 1.0]))
         tensor([0., 1.])
         """
-        entry = (hook,)
+        entry = (check_hook(hook, "register_forward_hook"),)
         self._hooks = (*self._hooks, entry)
 
         def remove() -> None:
@@ -183,7 +187,7 @@ class Module:
                 visit(f"{path}.{name}" if path else name, child)
 
         visit("", self)
-        _check_names(type(self).__name__, found)
+        check_names(type(self).__name__, found)
         return found
 
     def modules(self) -> list[Module]:
@@ -223,7 +227,7 @@ class Module:
                 if isinstance(t, Tensor) and id(t) not in seen:
                     seen.add(id(t))
                     found.append((f"{path}.{name}" if path else name, t, module._buffers.get(name, True)))
-        _check_names(type(self).__name__, ((name, t) for name, t, _ in found))
+        check_names(type(self).__name__, ((name, t) for name, t, _ in found))
         return found
 
     def register_buffer(self, name: str, tensor: Any, *, persistent: bool = True) -> None:
@@ -247,8 +251,14 @@ class Module:
         >>> layer.state_dict()
         {'scale': tensor([1., 1.])}
         """
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(message("register_buffer", "name", repr(name), "a name without dots"))
         if name not in self._buffers and hasattr(self, name):
             raise ValueError(message("register_buffer", "name", repr(name), "a name that is not an attribute yet"))
+        if isinstance(tensor, Parameter):
+            raise TypeError(
+                message("register_buffer", "tensor", "a Parameter", "a tensor that is not trained", "Assign it instead")
+            )
         self._buffers = {**self._buffers, name: persistent}
         setattr(self, name, None if tensor is None else ops.asarray(tensor))
 
@@ -317,7 +327,7 @@ class Module:
             if name not in given:
                 continue
             value = given[name]
-            if not (t.accepts(value.shape) if isinstance(t, Parameter) else value.shape == t.shape):
+            if not (t.accepts(value.shape) if isinstance(t, Deferred) else value.shape == t.shape):
                 misshaped.append(f"{name} is {tuple(value.shape)}, needs {shape_text(t)}")
             elif not any(value.dtype in kind and t.dtype in kind for kind in _KINDS):
                 mistyped.append(f"{name} is {value.dtype}, needs {t.dtype}")
@@ -332,7 +342,7 @@ class Module:
             name: ops.tensor(given[name], dtype=t.dtype, device=t.device) for name, t in own.items() if name in given
         }
         for name, value in values.items():
-            _write(own[name], value)
+            write(own[name], value)
         return report
 
     # --- what is done to the whole tree -----------------------------------------------------------------------------
@@ -398,6 +408,41 @@ class Module:
 
     # --- text -------------------------------------------------------------------------------------------------------
 
+    def summary(self, *inputs: Any, input_shape: Any = None, dtype: Any = None) -> Summary:
+        """A table of the layers: type, output shape, parameters, memory; it prints itself.
+
+        With inputs one forward runs, in evaluation mode and without a graph. Afterwards parameters (deferred ones
+        too), buffers, modes and random state are as before. A shared parameter is counted where it stands first, and
+        memory in which several outputs lie once. What a layer needs inside is not seen.
+
+        Parameters
+        ----------
+        *inputs
+            What the module is called with. Without any, output shapes are ``?``.
+        input_shape : tuple of int, or list of tuple, optional
+            In place of inputs: the shape of a batch of zeros, or of several.
+        dtype : dtype, optional
+            Of these zeros, such as ``mg.int64`` for ids; by default that of the first parameter.
+
+        Returns
+        -------
+        Summary
+
+        Examples
+        --------
+        >>> from minigrad import nn
+        >>> nn.Sequential([nn.Dense(16, activation="relu"), nn.Dense(3)]).summary(input_shape=(32, 4))
+        Layer       Output shape  Parameters  Parameter memory  Activation memory
+        -------------------------------------------------------------------------
+        Sequential  (32, 3)                0               0 B                0 B
+          0: Dense  (32, 16)              80             320 B            2.0 KiB
+          1: Dense  (32, 3)               51             204 B              384 B
+        -------------------------------------------------------------------------
+        Parameters: 131 (trainable 131, frozen 0)
+        Memory: parameters 524 B, buffers 0 B, activations 2.4 KiB
+        """
+        return summarize(self, inputs, input_shape, dtype)
+
     def extra_repr(self) -> str:
         """What stands between the parentheses of the layer's repr; subclasses write it."""
         return ""
@@ -424,30 +469,10 @@ def _parts(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple
                 yield from _parts(f"{name}.{key}", v, (*above, id(value)))
 
 
-def _check_names(who: str, found: Iterable[tuple[str, Any]]) -> None:
-    """Raise where two members of the tree go by one name, as with the keys 1 and "1" of a dict."""
-    names: dict[str, Any] = {}
-    for name, member in found:
-        other = names.setdefault(name, member)
-        if other is not member:
-            got = f"the name of two members, {describe(other)} and {describe(member)}"
-            hint = "Give the keys of dicts other names, without dots"
-            raise ValueError(message(who, repr(name), got, "one member a name", hint))
-
-
-def _write(t: Tensor, value: Tensor) -> None:
-    """Copy values of the same dtype and device into a tensor's memory."""
-    if isinstance(t, Parameter) and not t.is_initialized:
-        t.complete(value)
-    else:
-        t._array[...] = value._array
-    tape.mark_changed(t)
-
-
 def check_initialized(who: str, name: str, t: Tensor) -> None:
-    """Raise where a parameter still waits for the batch that completes its shape."""
-    if isinstance(t, Parameter) and not t.is_initialized:
-        hint = "Pass in_features= to its layer, or call the model on one batch first"
+    """Raise where a tensor still waits for the batch that completes its shape."""
+    if isinstance(t, Deferred) and not t.is_initialized:
+        hint = "Give its layer the number of features (in_features=, features=), or call the model on one batch first"
         raise ShapeError(message(who, name, f"uninitialized, {shape_text(t)}", "its full shape", hint))
 
 
@@ -456,5 +481,7 @@ def clear_gradients(parameters: list[Any], set_to_none: bool) -> None:
     for p in parameters:
         if set_to_none or p._grad is None:
             p._grad = None
+        elif isinstance(p._grad._array, RowSparse):
+            p._grad = tape.new_tensor(RowSparse.empty(p.shape, p.dtype))
         else:
             p._grad = ops.zeros_like(p._grad.detach())

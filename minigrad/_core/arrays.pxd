@@ -21,3 +21,5 @@ cdef object hush()
 cdef int unhush(object token) except -1
 cdef bint add_to(object a, object b) except -1
 cdef object dtype_of(object a)
+cdef bint is_partial(object a)
+cdef object dense(object a)

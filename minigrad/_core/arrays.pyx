@@ -183,6 +183,24 @@ cdef bint add_to(object a, object b) except -1:
     return True
 
 
+cdef dict _expansions = {}    # type of arrays that keep only part of their elements -> what makes them full
+
+
+def bind_expansion(kind, function):
+    """Say how arrays of a type that keeps only part of its elements are made full."""
+    _expansions[kind] = function
+
+
+cdef bint is_partial(object a):
+    """Whether an array keeps only part of its elements, as a row-sparse gradient does."""
+    return type(a) is not ndarray and type(a) in _expansions
+
+
+cdef object dense(object a):
+    """An array in full."""
+    return _expansions[type(a)](a) if is_partial(a) else a
+
+
 cdef object dtype_of(object a):
     """The dtype of an array; for NumPy's the pointer itself, since the attribute costs 30 ns."""
     if type(a) is ndarray:

@@ -6,7 +6,7 @@ from numpy cimport NPY_DOUBLE, NPY_FLOAT, PyArray_ISNOTSWAPPED, PyArray_TYPE, im
 import os
 
 from minigrad._core.arrays cimport (
-    ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, dtype_of, hush, overlaps, unary, unhush,
+    ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, dense, dtype_of, hush, is_partial, overlaps, unary, unhush,
 )
 from minigrad._core.cpu cimport Kernel
 from minigrad._core.tape cimport (
@@ -325,7 +325,11 @@ cdef class Op(Rule):
             if t._leaf or t._node is not None:
                 record = True
             if type(array) is not ndarray:
-                backend = self.find_backend(tensors)
+                if is_partial(array):
+                    t = tensors[i] = wrap(dense(array), None)
+                    array = t._array
+                else:
+                    backend = self.find_backend(tensors)
             arrays.append(array)
             if uniform and not (self.skip[0] if self.variadic else self.skip[i]):
                 if common is None:

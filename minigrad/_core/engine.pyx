@@ -6,7 +6,9 @@ from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from numpy cimport NPY_ARRAY_WRITEABLE, PyArray_CHKFLAGS, import_array, ndarray
 
-from minigrad._core.arrays cimport ADD, add_to, binary, dtype_of, expand, filled, hush, same_shape, sole, unhush
+from minigrad._core.arrays cimport (
+    ADD, add_to, binary, dense, dtype_of, expand, filled, hush, is_partial, same_shape, sole, unhush,
+)
 from minigrad._core.dispatch cimport recast
 from minigrad._core.tape cimport Node, TensorBase, Version, anomaly, edge_of, raise_freed, version_of, wrap
 
@@ -478,6 +480,8 @@ cdef object conform(object g, object edge, Node node, bint create):
             g = (<TensorBase>g)._array
         elif type(g) not in _backends:
             g = _backends[ndarray].asarray(g, dtype=dtype if isinstance(g, (int, float)) else None)
+        elif type(edge) is Node:    # its rule knows full arrays only
+            g = dense(g)
         if not same_shape(g, shape):
             g = unbroadcast(g, shape, _backends[type(g)].namespace, node)
             if type(g) not in _backends:
@@ -566,11 +570,15 @@ cdef accumulate_grad(TensorBase leaf, object g, bint create):
             return
         grad = <TensorBase>leaf._grad
         if grad._node is None and not grad._leaf and is_writeable(grad._array):
-            if not add_to(grad._array, g):
+            if is_partial(g):
+                g.add_to(grad._array)
+            elif not add_to(grad._array, g):
                 grad._array += g
             version = version_of(grad)
             version.value += 1
             version.site = "accumulation into .grad by backward"
+        elif is_partial(grad._array) and grad._node is None and not grad._leaf:
+            leaf._grad = wrap(total_of(grad._array, g, False), None)
         else:
             leaf._grad = _namespace.add(grad, wrap(g, None))
 
@@ -666,6 +674,8 @@ cdef object own_result(list found, Py_ssize_t place):
         return None
     if isinstance(g, TensorBase):
         return g if mine else _namespace.positive(g)
+    if is_partial(g):
+        return wrap(dense(g), None)
     return wrap(g if mine else _backends[type(g)].copy(g), None)
 
 

@@ -14,6 +14,7 @@ from minigrad.ops.datatypes import *
 from minigrad.ops.embedding import *
 from minigrad.ops.exponential import *
 from minigrad.ops.flex_attention import *
+from minigrad.ops.group_norm import *
 from minigrad.ops.indexing import *
 from minigrad.ops.info import *
 from minigrad.ops.linear_cross_entropy import *

@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad._core.cpu import Kernel
+from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops.registry import Array, keep, op
 from minigrad.ops.samples import A, case, error
@@ -18,22 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["embedding"]
 
 
-@op(dtype=keep, skip="ids", needs="integer ids, and a weight with a row for each")
-def _embedding(xp: Any, weight: Array, ids: Array, /, *, padding_idx: Any = None) -> Array:
+def look_up(who: str, weight: Array, ids: Array, padding_idx: Any) -> Array:
+    """Check the arguments, and take the rows."""
     if weight.ndim != 2:
-        raise ShapeError(message("embedding", "weight", weight, "2 axes, a row of features for each id"))
+        raise ShapeError(message(who, "weight", weight, "2 axes, a row of features for each id"))
     if ids.dtype not in dtypes.INTEGER:
-        raise DTypeError(message("embedding", "ids", ids, "integers", "Cast with t.astype(mg.int64)"))
+        raise DTypeError(message(who, "ids", ids, "integers", "Cast with t.astype(mg.int64)"))
     rows = weight.shape[0]
     valid = f"[0, {rows}), the rows of weight"
     if padding_idx is not None and not (isinstance(padding_idx, int) and 0 <= padding_idx < rows):
-        raise ValueError(message("embedding", "padding_idx", padding_idx, f"None or an integer in {valid}"))
+        raise ValueError(message(who, "padding_idx", padding_idx, f"None or an integer in {valid}"))
     wrong = ids[(ids < 0) | (ids >= rows)]
     if wrong.size:
         hint = "Ids do not count from the end: give padding a row of its own" if wrong[0] < 0 else ""
         got = f"{describe(ids)} with the id {int(wrong[0])}"
-        raise IndexError(message("embedding", "ids", got, f"integers in {valid}", hint))
+        raise IndexError(message(who, "ids", got, f"integers in {valid}", hint))
     return weight[ids]
+
+
+@op(dtype=keep, skip="ids", needs="integer ids, and a weight with a row for each")
+def _embedding(xp: Any, weight: Array, ids: Array, /, *, padding_idx: Any = None) -> Array:
+    return look_up("embedding", weight, ids, padding_idx)
 
 
 @_embedding.vjp(0)
@@ -46,7 +52,7 @@ def _(xp: Any, g: Array, weight_shape: tuple[int, ...], ids: Array, *, padding_i
 _embedding.kernel("cpu", *dtypes.ALL)(Kernel("embedding", "embedding"))
 _embedding.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0, into=True)(Kernel("embedding", "embedding_vjp"))
 # None with a padding_idx: the gradient is then, as it is meant to be, not the derivative.
-_embedding.samples(
+SAMPLES = (
     case((4, 3), np.array([1, 3, 1])),
     case((4, 3), A((2, 5), 0, 4, kind="int")),
     case((3, 2), np.array([[2], [0], [2]], np.int32)),
@@ -65,9 +71,32 @@ _embedding.samples(
     error(ValueError, "padding_idx is -1", (4, 2), np.array([1]), padding_idx=-1),
     error(ValueError, "padding_idx is 1.0", (4, 2), np.array([1]), padding_idx=1.0),
 )
+_embedding.samples(*SAMPLES)
 
 
-def embedding(ids: Tensor, weight: Tensor, *, padding_idx: int | None = None) -> Tensor:
+@op(dtype=keep, skip="ids", needs="integer ids, and a weight with a row for each")
+def _sparse_embedding(xp: Any, weight: Array, ids: Array, /, *, padding_idx: Any = None) -> Array:
+    return look_up("sparse_embedding", weight, ids, padding_idx)
+
+
+@_sparse_embedding.vjp(0)
+def _(xp: Any, g: Array, weight_shape: tuple[int, ...], ids: Array, *, padding_idx: int | None) -> Any:
+    if not isinstance(g, np.ndarray):  # a tensor, whose gradient is recorded
+        if padding_idx is not None:
+            g = xp.where(xp.expand_dims(ids == padding_idx, axis=-1), 0.0, g)
+        return xp.index_add(weight_shape, (ids,), g)
+    flat, rows = np.reshape(ids, -1), np.reshape(g, (ids.size, weight_shape[1]))
+    if padding_idx is not None:
+        kept = flat != padding_idx
+        flat, rows = flat[kept], rows[kept]
+    return RowSparse.gather(weight_shape, flat, rows)
+
+
+_sparse_embedding.kernel("cpu", *dtypes.ALL)(Kernel("embedding", "embedding"))
+_sparse_embedding.samples(*SAMPLES)
+
+
+def embedding(ids: Tensor, weight: Tensor, *, padding_idx: int | None = None, sparse: bool = False) -> Tensor:
     """Rows of a table: ``out[..., :] = weight[ids[...], :]``.
 
     The gradient of `weight` is the sum of the cotangents of each row's occurrences, in the order in which they occur:
@@ -82,6 +111,11 @@ def embedding(ids: Tensor, weight: Tensor, *, padding_idx: int | None = None) ->
         The table, (number of ids, features).
     padding_idx : int, optional
         The id whose row gets a gradient of 0, so that it stays as it is.
+    sparse : bool
+        Keep the gradient of a `weight` that is a leaf as the rows that were used, so that neither `backward` nor a step
+        of `optim.SGD`, `Adam` or `AdamW` costs more where the table is larger. ``weight.grad`` shows, and computes
+        with, the full one. Of all other rows the optimizer then leaves values and state alone, as
+        ``torch.optim.SparseAdam`` does. Recorded gradients (``create_graph=True``) are full ones.
 
     Returns
     -------
@@ -111,4 +145,4 @@ def embedding(ids: Tensor, weight: Tensor, *, padding_idx: int | None = None) ->
     >>> weight.grad.tolist()
     [[0.0, 0.0], [2.0, 2.0], [1.0, 1.0]]
     """
-    return _embedding(weight, ids, padding_idx=padding_idx)
+    return (_sparse_embedding if sparse else _embedding)(weight, ids, padding_idx=padding_idx)

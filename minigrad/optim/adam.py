@@ -61,6 +61,7 @@ class Adam(Optimizer):
     True
     """
 
+    by_row = True
     decoupled = False  # whether weight_decay shrinks the weights themselves
 
     def __init__(

@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
+from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, GradError, describe, message
 from minigrad.nn.module import Module, check_initialized, clear_gradients
 from minigrad.nn.parameter import Parameter
@@ -73,6 +74,8 @@ class Optimizer:
     tensor([0.5, 1. ], requires_grad=True)
     """
 
+    by_row = False  # whether the rule works element by element, so that it may see some rows of a table alone
+
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self.defaults = dict(defaults)
         self.state: dict[Tensor, State] = {}
@@ -99,6 +102,8 @@ class Optimizer:
         rule = next(c for c in cls.__mro__ if "update" in vars(c) or "update_all" in vars(c))
         if "update_all" not in vars(rule):  # the one of a class above would pass its rule by
             cls.update_all = Optimizer.update_all  # type: ignore[method-assign]
+        if rule is cls and "by_row" not in vars(cls):  # nor does what the class above said hold for another rule
+            cls.by_row = False
 
     @property
     def _who(self) -> str:
@@ -153,6 +158,7 @@ class Optimizer:
         try:
             for group, (params, xs, gs, states) in zip(self.param_groups, due, strict=True):
                 changed += params
+                self._update_rows(xs, gs, states, group)
                 self.update_all(xs, gs, states, group)
         finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
@@ -174,11 +180,34 @@ class Optimizer:
             state = known.get(p)
             if state is None:
                 state = known[p] = self.init(x, group)
+            g = grad._array
+            if type(g) is RowSparse and not self.by_row:
+                hint = "Make the table with sparse=False, or give it to an optimizer of its own"
+                got = "row-sparse"
+                raise GradError(message(self._who, f"the gradient of {self._name(group, p)}", got, "a full one", hint))
             params.append(p)
             xs.append(x)
-            gs.append(grad._array)
+            gs.append(g)
             states.append(state)
         return params, xs, gs, states
+
+    def _update_rows(self, xs: list[Array], gs: list[Array], states: list[State], group: Group) -> None:
+        """Update, and take out of the lists, the parameters whose gradients are row-sparse: their rows alone."""
+        for i in reversed([i for i, g in enumerate(gs) if type(g) is RowSparse]):
+            x, g, state = xs.pop(i), gs.pop(i), states.pop(i)
+            self.conform(x, state)
+            rows = x[g.ids]
+            part = {name: v[g.ids] if getattr(v, "shape", None) == x.shape else v for name, v in state.items()}
+            self.update_all([rows], [g.values], [part], group)
+            x[g.ids] = rows
+            for name, value in part.items():
+                if name in state and getattr(state[name], "shape", None) == x.shape:
+                    state[name][g.ids] = value
+                elif hasattr(value, "dtype"):  # made by this step, such as a momentum that was switched on
+                    state[name] = np.zeros_like(x)
+                    state[name][g.ids] = value
+                else:
+                    state[name] = value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""

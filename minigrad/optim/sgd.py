@@ -55,6 +55,8 @@ class SGD(Optimizer):
     tensor([2.4], requires_grad=True)
     """
 
+    by_row = True
+
     def __init__(
         self,
         params: Iterable[Any],

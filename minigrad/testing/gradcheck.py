@@ -184,7 +184,7 @@ class _Call:
             if grad is not None and (grad.shape != value.shape or grad.dtype != value.dtype):
                 what = f"the gradient of input {i} is {grad.dtype} {grad.shape}, the input {value.dtype} {value.shape}"
                 raise GradcheckError(self.report(what))
-            grads.append(np.zeros_like(value) if grad is None else grad._array)
+            grads.append(np.zeros_like(value) if grad is None else grad.detach().numpy())
         return grads
 
     def compare_inputs(self, before: list[Any]) -> None:

@@ -82,7 +82,9 @@ class Trial:
         live = [(t, new(c.astype(t.dtype))) for t, c in zip(results, wide, strict=True) if t.requires_grad]
         if live:
             autograd.backward([t for t, _ in live], [c for _, c in live])
-        return [np.zeros_like(inputs[i]) if given[i].grad is None else given[i].grad._array for i in self.varying]
+        return [
+            np.zeros_like(inputs[i]) if given[i].grad is None else given[i].grad.detach().numpy() for i in self.varying
+        ]
 
     def cotangents(self, dtype: dtypes.DType = dtypes.float64) -> list[Array]:
         """Random ones, representable in `dtype`."""

@@ -1,4 +1,4 @@
-"""Kernels of batch normalization, with the statistics of the batch and with given ones.
+"""Kernels of batch normalization, with the statistics of the batch and with given ones, and of group normalization.
 
 A kernel fills a table with a column for each channel: from vectors it is given, from sums over the array, and at last
 with the factors of the result.
@@ -6,8 +6,8 @@ with the factors of the result.
 from libc.math cimport sqrt
 from libc.string cimport memset
 from numpy cimport (
-    NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_EMPTY, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, import_array, ndarray,
-    npy_intp,
+    NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_EMPTY, PyArray_NDIM, PyArray_SIZE, PyArray_TYPE,
+    import_array, ndarray, npy_intp,
 )
 
 from minigrad._core.loops.channels cimport (
@@ -225,4 +225,89 @@ def batch_norm_training_vjp(tuple g not None, x, weight, *, double eps, axis):
         ) / total
     return (
         write(&task, cotangent, given, table), store(table + SLOPE * n, given, n), store(table + SHIFT * n, given, n)
+    )
+
+
+# ---- groups: the channels of the samples, each a row with a scale and a shift of its own ------------------------------
+
+cdef ndarray rows_of_groups(ndarray x, object weight, object bias, object num_groups):
+    """A table with a column for each channel of each sample: statistics of its group, weight and bias; or None."""
+    cdef npy_intp batch, channels, groups, rows, r, size
+    cdef ndarray stats, kept
+    cdef double* table
+    cdef const double* found
+    cdef Task task
+    if not is_real(x) or type(num_groups) is not int or PyArray_NDIM(x) < 2 or PyArray_SIZE(x) == 0:
+        return None
+    batch, channels = PyArray_DIMS(x)[0], PyArray_DIMS(x)[1]
+    if not 0 < num_groups <= channels or channels % num_groups != 0:
+        return None
+    groups, rows = batch * <npy_intp>num_groups, batch * channels
+    size = channels // <npy_intp>num_groups
+    kept, stats = new_table(rows), new_table(groups)
+    table, found = <double*>data(kept), <const double*>data(stats)
+    if not load(table + WEIGHT * rows, weight, x, channels, 1.0) or not load(table + BIAS * rows, bias, x, channels, 0.0):
+        return None
+    task = cut(x.reshape(1, groups, -1), 1)
+    take_sums(&task, None, x, <double*>data(stats))
+    for r in range(rows):
+        table[MEAN * rows + r] = found[MEAN * groups + r // size]
+        table[VAR * rows + r] = found[VAR * groups + r // size]
+    for r in range(channels, rows):
+        table[WEIGHT * rows + r] = table[WEIGHT * rows + r - channels]
+        table[BIAS * rows + r] = table[BIAS * rows + r - channels]
+    return kept
+
+
+def group_norm(x, weight, bias, *, num_groups, double eps):
+    """Kernel of the op behind ``group_norm``."""
+    cdef ndarray given = in_order(x), kept = rows_of_groups(given, weight, bias, num_groups)
+    cdef npy_intp rows
+    cdef Task task
+    if kept is None:
+        return NotImplemented
+    rows = PyArray_DIMS(given)[0] * PyArray_DIMS(given)[1]
+    task = cut(given.reshape(1, rows, -1), 1)
+    affine(<double*>data(kept), rows, eps)
+    return write(&task, None, given, <const double*>data(kept))
+
+
+def group_norm_vjp(g, x, weight, *, num_groups, double eps):
+    """Kernel of its joint rule."""
+    cdef ndarray given = in_order(x), cotangent = in_order(g), kept, dx
+    cdef npy_intp rows, channels, size, first, r
+    cdef Task task
+    cdef double* table
+    cdef double scale, shift, slope, total
+    if not is_real(given) or not alike(cotangent, given):
+        return NotImplemented
+    kept = rows_of_groups(given, weight, None, num_groups)
+    if kept is None:
+        return NotImplemented
+    channels = PyArray_DIMS(given)[1]
+    rows, size = PyArray_DIMS(given)[0] * channels, channels // <npy_intp>num_groups
+    table = <double*>data(kept)
+    task = cut(given.reshape(1, rows, -1), 1)
+    task.given, task.has_g = True, True
+    take_sums(&task, cotangent, given, table)
+    total = size * task.inner
+    for first in range(0, rows, size):
+        shift = slope = 0
+        for r in range(first, first + size):
+            shift += table[WEIGHT * rows + r] * table[SHIFT * rows + r]
+            slope += table[WEIGHT * rows + r] * table[SLOPE * rows + r]
+        scale = 1 / sqrt(table[VAR * rows + first] + eps)
+        for r in range(first, first + size):
+            table[SLOPE * rows + r] *= scale
+            table[RESULT * rows + r] = table[MEAN * rows + r]
+            table[(RESULT + 1) * rows + r] = scale * table[WEIGHT * rows + r]
+            table[(RESULT + 2) * rows + r] = -scale * scale * scale * slope / total
+            table[(RESULT + 3) * rows + r] = -scale * shift / total
+    dx = write(&task, cotangent, given, table)
+    for r in range(channels, rows):    # the sums over the samples, in their order
+        table[SLOPE * rows + r % channels] += table[SLOPE * rows + r]
+        table[SHIFT * rows + r % channels] += table[SHIFT * rows + r]
+    return (
+        dx, None if weight is None else store(table + SLOPE * rows, given, channels),
+        store(table + SHIFT * rows, given, channels),
     )

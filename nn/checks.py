@@ -1,0 +1,52 @@
+"""Checks and writes that modules share."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from minigrad._core import tape
+from minigrad.errors import ShapeError, describe, message
+from minigrad.nn.deferred import Deferred
+from minigrad.tensor import Tensor
+
+__all__ = ["check_hook", "check_names", "extent", "write"]
+
+
+def extent(who: str, name: str, value: Any) -> int:
+    """A positive extent; `who` is the layer and `name` its argument."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise TypeError(message(who, name, value, "an int")) from None
+    if found < 1:
+        raise ShapeError(message(who, name, f"{found}", "at least 1"))
+    return found
+
+
+def check_hook(hook: Any, who: str) -> Any:
+    """The hook, if it can be called."""
+    if not callable(hook):
+        raise TypeError(message(who, "hook", hook, "a function"))
+    return hook
+
+
+def check_names(who: str, found: Iterable[tuple[str, Any]]) -> None:
+    """Raise where two members of the tree go by one name, as with the keys 1 and "1" of a dict."""
+    names: dict[str, Any] = {}
+    for name, member in found:
+        other = names.setdefault(name, member)
+        if other is not member:
+            got = f"the name of two members, {describe(other)} and {describe(member)}"
+            hint = "Give the keys of dicts other names, without dots"
+            raise ValueError(message(who, repr(name), got, "one member a name", hint))
+
+
+def write(t: Tensor, value: Tensor) -> None:
+    """Copy values of the same dtype and device into a tensor's memory."""
+    if isinstance(t, Deferred) and not t.is_initialized:
+        t.complete(value)
+    else:
+        t._array[...] = value._array
+    tape.mark_changed(t)
