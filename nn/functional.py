@@ -1,6 +1,7 @@
 """The stateless forms: functions that take weights as arguments. Each is the op of the same name in `minigrad`."""
 
 from minigrad.ops import (
+    attention_weights,
     batch_norm,
     batch_norm_training,
     binary_cross_entropy_with_logits,
@@ -29,6 +30,7 @@ from minigrad.ops import (
     pad,
     relu,
     rms_norm,
+    rotary_embedding,
     scaled_dot_product_attention,
     selu,
     sigmoid,
@@ -40,9 +42,9 @@ from minigrad.ops import (
 )
 
 __all__ = [
-    "batch_norm", "batch_norm_training", "binary_cross_entropy_with_logits", "cross_entropy", "dropout", "elu",
-    "embedding", "flex_attention", "gelu", "group_norm", "hardsigmoid", "hardswish", "huber_loss", "kl_div", "l1_loss",
-    "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "log_softmax", "mish",
-    "mse_loss", "nll_loss", "one_hot", "pad", "relu", "rms_norm", "scaled_dot_product_attention", "selu",
-    "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "tanh",
+    "attention_weights", "batch_norm", "batch_norm_training", "binary_cross_entropy_with_logits", "cross_entropy",
+    "dropout", "elu", "embedding", "flex_attention", "gelu", "group_norm", "hardsigmoid", "hardswish", "huber_loss",
+    "kl_div", "l1_loss", "layer_norm", "leaky_relu", "linear", "linear_cross_entropy", "log_sigmoid", "log_softmax",
+    "mish", "mse_loss", "nll_loss", "one_hot", "pad", "relu", "rms_norm", "rotary_embedding",
+    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax", "softplus", "tanh",
 ]  # fmt: skip

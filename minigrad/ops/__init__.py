@@ -4,6 +4,7 @@ from minigrad.ops import linalg as linalg
 from minigrad.ops.activation import *
 from minigrad.ops.arithmetic import *
 from minigrad.ops.attention import *
+from minigrad.ops.attention_weights import *
 from minigrad.ops.bitwise import *
 from minigrad.ops.comparison import *
 from minigrad.ops.complex import *
@@ -24,6 +25,7 @@ from minigrad.ops.matmul import *
 from minigrad.ops.noise import *
 from minigrad.ops.normalization import *
 from minigrad.ops.reduction import *
+from minigrad.ops.rotary import *
 from minigrad.ops.rounding import *
 from minigrad.ops.searching import *
 from minigrad.ops.sets import *

@@ -1,0 +1,123 @@
+"""FeedForward: the part of a Transformer's layer that works on each token by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from minigrad import ops
+from minigrad.errors import ShapeError, message
+from minigrad.nn import activations
+from minigrad.nn.dropout import Dropout
+from minigrad.nn.module import Module
+from minigrad.nn.projection import Projection, extent
+from minigrad.tensor import Tensor
+
+__all__ = ["FeedForward"]
+
+NAME = "FeedForward"
+GATED: dict[str, Callable[[Tensor], Any]] = {
+    "geglu": ops.gelu,
+    "glu": ops.sigmoid,
+    "reglu": ops.relu,
+    "swiglu": ops.silu,
+}
+
+
+class FeedForward(Module):
+    """Two linear maps with an activation between them, ``output(activation(hidden(x)))``, or three with a gate.
+
+    Gated, it is ``output(activation(gate(x)) * hidden(x))``: N. Shazeer, "GLU variants improve Transformer", 2020.
+
+    Parameters
+    ----------
+    hidden_features : int, optional
+        Features in between. By default four times those of the input; gated, 8 / 3 times, up to a multiple of 8, which
+        has as many weights.
+    activation : str or callable
+        A name that `minigrad.nn.activations.get` knows, or ``"glu"``, ``"reglu"``, ``"geglu"``, ``"swiglu"``, which
+        are gated by sigmoid, ReLU, GELU and SiLU; or a function.
+    gated : bool
+        Whether a function is that of a gate.
+    features : int, optional
+        Features of the input and of the output. Left out, they are read from the first batch.
+    dropout : float
+        The probability that a feature in between is dropped while training.
+    bias : bool
+        Whether the linear maps have a bias.
+    dtype : dtype, optional
+        Of the parameters; float32 by default.
+
+    Attributes
+    ----------
+    hidden, output, gate : Module
+        The linear maps, each with a `weight` (in, out) and a `bias`; `gate` is None where there is none.
+
+    Raises
+    ------
+    ShapeError
+        If a number of features is not positive, or a batch has another one.
+    ValueError
+        If there is no activation of that name.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> layer = nn.FeedForward(32, "swiglu", features=8)
+    >>> layer(mg.ones((2, 5, 8))).shape
+    (2, 5, 8)
+    >>> [name for name, p in nn.FeedForward(features=8, bias=False).named_parameters()]
+    ['hidden.weight', 'output.weight']
+    """
+
+    def __init__(
+        self,
+        hidden_features: int | None = None,
+        activation: str | Callable[[Tensor], Any] | None = "gelu",
+        *,
+        gated: bool = False,
+        features: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        dtype: Any = None,
+    ) -> None:
+        gate = GATED.get(activation) if isinstance(activation, str) else None
+        function = gate or activations.get(activation)
+        gated = gated or gate is not None
+        between = None if hidden_features is None else extent(NAME, "hidden_features", hidden_features)
+        given: dict[str, Any] = {"kernel_initializer": kernel_initializer, "dtype": dtype}
+        if features is not None:
+            features = extent(NAME, "features", features)
+            between = between or self._between(features, gated)
+        self.gate = Projection(features, between, bias, activation=function, **given) if gated else None
+        self.hidden = Projection(features, between, bias, activation=None if gated else function, **given)
+        self.output = Projection(between, features, bias, **given)
+        self.dropout = Dropout(dropout)
+
+    @staticmethod
+    def _between(features: int, gated: bool) -> int:
+        return -(-8 * features // 24) * 8 if gated else 4 * features
+
+    @property
+    def hidden_features(self) -> int | None:
+        """Features in between, None until they are known."""
+        return self.output.in_features or self.hidden.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to x of shape (..., features)."""
+        x = x if isinstance(x, Tensor) else ops.asarray(x)
+        if not x.ndim or x.shape[-1] != (self.hidden.in_features or x.shape[-1]) or not x.shape[-1]:
+            raise ShapeError(message(NAME, "x", x, f"shape (..., {self.hidden.in_features or 'features'})"))
+        if not self.output.is_complete:
+            features = x.shape[-1]
+            between = self.hidden_features or self._between(features, self.gate is not None)
+            if self.gate is not None:
+                self.gate.complete(features, between)
+            self.hidden.complete(features, between)
+            self.output.complete(between, features)
+        y = self.hidden(x)
+        if self.gate is not None:
+            y = self.gate(x) * y
+        return self.output(self.dropout(y))  # type: ignore[no-any-return]

@@ -1,0 +1,224 @@
+"""Transformers: encoders, decoders, and both together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad.errors import ShapeError, message
+from minigrad.nn.kv_cache import DecoderCache
+from minigrad.nn.module import Module
+from minigrad.nn.normalization import LayerNorm
+from minigrad.nn.projection import extent
+from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer, made_norm
+from minigrad.tensor import Tensor
+
+__all__ = ["Transformer", "TransformerDecoder", "TransformerEncoder"]
+
+
+class TransformerEncoder(Module):
+    """Encoder layers one after the other, and with ``norm="pre"`` a last normalization.
+
+    Parameters
+    ----------
+    num_layers : int
+        The layers.
+    num_heads, hidden_features, **options
+        As for `TransformerEncoderLayer`.
+    final_norm : bool, optional
+        Whether a normalization follows the last layer; by default with ``norm="pre"``.
+
+    Attributes
+    ----------
+    layers : list of TransformerEncoderLayer
+        The layers.
+    norm : Module or None
+        The last normalization.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> encoder = nn.TransformerEncoder(2, 4, 32, dropout=0.1)
+    >>> encoder(mg.random.normal((2, 5, 16)), key_lengths=mg.tensor([5, 3])).shape
+    (2, 5, 16)
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_heads: int,
+        hidden_features: int | None = None,
+        *,
+        final_norm: bool | None = None,
+        **options: Any,
+    ) -> None:
+        count = extent("TransformerEncoder", "num_layers", num_layers)
+        self.layers = [TransformerEncoderLayer(num_heads, hidden_features, **options) for _ in range(count)]
+        self.norm = last_norm(final_norm, options)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        is_causal: bool = False,
+        key_lengths: Tensor | None = None,
+    ) -> Any:
+        """Apply the layers to x of shape (batch, length, features); each gets the other arguments."""
+        for layer in self.layers:
+            x = layer(x, mask=mask, bias=bias, is_causal=is_causal, key_lengths=key_lengths)
+        return x if self.norm is None else self.norm(x)
+
+
+class TransformerDecoder(Module):
+    """Decoder layers one after the other, and with ``norm="pre"`` a last normalization.
+
+    Without cross-attention it is the body of a language model such as GPT.
+
+    Parameters
+    ----------
+    num_layers : int
+        The layers.
+    num_heads, hidden_features, **options
+        As for `TransformerDecoderLayer`.
+    final_norm : bool, optional
+        Whether a normalization follows the last layer; by default with ``norm="pre"``.
+
+    Attributes
+    ----------
+    layers : list of TransformerDecoderLayer
+        The layers.
+    norm : Module or None
+        The last normalization.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> decoder = nn.TransformerDecoder(2, 4, 32, cross_attention=False, rotary=True).eval()
+    >>> cache = decoder.make_cache()
+    >>> with mg.no_grad():
+    ...     start = decoder(mg.random.normal((2, 5, 16)), cache=cache)
+    ...     following = decoder(mg.random.normal((2, 1, 16)), cache=cache)
+    >>> following.shape, cache.lengths.tolist()
+    ((2, 1, 16), [6, 6])
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_heads: int,
+        hidden_features: int | None = None,
+        *,
+        final_norm: bool | None = None,
+        **options: Any,
+    ) -> None:
+        count = extent("TransformerDecoder", "num_layers", num_layers)
+        self.layers = [TransformerDecoderLayer(num_heads, hidden_features, **options) for _ in range(count)]
+        self.norm = last_norm(final_norm, options)
+
+    def make_cache(self, capacity: int | None = None) -> DecoderCache:
+        """An empty cache for decoding, with memory for so many tokens at first."""
+        return DecoderCache(len(self.layers), capacity)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        is_causal: bool = True,
+        key_lengths: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+        cache: DecoderCache | None = None,
+    ) -> Any:
+        """Apply the layers; each gets the arguments of `TransformerDecoderLayer`.
+
+        Raises
+        ------
+        ShapeError
+            If the cache was made for another number of layers.
+        """
+        if cache is not None and len(cache.layers) != len(self.layers):
+            need = f"{len(self.layers)}, as the decoder has"
+            raise ShapeError(message("TransformerDecoder", "layers of the cache", f"{len(cache.layers)}", need))
+        for i, layer in enumerate(self.layers):
+            x = layer(
+                x,
+                memory,
+                mask=mask,
+                bias=bias,
+                is_causal=is_causal,
+                key_lengths=key_lengths,
+                memory_mask=memory_mask,
+                memory_lengths=memory_lengths,
+                cache=None if cache is None else cache.layers[i],
+            )
+        return x if self.norm is None else self.norm(x)
+
+
+class Transformer(Module):
+    """An encoder and a decoder that attends to its output, for sequence to sequence.
+
+    It takes and gives features: embeddings, positions and the logits are the caller's.
+
+    Parameters
+    ----------
+    num_heads : int
+        The heads of attention.
+    num_encoder_layers, num_decoder_layers : int
+        The layers of each.
+    hidden_features, **options
+        As for `TransformerEncoderLayer`.
+
+    Attributes
+    ----------
+    encoder, decoder : Module
+        A `TransformerEncoder` and a `TransformerDecoder`.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> model = nn.Transformer(4, 2, 2, 32)
+    >>> source, target = mg.random.normal((2, 9, 16)), mg.random.normal((2, 5, 16))
+    >>> model(source, target, source_lengths=mg.tensor([9, 4])).shape
+    (2, 5, 16)
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        hidden_features: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.encoder = TransformerEncoder(num_encoder_layers, num_heads, hidden_features, **options)
+        self.decoder = TransformerDecoder(num_decoder_layers, num_heads, hidden_features, **options)
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        *,
+        source_lengths: Tensor | None = None,
+        target_lengths: Tensor | None = None,
+    ) -> Any:
+        """Encode the source and decode the target, (batch, length, features) each; the decoder is causal.
+
+        Lengths (batch,) count the tokens of a sequence, those behind are padding. To decode step by step, call
+        `encoder` once and then `decoder` with a cache.
+        """
+        memory = self.encoder(source, key_lengths=source_lengths)
+        return self.decoder(target, memory, key_lengths=target_lengths, memory_lengths=source_lengths)
+
+
+def last_norm(final_norm: bool | None, options: dict[str, Any]) -> Module | None:
+    """The normalization after the last layer, or None."""
+    if not (options.get("norm", "pre") == "pre" if final_norm is None else final_norm):
+        return None
+    return made_norm(options.get("norm_layer", LayerNorm), options.get("features"), options.get("dtype"))
