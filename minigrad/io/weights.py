@@ -215,8 +215,10 @@ def _indexed(index: Path) -> dict[Path, set[str]]:
         raise DataError(message("load_weights", str(index), f"malformed ({error!r})", need)) from error
     shards: dict[Path, set[str]] = {}
     for name, file in entries:
-        if file.name != str(file):  # an index may come from anywhere, and shall not reach out of its folder
-            raise DataError(message("load_weights", str(index), f"naming {str(file)!r}", "files beside it"))
+        if (
+            file.name != str(file) or file.suffix != ".safetensors"
+        ):  # an index may come from anywhere, and shall not reach out of its folder
+            raise DataError(message("load_weights", str(index), f"naming {str(file)!r}", "safetensors files beside it"))
         shards.setdefault(index.parent / file, set()).add(name)
     if not shards:
         raise DataError(message("load_weights", str(index), "without a weight", "at least one"))
