@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import minigrad as mg
 import numpy as np
-from minigrad import nn, optim
+
+import minigrad as mg
+from minigrad import optim
 from minigrad.data.cmudict import load_cmudict
+from minigrad.models.generation import generate
 from minigrad.models.seq2seq import Seq2Seq, Seq2SeqConfig
 
 try:
@@ -41,12 +43,15 @@ def parse_args() -> argparse.Namespace:
     add("--features", type=positive, default=128, help="features of a letter or phoneme")
     add("--layers", type=positive, default=2, help="layers of the encoder, and of the decoder")
     add("--heads", type=positive, default=4, help="heads of attention")
-    add("--dropout", type=float, default=0.1, help="share of the features switched off in a step")
+    add("--dropout", type=float, default=0.05, help="share of the features switched off in a step")
+    add("--beams", type=positive, default=1, help="width of the search for the phonemes of a word")
     add("--held-out", type=positive, default=5000, help="words to test with, drawn at random")
     add("--log-every", type=positive, default=250, help="steps between two lines of the log")
     add("--words", nargs="+", default=["minigrad", "transformer", "thoughtfulness", "knightly"], help="words to say")
     add("--seed", type=int, default=0, help="of the weights, the order of the words, and dropout")
-    add("--plot", type=picture, metavar="PATH", default="phonemes.png", help="where to save the picture; '' for nowhere")
+    add(
+        "--plot", type=picture, metavar="PATH", default="phonemes.png", help="where to save the picture; '' for nowhere"
+    )
     return parser.parse_args()
 
 
@@ -83,10 +88,6 @@ class Alphabet:
             row[: len(given)] = given
         return mg.asarray(ids), mg.asarray(lengths)
 
-    def decode(self, ids: list[int]) -> tuple[str, ...]:
-        """The symbols up to the end."""
-        return tuple(self.symbols[i] for i in (ids[: ids.index(END)] if END in ids else ids))
-
 
 def batches(pairs: list[Pair], size: int, rng: np.random.Generator) -> Iterator[list[Pair]]:
     """Batches of words of similar length, in a random order, without end."""
@@ -121,24 +122,17 @@ def train(model: Seq2Seq, pairs: list[Pair], letters: Alphabet, phonemes: Alphab
             print(f"step {step:5}   loss of a phoneme {sum(recent) / len(recent):.4f}")
 
 
-def say(model: Seq2Seq, words: list[str], letters: Alphabet, phonemes: Alphabet) -> list[tuple[str, ...]]:
-    """The phonemes of words, the likeliest one at each step."""
-    said = []
-    model.eval()
-    with mg.no_grad():
-        for start in range(0, len(words), 500):
-            source, lengths = letters.encode(words[start : start + 500])
-            cache = model.make_cache(source, lengths)
-            ids = mg.full((source.shape[0], 1), START, dtype=mg.int64)
-            rows = []
-            for _ in range(LONGEST):
-                ids = model.step(ids, cache).argmax(axis=-1)
-                rows.append(ids)
-                if (mg.concat(rows, axis=1) == END).any(axis=1).all():
-                    break
-            said += [phonemes.decode(row) for row in mg.concat(rows, axis=1).tolist()]
-    model.train()
-    return said
+def say(
+    model: Seq2Seq, words: list[str], letters: Alphabet, phonemes: Alphabet, beams: int = 1
+) -> list[tuple[str, ...]]:
+    """The phonemes of words: the likeliest one at each step, or the best of a beam search."""
+    found: list[list[int]] = []
+    for start in range(0, len(words), 500):
+        source, lengths = letters.encode(words[start : start + 500])
+        inputs = {"source": source, "source_lengths": lengths}
+        options = {"max_new_tokens": LONGEST, "stop": END, "beams": beams}
+        found += generate(model, [[START]] * source.shape[0], inputs=inputs, **options)
+    return [tuple(phonemes.symbols[i] for i in row) for row in found]
 
 
 def distance(said: tuple[str, ...], right: tuple[str, ...]) -> int:
@@ -209,7 +203,7 @@ def main() -> None:
     train(model, kept, letters, phonemes, args)
     print(f"{args.steps} steps in {time.perf_counter() - begin:.1f} s")
 
-    said = say(model, [word for word, _ in held_out], letters, phonemes)
+    said = say(model, [word for word, _ in held_out], letters, phonemes, args.beams)
     right = sum(phones in ways for phones, (_, ways) in zip(said, held_out, strict=True))
     nearest = [
         min((distance(phones, way), len(way)) for way in ways) for phones, (_, ways) in zip(said, held_out, strict=True)
@@ -218,7 +212,7 @@ def main() -> None:
     print(f"word accuracy {right / len(said):.2%} ({right} of {len(said)}), phoneme error rate {wrong / total:.2%}")
 
     words = ["".join(letter for letter in word.lower() if letter in letters.ids) for word in args.words]
-    spoken = say(model, words, letters, phonemes)
+    spoken = say(model, words, letters, phonemes, args.beams)
     for word, phones in zip(words, spoken, strict=True):
         print(f"{word:>20}  {' '.join(phones)}")
     try:

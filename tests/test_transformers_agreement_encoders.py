@@ -65,7 +65,9 @@ def attended(lengths: list[int], length: int) -> Any:
     return torch.tensor(np.arange(length) < np.array(lengths)[:, None]).long()
 
 
-def compare(ours: nn.Module, theirs: Any, names: NameMap, out: Any, expected: Any, rename: Callable[[str], str]) -> None:
+def compare(
+    ours: nn.Module, theirs: Any, names: NameMap, out: Any, expected: Any, rename: Callable[[str], str]
+) -> None:
     """Values, and under a random cotangent the gradient of every parameter; padding is left away by the caller."""
     assert_close(out.detach().numpy(), expected.detach().numpy(), mg.float64, "value", factor=10)
     cotangent = np.random.default_rng(1).normal(size=out.shape)

@@ -47,12 +47,12 @@ def load_cmudict(*, stress: bool = False) -> dict[str, list[tuple[str, ...]]]:
 
 
 def parse_cmudict(text: str, *, stress: bool = False) -> dict[str, list[tuple[str, ...]]]:
-    """Read the dictionary's format: a word, its phonemes, and behind # a comment; ``word(2)`` is another pronunciation.
+    r"""Read the dictionary's format: a word, its phonemes, after # a comment; ``word(2)`` is another pronunciation.
 
     Examples
     --------
     >>> from minigrad.data.cmudict import parse_cmudict
-    >>> parse_cmudict("read R EH1 D\\nread(2) R IY1 D # present\\n")
+    >>> parse_cmudict("read R EH1 D\nread(2) R IY1 D # present\n")
     {'read': [('R', 'EH', 'D'), ('R', 'IY', 'D')]}
     """
     found: dict[str, list[tuple[str, ...]]] = {}

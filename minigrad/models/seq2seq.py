@@ -238,7 +238,7 @@ class Seq2Seq(Module):
         with no_grad():
             for layer in (*self.encoder.layers, *self.decoder.layers):
                 for part in (layer.self_attention, getattr(layer, "cross_attention", None)):
-                    if part is not None:
+                    if part is not None and part.head_dim is not None:
                         part.query.weight[...] = part.query.weight * (part.head_dim**-0.5 / scale)
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -300,8 +300,8 @@ class Seq2Seq(Module):
     ) -> Tensor:
         """Logits (batch, target length, vocabulary); the target starts with the start token, see `shifted`."""
         memory = self.encode(source, source_lengths)
-        lengths = {"target_lengths": target_lengths, "memory_lengths": source_lengths}
-        return self.logits(self.hidden(target, memory, **lengths))
+        hidden = self.hidden(target, memory, target_lengths=target_lengths, memory_lengths=source_lengths)
+        return self.logits(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the decoder's features."""
@@ -359,12 +359,10 @@ class Seq2Seq(Module):
         with no_grad():
             return Seq2SeqDecoding(self, self.encode(source, source_lengths), source_lengths, capacity)
 
-    def cross_attention(
-        self, source: Tensor, target: Tensor, *, source_lengths: Tensor | None = None
-    ) -> list[Tensor]:
+    def cross_attention(self, source: Tensor, target: Tensor, *, source_lengths: Tensor | None = None) -> list[Tensor]:
         """Where the decoder looks: for each of its layers the weights (batch, heads, target length, source length)."""
         inputs: list[tuple[Module, tuple[Any, ...]]] = []
-        parts = [layer.cross_attention for layer in self.decoder.layers]
+        parts = [layer.cross_attention for layer in self.decoder.layers if layer.cross_attention is not None]
         removers = [part.register_forward_pre_hook(lambda m, given: inputs.append((m, given))) for part in parts]
         try:
             self(source, target, source_lengths=source_lengths)
