@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     add("--eval-every", type=positive, default=250, help="steps from one look at the validation loss to the next")
     add("--sample", type=int, default=200, help="characters to write each time; 0 for none")
     add("--temperature", type=float, default=0.8, help="lower writes what is likelier")
-    add("--prompt", default="\n", help="how its text begins")
+    add("--prompt", type=some_text, default="\n", help="how its text begins")
     add("--seed", type=int, default=0, help="of the weights, the pieces, and what it writes")
     add("--plot", type=picture, metavar="PATH", default="char_gpt.png", help="where to save the curves; '' for nowhere")
     add("--save", type=Path, metavar="FOLDER", help="where to save the weights and the alphabet")
@@ -61,6 +61,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def some_text(text: str) -> str:
+    """An argument that is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("a text begins with something")
+    return text
 
 
 def text_file(text: str) -> str:
@@ -124,11 +131,10 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 
 def clip_gradients(parameters: list[nn.Parameter], most: float) -> None:
     """Shorten the gradient of all parameters together where it is too long."""
-    gradients = [p.grad.numpy() for p in parameters]
-    length = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients))
+    length = math.sqrt(sum(np.vdot(g, g).item() for g in (p.grad.numpy() for p in parameters)))
     if length > most:
-        for g in gradients:
-            g *= most / length
+        for p in parameters:
+            p.grad = p.grad * (most / length)
 
 
 def write(model: GPT, tokenizer: CharacterTokenizer, args: argparse.Namespace) -> str:

@@ -244,7 +244,8 @@ class NameMap:
 
 def _pattern(template: str) -> re.Pattern[str]:
     """What fits a template."""
-    parts, seen = [], set()
+    parts: list[str] = []
+    seen: set[str] = set()
     for i, part in enumerate(re.split(r"\{(\w+)\}", template)):
         if i % 2 == 0:
             parts.append(re.escape(part))

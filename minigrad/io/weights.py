@@ -26,10 +26,10 @@ DTYPES = {
     "BF16": dtypes.bfloat16, "F32": dtypes.float32, "F64": dtypes.float64, "C64": dtypes.complex64,
 }  # fmt: skip
 
-Path_ = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 
 
-def load_weights(path: Path_) -> dict[str, Tensor]:
+def load_weights(path: FilePath) -> dict[str, Tensor]:
     """Read tensors by name from safetensors, with their dtypes.
 
     Parameters
@@ -75,7 +75,7 @@ def load_weights(path: Path_) -> dict[str, Tensor]:
     return found
 
 
-def read_metadata(path: Path_) -> dict[str, str]:
+def read_metadata(path: FilePath) -> dict[str, str]:
     """The texts that a safetensors file keeps beside its tensors; those of the first shard of a sharded model.
 
     Raises
@@ -88,7 +88,7 @@ def read_metadata(path: Path_) -> dict[str, str]:
 
 
 def save_weights(
-    path: Path_,
+    path: FilePath,
     weights: Mapping[str, Any],
     *,
     metadata: Mapping[str, str] | None = None,
@@ -134,12 +134,13 @@ def save_weights(
         if shard_bytes is not None:
             need = "None, as the path is that of one file"
             raise ValueError(message("save_weights", "shard_bytes", shard_bytes, need, "Pass a folder"))
-        return _save(target, arrays, given)
+        _save(target, arrays, given)
+        return
     shards = _shards(arrays, shard_bytes)
     if len(shards) == 1:
         _save(target / SINGLE, arrays, given)
         (target / INDEX).unlink(missing_ok=True)
-        return None
+        return
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -148,7 +149,6 @@ def save_weights(
     index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": weight_map}
     _replace(target / INDEX, lambda file: file.write_text(json.dumps(index, indent=2), encoding="utf-8"))
     (target / SINGLE).unlink(missing_ok=True)  # a reader would take it for the model
-    return None
 
 
 def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
@@ -192,7 +192,7 @@ def _replace(target: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _located(path: Path_) -> dict[Path, set[str]]:
+def _located(path: FilePath) -> dict[Path, set[str]]:
     """The files of a model, each with the names to read from it, none for all."""
     given = Path(path)
     if given.is_dir():

@@ -70,7 +70,10 @@ def beam_search(
         width = sums.shape[1]
         logs = log_probabilities(sampler.scores(rows.advance(), rows.seen)).reshape(len(live), width, -1)
         totals = (sums[:, :, None] + logs).reshape(len(live), -1)
-        origins, tokens, kept, remain = [], [], [], []
+        origins: list[int] = []
+        tokens: list[int] = []
+        kept: list[list[float]] = []
+        remain: list[int] = []
         for place, prompt in enumerate(live):
             going: list[tuple[float, int, int]] = []
             for rank, (total, beam, token) in enumerate(best(totals[place], 2 * beams, logs.shape[2])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from minigrad.tensor import Tensor
@@ -21,15 +22,15 @@ class Decoding(Protocol):
 
     max_length: int | None
 
-    def advance(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+    def advance(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Read the tokens that follow; gives the logits of the one after the last of each.
 
         Parameters
         ----------
         ids : Tensor
             (batch, new tokens).
-        lengths : Tensor or None
-            (batch,), how many of them count, at least one each; those behind are padding. None for all.
+        lengths : Tensor, optional
+            (batch,), how many of them count, at least one each; those behind are padding. All by default.
 
         Returns
         -------
@@ -45,12 +46,13 @@ class Decoding(Protocol):
 
 @runtime_checkable
 class Generative(Protocol):
-    """A model that `generate` can use.
+    """A model that `generate` can use."""
 
-    Its `decoding` begins sequences that are empty so far. An encoder-decoder takes and encodes its source there: what
-    `generate` is given as ``inputs=`` arrives as keywords.
-    """
+    @property
+    def decoding(self) -> Callable[..., Decoding]:
+        """A method that begins sequences, which are empty so far.
 
-    def decoding(self, *, capacity: int | None = None, **inputs: Any) -> Decoding:
-        """Begin to decode, with memory for so many tokens at first."""
+        It takes ``capacity=``, the tokens to have memory for at first, or None. An encoder-decoder takes its source
+        too, and encodes it: what `generate` is given as ``inputs=`` arrives as keywords.
+        """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 from minigrad.errors import message
@@ -186,4 +187,4 @@ def stream(
 
 def stops(stop: int | Collection[int]) -> frozenset[int]:
     """The tokens that end a sequence."""
-    return frozenset([stop] if isinstance(stop, int) else stop)
+    return frozenset([int(stop)] if isinstance(stop, Integral) else stop)

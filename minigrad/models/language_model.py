@@ -12,7 +12,7 @@ import numpy as np
 from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.io.name_map import NameMap
-from minigrad.io.weights import Path_, load_weights, save_weights
+from minigrad.io.weights import FilePath, load_weights, save_weights
 from minigrad.models.generation import generate
 from minigrad.models.pretrained import CONFIG, read_config
 from minigrad.models.rows import Prompts
@@ -144,7 +144,7 @@ class LanguageModel(Module):
         return generate(self, prompts, **options)
 
     @classmethod
-    def from_pretrained(cls, folder: Path_, *, dtype: Any = None) -> Self:
+    def from_pretrained(cls, folder: FilePath, *, dtype: Any = None) -> Self:
         """Load a model that Hugging Face's libraries, or `save_pretrained`, wrote.
 
         Parameters
@@ -170,7 +170,7 @@ class LanguageModel(Module):
         model.names().load(model, load_weights(folder))
         return model.eval()
 
-    def save_pretrained(self, folder: Path_, *, shard_bytes: int | None = None) -> None:
+    def save_pretrained(self, folder: FilePath, *, shard_bytes: int | None = None) -> None:
         """Write ``config.json`` and the weights, by the names and in the layout that Hugging Face's libraries read."""
         weights = self.names().back(self.state_dict())
         save_weights(folder, weights, metadata={"format": "pt"}, shard_bytes=shard_bytes)
@@ -185,7 +185,7 @@ class CausalDecoding:
         self.model, self.max_length = model, model.max_length
         self.cache = model.make_cache(capacity)
 
-    def advance(self, ids: Tensor, lengths: Tensor | None) -> Tensor:
+    def advance(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Read the tokens that follow; gives the logits of the one after the last of each."""
         hidden = self.model.hidden(ids, key_lengths=lengths, cache=self.cache)
         if lengths is None:

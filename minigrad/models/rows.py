@@ -39,7 +39,7 @@ def read_prompts(prompts: Any) -> tuple[list[list[int]], bool]:
     for row in rows:
         for token in row:
             if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
-                raise DTypeError(message("generate", "prompts", token, "integers, the ids of tokens"))
+                raise DTypeError(message("generate", "prompts", repr(token), "integers, the ids of tokens"))
     return [[int(token) for token in row] for row in rows], alone
 
 

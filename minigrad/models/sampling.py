@@ -109,11 +109,13 @@ class Sampler:
 
     def probabilities(self, logits: Array, seen: Array | None = None) -> Array:
         """What tokens are drawn from, (rows, vocabulary); for a temperature above 0."""
-        scores = self.scores(logits, seen) / self.temperature
+        scores = self.scores(logits, seen)
+        with np.errstate(over="ignore"):  # at a temperature near 0 the unlikely ones are minus infinity
+            scores = (scores - scores.max(axis=1, keepdims=True)) / self.temperature
         if self.top_k is not None and self.top_k < scores.shape[1]:
             border = np.partition(scores, -self.top_k, axis=1)[:, -self.top_k, None]
             scores = np.where(scores < border, -np.inf, scores)
-        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p = np.exp(scores)
         p /= p.sum(axis=1, keepdims=True)
         if self.top_p is not None and self.top_p < 1:
             order = np.argsort(-p, axis=1, kind="stable")
