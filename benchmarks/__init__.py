@@ -12,5 +12,6 @@ FAMILIES = (
     "embedding",
     "optimizer",
     "gpt",
+    "decode",
     "imports",
 )

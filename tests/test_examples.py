@@ -1,5 +1,6 @@
 """Every example runs on real data with few steps, lowers its loss, and explains itself."""
 
+import gzip
 import os
 import re
 import runpy
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import minigrad as mg
 from minigrad.data import DataError, cmudict
 from minigrad.data.packages import package_files
+from minigrad.models import GPT, CharacterTokenizer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 GIVEN = {"sentence_embeddings.py"}  # with given weights nothing is random
@@ -87,6 +90,53 @@ def test_train_digits_without_tqdm_and_matplotlib(tmp_path):
     assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
     assert "no picture of the curves, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_char_gpt(tmp_path):
+    for package in ("matplotlib", "safetensors"):
+        pytest.importorskip(package)
+    sizes = ("--layers", "1", "--heads", "2", "--features", "32", "--block", "32", "--sample", "40")
+    text = run(tmp_path, "char_gpt.py", *sizes, "--steps", "60", "--eval-every", "20", "--save", "model")
+    training = [float(found) for found in re.findall(r"training loss ([\d.]+)", text)]
+    validation = [float(found) for found in re.findall(r"validation loss ([\d.]+)   ", text)]
+    assert len(training) == len(validation) == 3
+    assert training[-1] < training[0] - 0.5
+    assert validation[-1] < validation[0]
+    final = float(re.search(r"validation loss ([\d.]+) \(all [\d,]+ characters\)", text)[1])
+    assert abs(final - validation[-1]) < 0.2
+    assert (tmp_path / "char_gpt.png").read_bytes().startswith(b"\x89PNG")
+    model = GPT.from_pretrained(tmp_path / "model")
+    tokenizer = CharacterTokenizer.load(tmp_path / "model" / "characters.json")
+    assert model(mg.asarray(tokenizer.encode("import os")[None])).shape == (1, 9, tokenizer.vocab_size)
+
+
+def test_char_gpt_reads_a_file(tmp_path):
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(50 * "grün ist die Heide, ".encode()))
+    options = ("--data", "text.txt.gz", "--prompt", "grün", "--steps", "3", "--block", "8", "--plot", "")
+
+    def lines(seed):
+        text = run(tmp_path, "char_gpt.py", *options, "--seed", seed, hide=("tqdm",))
+        assert "text.txt.gz: 1,000 characters, an alphabet of 12;" in text
+        return [re.sub(r"[\d.]+ s\b", "", line) for line in text.splitlines()]
+
+    assert lines("1") == lines("1") != lines("2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--data", "missing.txt"), "argument --data: 'missing.txt' is no file"),
+        (("--steps", "0"), "argument --steps: '0' is not a positive whole number"),
+        (("--prompt", ""), "argument --prompt: a text begins with something"),
+        (("--plot", "curves.txt"), "argument --plot: 'curves.txt' does not end in any of .png"),
+    ],
+)
+def test_char_gpt_refuses_before_it_trains(arguments, text, tmp_path):
+    command = [sys.executable, str(EXAMPLES / "char_gpt.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stdout == ""
 
 
 def fetched(requirement, files):
