@@ -406,7 +406,8 @@ def test_beams_score_at_least_what_greedy_does(model: LanguageModel) -> None:
 
 ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "temperature is -1, needs a number of at least 0", {"temperature": -1}),
-    (ValueError, "top_k is 0, needs an int of at least 1", {"temperature": 1.0, "top_k": 0}),
+    (ShapeError, "top_k is 0, needs at least 1", {"temperature": 1.0, "top_k": 0}),
+    (TypeError, "top_k is 1.5, needs an int", {"temperature": 1.0, "top_k": 1.5}),
     (ValueError, "top_p is 1.5, needs a probability", {"temperature": 1.0, "top_p": 1.5}),
     (ValueError, "top_k is 3, needs None, .* Pass temperature=1.0", {"top_k": 3}),
     (ValueError, "top_p is 0.5, needs None", {"top_p": 0.5}),

@@ -141,7 +141,7 @@ def save_weights(
         _save(target / SINGLE, arrays, given)
         (target / INDEX).unlink(missing_ok=True)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _save(target / name, shard, given)

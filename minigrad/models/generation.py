@@ -185,6 +185,6 @@ def stream(
     return tokens()
 
 
-def stops(stop: int | Collection[int]) -> frozenset[int]:
-    """The tokens that end a sequence."""
+def stops(stop: Any) -> frozenset[int]:
+    """The tokens that end a sequence: those given, or the one."""
     return frozenset([int(stop)] if isinstance(stop, Integral) else stop)

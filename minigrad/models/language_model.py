@@ -53,6 +53,9 @@ class LanguageModel(Module):
     head: Dense | None
     config: Any
 
+    def __init__(self, config: Any, *, dtype: Any = None) -> None:
+        raise NotImplementedError(f"{type(self).__name__}: needs a method __init__(self, config, *, dtype=None)")
+
     def names(self) -> NameMap:
         """From Hugging Face's names to ours."""
         raise NotImplementedError(f"{type(self).__name__}: needs a method names(self)")

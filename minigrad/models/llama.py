@@ -149,8 +149,9 @@ class LlamaConfig:
         found = {own: config[theirs] for theirs, own in KEYS.items() if theirs in config}
         # versions of the library differ in where they keep the rotary positions
         rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-        if "rope_theta" in config or "rope_theta" in rope:
-            found["rope_base"] = float(rope.get("rope_theta", config.get("rope_theta")))
+        base = rope.get("rope_theta", config.get("rope_theta"))
+        if base is not None:
+            found["rope_base"] = float(base)
         return cls(**found, rope_scaling=_scaling(rope))
 
     def to_hf(self) -> dict[str, Any]:

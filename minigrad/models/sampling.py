@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad import dtypes, random
 from minigrad.errors import message
+from minigrad.nn.checks import extent
 from minigrad.random import Generator
 
 __all__ = ["Sampler"]
@@ -64,8 +65,8 @@ class Sampler:
     ) -> None:
         if not 0 <= temperature < math.inf:
             raise ValueError(message("generate", "temperature", temperature, "a number of at least 0"))
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(message("generate", "top_k", top_k, "an int of at least 1"))
+        if top_k is not None:
+            extent("generate", "top_k", top_k)
         if top_p is not None and not 0 < top_p <= 1:
             raise ValueError(message("generate", "top_p", top_p, "a probability, 0 < top_p <= 1"))
         if not 0 < repetition_penalty < math.inf:
@@ -123,13 +124,13 @@ class Sampler:
             before = np.cumsum(falling, axis=1) - falling
             np.put_along_axis(p, order, np.where(before < self.top_p, falling, 0.0), axis=1)
             p /= p.sum(axis=1, keepdims=True)
-        return p
+        return p  # type: ignore[no-any-return]
 
     def __call__(self, logits: Array, seen: Array | None = None) -> Array:
         """A token for each row, (rows,) integers."""
         if self.temperature == 0:
-            return self.scores(logits, seen).argmax(axis=1)
+            return self.scores(logits, seen).argmax(axis=1)  # type: ignore[no-any-return]
         levels = np.cumsum(self.probabilities(logits, seen), axis=1)
         draw = random.uniform if self.generator is None else self.generator.uniform
         heights = draw((len(levels), 1), dtype=dtypes.float64).numpy() * levels[:, -1:]
-        return (levels > heights).argmax(axis=1)
+        return (levels > heights).argmax(axis=1)  # type: ignore[no-any-return]

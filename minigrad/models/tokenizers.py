@@ -73,7 +73,7 @@ class CharacterTokenizer:
     def __init__(self, characters: Iterable[str], *, specials: Sequence[str] = ()) -> None:
         self.characters, self.specials = tuple(characters), tuple(specials)
         for c in self.characters:
-            if not isinstance(c, str) or len(c) != 1:
+            if len(c) != 1:
                 raise ValueError(message("CharacterTokenizer", "characters", repr(c), "single characters"))
         entries = (*self.specials, *self.characters)
         if len(set(entries)) != len(entries):
