@@ -295,7 +295,7 @@ class MultiHeadAttention(Module):
         start: Any = 0 if cache.is_empty else cache.lengths
         keys, values = cache.append(key, value, lengths)
         options["key_lengths"] = None
-        if (cache.lengths == cache.length).all() and (cache.lengths - start == new).all():
+        if not cache.is_ragged and (lengths is None or (cache.lengths - start == new).all()):
             return keys, values
         options["key_lengths"] = ops.asarray(cache.lengths, device=key.device)
         places = np.reshape(cache.lengths * 0 + start, (-1, 1, 1, 1)) + np.arange(new)[:, None]
