@@ -72,7 +72,7 @@ class Normalization(Module):
 
     def _check(self, x: Any, axis: int) -> Tensor:
         """Make a tensor of x whose features, from `axis` on if negative, fit; the first completes what waits."""
-        x = ops.asarray(x)
+        x = x if isinstance(x, Tensor) else ops.asarray(x)
         who, known = type(self).__name__, self._known()
         if not -x.ndim <= axis < x.ndim:
             raise ShapeError(message(who, "x", x, f"{-axis if axis < 0 else axis + 1} axes or more"))
