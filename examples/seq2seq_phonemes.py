@@ -37,13 +37,13 @@ def parse_args() -> argparse.Namespace:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=formatter)
     add = parser.add_argument
-    add("--steps", type=positive, default=2000, help="updates of the weights")
+    add("--steps", type=positive, default=1500, help="updates of the weights")
     add("--batch-size", type=positive, default=256, help="words in one step")
     add("--lr", type=float, default=3e-3, help="the largest learning rate, after a warm-up; then it falls")
     add("--features", type=positive, default=128, help="features of a letter or phoneme")
     add("--layers", type=positive, default=2, help="layers of the encoder, and of the decoder")
     add("--heads", type=positive, default=4, help="heads of attention")
-    add("--dropout", type=float, default=0.05, help="share of the features switched off in a step")
+    add("--dropout", type=float, default=0.1, help="share of the features switched off in a step")
     add("--beams", type=positive, default=1, help="width of the search for the phonemes of a word")
     add("--held-out", type=positive, default=5000, help="words to test with, drawn at random")
     add("--log-every", type=positive, default=250, help="steps between two lines of the log")
