@@ -2,7 +2,7 @@
 
 minigrad's side is what a user calls, `minigrad.models.generate`; PyTorch's is written in its operations with a cache
 that is allocated ahead, JAX's is one compiled loop. All sequences start from one token. The figures are for one token
-of every sequence, so where the cost is linear in the length, they are about the same for any length.
+of every sequence: they grow with the length only by the attention to the tokens that the cache holds.
 """
 
 from __future__ import annotations
