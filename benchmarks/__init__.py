@@ -13,5 +13,6 @@ FAMILIES = (
     "recurrent",
     "optimizer",
     "gpt",
+    "decode",
     "imports",
 )

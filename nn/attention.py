@@ -52,6 +52,8 @@ class MultiHeadAttention(Module):
         How many keys before and after its place a query attends; None for no bound.
     softcap : float, optional
         Bounds the scaled products to ±softcap.
+    scale : float, optional
+        What the products are multiplied with; by default ``1 / sqrt(head_dim)``. T5 has 1.
     alibi : bool
         Lower the scores with the distance, by the slopes of `alibi_slopes`.
     rotary : bool or RotaryPositions
@@ -105,6 +107,7 @@ class MultiHeadAttention(Module):
         output_bias: bool | None = None,
         window: Window | None = None,
         softcap: float | None = None,
+        scale: float | None = None,
         alibi: bool = False,
         rotary: bool | RotaryPositions = False,
         qk_norm: bool = False,
@@ -121,6 +124,7 @@ class MultiHeadAttention(Module):
             raise ValueError(message(NAME, "dropout", dropout, "a probability, 0 <= dropout < 1"))
         self.window = read_window(window)
         self.softcap = None if softcap is None else read_positive("softcap", softcap)
+        self.scale = None if scale is None else rate(NAME, "scale", scale)
         self._head_dim = None if head_dim is None else extent(NAME, "head_dim", head_dim)
         self._value_dim = None if value_dim is None else extent(NAME, "value_dim", value_dim)
         if features is not None:
@@ -232,7 +236,7 @@ class MultiHeadAttention(Module):
             q = self.query_norm(q)
         options: dict[str, Any] = {
             "mask": mask, "bias": bias, "is_causal": is_causal, "window": self.window, "softcap": self.softcap,
-            "alibi_slopes": self.slopes, "key_lengths": key_lengths,
+            "alibi_slopes": self.slopes, "key_lengths": key_lengths, "scale": self.scale,
         }  # fmt: skip
         if cache is not None and not alone and not cache.is_empty:
             k, v = cache.read()
@@ -298,7 +302,7 @@ class MultiHeadAttention(Module):
         start: Any = 0 if cache.is_empty else cache.lengths
         keys, values = cache.append(key, value, lengths)
         options["key_lengths"] = None
-        if (cache.lengths == cache.length).all() and (cache.lengths - start == new).all():
+        if not cache.is_ragged and (lengths is None or (cache.lengths - start == new).all()):
             return keys, values
         options["key_lengths"] = ops.asarray(cache.lengths, device=key.device)
         places = np.reshape(cache.lengths * 0 + start, (-1, 1, 1, 1)) + np.arange(new)[:, None]
@@ -325,7 +329,7 @@ class MultiHeadAttention(Module):
         text = f"{self.features or '?'}, heads={self.num_heads}"
         if self.num_kv_heads != self.num_heads:
             text += f", kv_heads={self.num_kv_heads}"
-        for name in ("dropout", "window", "softcap"):
+        for name in ("dropout", "window", "softcap", "scale"):
             if getattr(self, name):
                 text += f", {name}={getattr(self, name)}"
         return text if self.slopes is None else f"{text}, alibi"

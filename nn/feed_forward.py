@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = ["FeedForward"]
 NAME = "FeedForward"
 GATED: dict[str, Callable[[Tensor], Any]] = {
     "geglu": ops.gelu,
+    "geglu_tanh": functools.partial(ops.gelu, approximate="tanh"),
     "glu": ops.sigmoid,
     "reglu": ops.relu,
     "swiglu": ops.silu,
@@ -37,7 +39,7 @@ class FeedForward(Module):
         has as many weights.
     activation : str or callable
         A name that `minigrad.nn.activations.get` knows, or ``"glu"``, ``"reglu"``, ``"geglu"``, ``"swiglu"``, which
-        are gated by sigmoid, ReLU, GELU and SiLU; or a function.
+        are gated by sigmoid, ReLU, GELU and SiLU (``"geglu_tanh"`` by GELU's approximation); or a function.
     gated : bool
         Whether a function is that of a gate.
     features : int, optional

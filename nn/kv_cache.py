@@ -69,12 +69,12 @@ class KVCache:
     @property
     def length(self) -> int:
         """Tokens held of the longest sequence."""
-        return int(self.lengths.max(initial=0))
+        return max(self.lengths.tolist(), default=0)  # a batch is small: faster than NumPy's reductions
 
     @property
     def is_ragged(self) -> bool:
         """Whether sequences have different lengths."""
-        return bool((self.lengths != self.length).any())
+        return len(set(self.lengths.tolist())) > 1
 
     @property
     def capacity(self) -> int:
@@ -116,32 +116,35 @@ class KVCache:
             need = "key and value of shape (batch, key heads, new tokens, features)"
             raise ShapeError(message("KVCache", None, f"key {key.shape}, value {value.shape}", need))
         batch, _, new, _ = key.shape
-        counts = np.full(batch, new) if lengths is None else _counts(lengths, batch, new)
+        counts = None if lengths is None else _counts(lengths, batch, new)
         if self._keys is None:
             self._allocate(key, value, batch, max(self._first, new))
             self.lengths = self.offsets = np.zeros(batch, np.int64)
         keys, values = self._checked(key, value)
-        needed = int((self.lengths + counts).max(initial=0))
+        at = self.length
+        needed = at + new if counts is None else int((self.lengths + counts).max(initial=0))
         if needed > keys.shape[2]:
             keys, values = self._moved(np.arange(batch), max(needed, 2 * keys.shape[2]))
-        even = not self.is_ragged and bool((counts == new).all())
+        even = not self.is_ragged and (counts is None or bool((counts == new).all()))
         with no_grad():
             if even:
-                at = self.length
                 keys[:, :, at : at + new] = key
                 values[:, :, at : at + new] = value
             else:
-                for row, (at, count) in enumerate(zip(self.lengths.tolist(), counts.tolist())):
-                    keys[row, :, at : at + count] = key[row, :, :count]
-                    values[row, :, at : at + count] = value[row, :, :count]
-        self.lengths, self.offsets = self.lengths + counts, self.offsets + counts
+                each = [new] * batch if counts is None else counts.tolist()
+                for row, (start, count) in enumerate(zip(self.lengths.tolist(), each)):
+                    keys[row, :, start : start + count] = key[row, :, :count]
+                    values[row, :, start : start + count] = value[row, :, :count]
+        added = new if counts is None else counts
+        self.lengths, self.offsets = self.lengths + added, self.offsets + added
         return self.read()
 
     def read(self) -> tuple[Tensor, Tensor]:
         """The keys and values that are held, (batch, key heads, length, features) each, views of the memory."""
         if self._keys is None or self._values is None:
             raise ShapeError(message("KVCache", None, "nothing so far", "an append before"))
-        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+        length = self.length
+        return self._keys[:, :, :length], self._values[:, :, :length]
 
     def reorder(self, index: Any) -> None:
         """Make sequence ``index[b]`` the sequence b, for beam search; the batch may become smaller or larger.

