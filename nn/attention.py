@@ -124,7 +124,7 @@ class MultiHeadAttention(Module):
             raise ValueError(message(NAME, "dropout", dropout, "a probability, 0 <= dropout < 1"))
         self.window = read_window(window)
         self.softcap = None if softcap is None else read_positive("softcap", softcap)
-        self.scale = None if scale is None else rate(NAME, "scale", scale)
+        self.scale = None if scale is None else number(NAME, "scale", scale)
         self._head_dim = None if head_dim is None else extent(NAME, "head_dim", head_dim)
         self._value_dim = None if value_dim is None else extent(NAME, "value_dim", value_dim)
         if features is not None:

@@ -10,9 +10,9 @@ import numpy as np
 from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.nn import init
+from minigrad.nn.checks import extent
 from minigrad.nn.embedding import Embedding
 from minigrad.nn.module import Module
-from minigrad.nn.projection import extent
 from minigrad.tensor import Tensor
 
 __all__ = ["RelativePositionBias", "buckets"]
