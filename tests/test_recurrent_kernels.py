@@ -35,7 +35,9 @@ def test_equal(name: str, size: tuple[int, ...], padded: bool, reverse: bool) ->
     dtype = ("float32", "float64")[(sum(size) + padded + reverse) % 2]
     lengths = np.random.default_rng(1).integers(0, size[0] + 1, size[1]) if padded else None
     f = getattr(F, name)
-    assert_variants(lambda *a: f(*a, lengths=lengths, reverse=reverse), *arrays(name, size, dtype), factor=4.0)
+    given = arrays(name, size, dtype)
+    ran = size[-1] > 1  # products with a vector are NumPy's
+    assert_variants(lambda *a: f(*a, lengths=lengths, reverse=reverse), *given, factor=4.0, ran=ran)
 
 
 @pytest.mark.parametrize("size", SIZES[1:4], ids=str)

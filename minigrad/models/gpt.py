@@ -197,6 +197,7 @@ class GPT(LanguageModel):
             self.head = Dense(config.vocab_size, bias=False, in_features=size, kernel_initializer=fill, dtype=dtype)
         for layer in self.decoder.layers:
             layer.feed_forward.dropout = Dropout(0.0)  # GPT-2 drops what a part adds, and nothing inside of it
+            last: Any
             for last in (layer.self_attention.output, layer.feed_forward.output):
                 init.normal(last.weight.detach(), std=deviation / math.sqrt(2 * config.num_layers))
 

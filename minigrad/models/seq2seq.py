@@ -239,7 +239,8 @@ class Seq2Seq(Module):
             for layer in (*self.encoder.layers, *self.decoder.layers):
                 for part in (layer.self_attention, getattr(layer, "cross_attention", None)):
                     if part is not None and part.head_dim is not None:
-                        part.query.weight[...] = part.query.weight * (part.head_dim**-0.5 / scale)
+                        query: Any = part.query
+                        query.weight[...] = query.weight * (part.head_dim**-0.5 / scale)
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Encode tokens (batch, length), of which `lengths` (batch,) count, to (batch, length, features)."""

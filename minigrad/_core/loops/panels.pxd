@@ -92,14 +92,16 @@ cdef extern from *:
     MG_TILE(mg_tile_double3, double, 3)
     static inline void mg_tile_float(Py_ssize_t columns, const float *a, const float *b, Py_ssize_t depth,
                                      const float *start, int adds, int relu, float *c, Py_ssize_t ldc) {
-        if (columns > 2 * MG_BYTES / (Py_ssize_t)sizeof(float)) mg_tile_float3(a, b, depth, start, adds, relu, c, ldc);
-        else if (columns > MG_BYTES / (Py_ssize_t)sizeof(float)) mg_tile_float2(a, b, depth, start, adds, relu, c, ldc);
+        enum {LANES = MG_BYTES / sizeof(float)};
+        if (columns > 2 * LANES) mg_tile_float3(a, b, depth, start, adds, relu, c, ldc);
+        else if (columns > LANES) mg_tile_float2(a, b, depth, start, adds, relu, c, ldc);
         else mg_tile_float1(a, b, depth, start, adds, relu, c, ldc);
     }
     static inline void mg_tile_double(Py_ssize_t columns, const double *a, const double *b, Py_ssize_t depth,
                                       const double *start, int adds, int relu, double *c, Py_ssize_t ldc) {
-        if (columns > 2 * MG_BYTES / (Py_ssize_t)sizeof(double)) mg_tile_double3(a, b, depth, start, adds, relu, c, ldc);
-        else if (columns > MG_BYTES / (Py_ssize_t)sizeof(double)) mg_tile_double2(a, b, depth, start, adds, relu, c, ldc);
+        enum {LANES = MG_BYTES / sizeof(double)};
+        if (columns > 2 * LANES) mg_tile_double3(a, b, depth, start, adds, relu, c, ldc);
+        else if (columns > LANES) mg_tile_double2(a, b, depth, start, adds, relu, c, ldc);
         else mg_tile_double1(a, b, depth, start, adds, relu, c, ldc);
     }
     """
