@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad._core import cpu
 from minigrad._core.cpu import Kernel
 from minigrad.ops.registry import REGISTRY
 from minigrad.testing.samples import relayout
 from minigrad.testing.strategies import layouts
-from minigrad.testing.variants import assert_variants
+from minigrad.testing.variants import assert_variants, variant
 
 layer_norm, layer_norm_vjp = Kernel("normalization", "layer_norm"), Kernel("normalization", "layer_norm_vjp")
 rms_norm, rms_norm_vjp = Kernel("normalization", "rms_norm"), Kernel("normalization", "rms_norm_vjp")
@@ -89,6 +90,14 @@ def test_a_mean_far_from_zero_costs_no_digits() -> None:
 
 
 X, W = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+
+
+def test_rows_of_one_element_have_no_gradient() -> None:
+    x, weight, g = (np.float32([[value]]) for value in (1.7, 0.3, 1.1))
+    for level in cpu.levels():
+        with variant(level, 1):
+            dx, dw, db = layer_norm_vjp(g, x, weight[0], **OPTIONS)
+        assert (dx.item(), dw.item(), db.item()) == (0.0, 0.0, g.item()), level
 
 
 def test_kernels_are_registered_and_take_views_and_frozen_arrays() -> None:

@@ -344,4 +344,19 @@ ABSENT = {
     "empty_like": "whatever is in memory",
     "nn.functional.silu/complex": "complex numbers",
     "nn.functional.batch_norm/without_cudnn": "a GPU",
+    "nn.functional.scaled_dot_product_attention": "other arguments, and another alignment of the causal mask",
+    "nn.functional.linear_cross_entropy": "other arguments",
+    "nn.functional.linear_cross_entropy/chunked": "other arguments",
+    "nn.functional.linear_cross_entropy/chunked_none": "other arguments",
+    **{
+        f"nn.functional.{name}": f"options of its own; see tests/test_torch_{where}.py"
+        for where, names in {
+            "convolution": (
+                "adaptive_avg_pool1d adaptive_avg_pool2d avg_pool1d avg_pool2d conv1d conv2d conv_transpose1d "
+                "conv_transpose2d max_pool1d max_pool2d"
+            ),
+            "losses": ("binary_cross_entropy cosine_embedding_loss ctc_loss margin_ranking_loss triplet_margin_loss"),
+        }.items()
+        for name in names.split()
+    },
 }

@@ -81,7 +81,8 @@ cdef inline void measure_all(
         slopes += slope[0]
         squares += some_squares
         j += CHUNK
-    scale[0] = scale_of(task, squares, mean[0])
+    # the result of a single element is constant; 1 / sqrt(eps) would make the rounding of g w a gradient
+    scale[0] = 0 if task.centered and task.n == 1 else scale_of(task, squares, mean[0])
     shift[0] = <real>shifts / <real>task.n if task.centered else 0
     slope[0] = <real>(slopes * scale[0]) / <real>task.n
 
