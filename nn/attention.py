@@ -256,7 +256,8 @@ class MultiHeadAttention(Module):
                 k, v = self._extend(cache, k, v, options)
         rate = self.dropout if self.training else 0.0
         out, lse = ops.scaled_dot_product_attention(q, k, v, dropout=rate, return_lse=True, **options)
-        result = self.output(ops.reshape(out.swapaxes(-2, -3), (*query.shape[:-1], -1)))
+        width = out.shape[-3] * out.shape[-1]
+        result = self.output(ops.reshape(out.swapaxes(-2, -3), (*query.shape[:-1], width)))
         weights = ops.attention_weights(q, k, lse=lse, **options) if need_weights else None
         if cache is not None and alone and self.window is not None and self.window[0] is not None:
             # the next query sees this many; dropping late makes the copies linear in the tokens
@@ -294,7 +295,7 @@ class MultiHeadAttention(Module):
     @staticmethod
     def _heads(x: Tensor, heads: int) -> Tensor:
         """(..., length, heads * features) as (..., heads, length, features)."""
-        return ops.reshape(x, (*x.shape[:-1], heads, -1)).swapaxes(-2, -3)
+        return ops.reshape(x, (*x.shape[:-1], heads, x.shape[-1] // heads)).swapaxes(-2, -3)
 
     def _extend(self, cache: KVCache, key: Tensor, value: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Add tokens to a cache; where places differ from sequence to sequence, `options` become a mask and a bias."""

@@ -135,6 +135,7 @@ def test_a_second_backward_runs_the_ops() -> None:
         (mg.conv2d, (1, 3, 2, 5), (4, 3, 3, 3), {}, "x is (2, 5) with its padding, needs at least the window's"),
         (mg.conv2d, (1, 3, 5, 5), (4, 3, 3, 3), {"stride": 0}, "stride is 0, needs an int or 2 ints of at least 1"),
         (mg.conv1d, (1, 3, 5), (4, 3, 3), {"dilation": (1, 1)}, "conv1d: dilation is (1, 1), needs an int of at least"),
+        (mg.conv1d, (1, 3, 5), (4, 3, 5), {"dilation": 2**62}, "needs an int of at most 2147483647"),
         (mg.conv1d, (1, 3, 5), (4, 3, 3), {"padding": -1}, "padding is -1, needs an int of at least 0"),
         (mg.conv_transpose1d, (1, 3, 5), (4, 3, 3), {}, "conv_transpose1d: x is float64 (1, 3, 5), needs 4 channels"),
         (mg.conv_transpose1d, (1, 3, 5), (3, 4), {}, "conv_transpose1d: weight is float64 (3, 4), needs 3 axes"),

@@ -156,6 +156,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer's allocator takes malloc's place"
+)
 @pytest.mark.parametrize("size", [300_000, 12_000_000])
 def test_a_step_faults_in_no_pages_after_the_first(size: int) -> None:
     pages = 4 * size // 4096

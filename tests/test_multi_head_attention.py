@@ -510,3 +510,10 @@ def test_weights_without_the_log_sum_exp() -> None:
     assert not weights.numpy()[1].any()
     with pytest.raises(ShapeError, match="attention_weights: key is"):
         F.attention_weights(query, tensor(2, 3, 5, 2))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (0, 0, 4)], ids=str)
+def test_nothing_to_attend(shape: tuple[int, ...]) -> None:
+    layer = nn.MultiHeadAttention(2, 4)
+    out, weights = layer(mg.zeros(shape), need_weights=True)
+    assert (out.shape, weights.shape) == (shape, (shape[0], 2, shape[1], shape[1]))

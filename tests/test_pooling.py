@@ -147,6 +147,7 @@ def test_adaptive_pooling_is_its_definition(extents: tuple[int, int], size: tupl
         (lambda: mg.max_pool2d(normal(3, 4, 4), 2), "max_pool2d: x is float64 (3, 4, 4), needs 4 axes"),
         (lambda: mg.max_pool2d(normal(1, 3, 4, 1), 2), "max_pool2d: x is (4, 1) with its padding, needs at least the"),
         (lambda: mg.max_pool1d(normal(1, 3, 4), 0), "max_pool1d: window is 0, needs an int of at least 1"),
+        (lambda: mg.max_pool1d(normal(1, 3, 4), 9, dilation=2**61), "needs an int of at most 2147483647"),
         (lambda: mg.max_pool1d(normal(1, 3, 4), 3, padding=2), "padding is 2, needs at most half the window (3,)"),
         (lambda: mg.avg_pool2d(normal(1, 3, 4, 4), (2, 2, 2)), "window is (2, 2, 2), needs an int or 2 ints"),
         (lambda: mg.adaptive_avg_pool2d(normal(1, 3, 4, 4), 0), "output_size is 0, needs an int or 2 ints of at least"),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
-from minigrad.errors import message
+from minigrad.errors import DTypeError, message
 from minigrad.models.beam_search import beam_search
 from minigrad.models.decoding import Generative
 from minigrad.models.rows import Prompts, Rows, read_prompts
@@ -187,4 +187,10 @@ def stream(
 
 def stops(stop: Any) -> frozenset[int]:
     """The tokens that end a sequence: those given, or the one."""
-    return frozenset([int(stop)] if isinstance(stop, Integral) else stop)
+    given = stop.tolist() if hasattr(stop, "tolist") else stop
+    tokens = list(given) if isinstance(given, Collection) and not isinstance(given, str) else [given]
+    tokens = [token.tolist() if hasattr(token, "tolist") else token for token in tokens]
+    for token in tokens:
+        if not isinstance(token, Integral):
+            raise DTypeError(message("generate", "stop", repr(token), "integers, the ids of tokens"))
+    return frozenset(map(int, tokens))

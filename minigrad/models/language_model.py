@@ -169,8 +169,9 @@ class LanguageModel(Module):
         ValueError
             If the model is of another kind, or its weights do not fit.
         """
-        model = cls(cls.config_class.from_hf(read_config(folder)), dtype=dtype)
-        model.names().load(model, load_weights(folder))
+        config, weights = cls.config_class.from_hf(read_config(folder)), load_weights(folder)
+        model = cls(config, dtype=dtype)  # last: it may be large
+        model.names().load(model, weights)
         return model.eval()
 
     def save_pretrained(self, folder: FilePath, *, shard_bytes: int | None = None) -> None:

@@ -111,6 +111,10 @@ class Sampler:
     def probabilities(self, logits: Array, seen: Array | None = None) -> Array:
         """What tokens are drawn from, (rows, vocabulary); for a temperature above 0."""
         scores = self.scores(logits, seen)
+        highest = scores.max(axis=1)
+        if not np.isfinite(highest).all():
+            got = f"{highest[~np.isfinite(highest)][0]} as the highest of a row"
+            raise ValueError(message("generate", "logits", got, "a finite number", "Are the weights finite?"))
         with np.errstate(over="ignore"):  # at a temperature near 0 the unlikely ones are minus infinity
             scores = (scores - scores.max(axis=1, keepdims=True)) / self.temperature
         if self.top_k is not None and self.top_k < scores.shape[1]:

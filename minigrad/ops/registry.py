@@ -279,6 +279,8 @@ def explain(op: Op[Any], tensors: list[Any], params: dict[str, Any], error: Exce
         text += f" {op.hint}"
     if isinstance(error, np.exceptions.AxisError):
         return AxisError(text)
-    if isinstance(error, (IndexError, MemoryError, OverflowError, ZeroDivisionError, np.linalg.LinAlgError)):
+    if isinstance(error, MemoryError):
+        return MemoryError(text)  # NumPy's own kind takes other arguments
+    if isinstance(error, (IndexError, OverflowError, ZeroDivisionError, np.linalg.LinAlgError)):
         return type(error)(text)
     return DTypeError(text) if isinstance(error, TypeError) else ShapeError(text)

@@ -12,6 +12,7 @@ from minigrad.ops.registry import Array
 
 __all__ = ["Pads", "Sizes", "count", "crop", "gather", "pads", "places", "scatter", "sizes"]
 
+LARGEST = 2**31 - 1  # of which products of two still fit the integers of kernels
 Sizes = tuple[int, ...]  # a number for each spatial axis
 Pads = tuple[tuple[int, int], ...]  # how many elements are added before and behind each
 
@@ -25,6 +26,8 @@ def sizes(who: str, name: str, value: Any, n: int, least: int = 1) -> Sizes:
         raise TypeError(message(who, name, value, need)) from None
     if len(found) != n or min(found) < least:
         raise ShapeError(message(who, name, f"{value}", f"{need} of at least {least}"))
+    if max(found) > LARGEST:
+        raise ShapeError(message(who, name, f"{value}", f"{need} of at most {LARGEST}"))
     return found
 
 
