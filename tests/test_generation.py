@@ -444,11 +444,11 @@ def test_stops_may_be_tensors_and_nothing_but_integers(model: LanguageModel) -> 
     for stop in (mg.tensor([token]), [mg.tensor(token)], np.array(token)):
         assert generate(model, [1], max_new_tokens=3, stop=stop) == generate(model, [1], max_new_tokens=3, stop=token)
     for stop in (str(token), [1.5], None):
-        with pytest.raises(DTypeError, match="generate: stop is .*, needs integers"):
+        with pytest.raises(DTypeError, match=r"generate: stop is .*, needs integers"):
             generate(model, [1], max_new_tokens=3, stop=stop)
 
 
 def test_infinite_logits_are_refused_where_probabilities_are_needed() -> None:
     for row in ([0.0, np.inf], [-np.inf, -np.inf]):
-        with pytest.raises(ValueError, match="generate: logits is .*inf as the highest of a row, needs a finite"):
+        with pytest.raises(ValueError, match=r"generate: logits is .*inf as the highest of a row, needs a finite"):
             Sampler(temperature=1.0).probabilities(np.array([row]))
