@@ -92,7 +92,8 @@ class _Convolution(Module):
         return self.weight.shape[0] if self.transposed else self.weight.shape[1] * self.groups
 
     def _apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The op of the layer."""
+        raise NotImplementedError(f"{type(self).__name__}: needs a method _apply(self, x, weight)")
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of shape (n, in_channels, *extents)."""

@@ -67,7 +67,7 @@ class Cell(Module):
 
     def sequence(self, x: Tensor, states: list[Tensor], lengths: Any, reverse: bool) -> tuple[Tensor, ...]:
         """Outputs (batch, length, units) and the last states, of x (batch, length, in_features)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: needs a method sequence(self, x, states, lengths, reverse)")
 
     def run(self, x: Tensor, states: list[Tensor], lengths: Any = None, reverse: bool = False) -> tuple[Tensor, ...]:
         """`sequence`, with the weights completed by the first batch."""
