@@ -48,7 +48,7 @@ def factors(draw: st.DrawFn, sides: st.SearchStrategy[int]) -> tuple[Array, Arra
 
 
 def taken(*factors: Array) -> bool | None:
-    """Whether kernels must take factors: vectors, and matrices of one row or column, are left to NumPy."""
+    """Whether kernels must take factors: vectors, and stacks with matrices of one row or column, are left to NumPy."""
     return None if all(a.ndim > 1 and min(a.shape[-2:]) > 1 for a in factors) else False
 
 
@@ -106,6 +106,42 @@ def test_large_matmul(dtype: Any, first: tuple[int, ...], second: tuple[int, ...
     assert_variants(mg.matmul, x1, x2, floor=10.0)
     assert_variants(lambda a, b: mg.matmul(a, mg.matrix_transpose(b)), x1, turned(x2), floor=10.0)
     assert_variants(lambda a, b: mg.matmul(mg.matrix_transpose(a), b), turned(x1), x2, floor=10.0)
+
+
+# extents on both sides of LANES, of 4 rows at a time, of 8 rows at a time, of a slab
+VECTORS = [(1, 2, 2), (1, 5, 3), (1, 8, 9), (1, 17, 64), (1, 130, 67), (1, 40, 2049), (1, 700, 700), (1, 9, 50_000)]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(("m", "k", "n"), VECTORS + [size[::-1] for size in VECTORS])
+def test_a_matrix_and_a_vector(dtype: Any, m: int, k: int, n: int) -> None:
+    x1, x2 = normal(m, k, dtype=dtype), normal(k, n, dtype=dtype)
+    assert_variants(mg.matmul, x1, x2, floor=10.0)
+    assert_variants(lambda a, b: mg.matmul(a, mg.matrix_transpose(b)), x1, turned(x2), floor=10.0)
+    assert_variants(lambda a, b: mg.matmul(mg.matrix_transpose(a), b), turned(x1), x2, floor=10.0)
+    x, weight, bias = coarse(x1), coarse(x2), coarse(normal(n, dtype=dtype))
+    for op in (mg.linear, ops.linear_relu):
+        assert_variants(op, x, weight, bias, floor=10.0)
+        assert_variants(op, x[None], weight, floor=10.0)
+
+
+def test_a_vector_with_gaps_between_its_numbers_is_left_to_numpy() -> None:
+    weight = normal(5, 3)
+    column = normal(5, 8)[:, :1]
+    row = column.T
+    assert KERNELS["matmul"](weight.T, column) is NotImplemented
+    assert KERNELS["matmul"](row, weight) is NotImplemented
+    assert KERNELS["matmul"](normal(4, 1, 5), normal(4, 5, 3)) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("shape", [(3, 5), (900, 900), (300, 5000)])
+def test_the_gradient_of_a_vector_is_added_into_an_array(dtype: Any, shape: tuple[int, int]) -> None:
+    x, g = normal(shape[0], 1, dtype=dtype), normal(shape[0], shape[1], dtype=dtype)
+    into = normal(1, shape[1], dtype=dtype)
+    total = into + x.T @ g
+    assert KERNELS["matmul_vjp1"](g, x, (1, shape[1]), into=into) is into
+    np.testing.assert_allclose(into, total, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -234,8 +270,6 @@ def test_kernels_are_registered_and_take_read_only_arrays() -> None:
         (A, A),
         (A[0], A.T),
         (A, A[0]),
-        (A[:1], A.T),  # a vector, by another name
-        (A, A[:1].T),
         (A, A.T.astype(np.float64)),
         (A.astype(np.float16), A.T.astype(np.float16)),
         (A.astype(">f4"), A.T.astype(">f4")),

@@ -18,6 +18,7 @@ from minigrad._core.loops.columns cimport blocks_down, sum_blocks
 from minigrad._core.loops.gemm cimport AXES, Axis, Product, compute, cut
 from minigrad._core.loops.plain cimport RELEASE_GIL, alike, empty_like, is_plain, is_real, real
 from minigrad._core.loops.transpose cimport turn
+from minigrad._core.loops.vector cimport Side, multiply_vector
 
 import_array()
 
@@ -133,6 +134,28 @@ cdef ndarray turned(Product* p, int kind):
     return copy
 
 
+cdef inline bint is_vector(const Product* p) noexcept:
+    """Whether the numbers of the factor that is one row or one column lie side by side."""
+    return (p.lda == 1 or not p.ta) if p.m == 1 else (p.ldb == 1 or p.tb)
+
+
+cdef void by_vector(const Product* p, real* out) noexcept:
+    """The product of a matrix and a vector."""
+    cdef Side side
+    cdef const real* vector = <const real*>p.a
+    cdef const real* matrix = <const real*>p.b
+    side.k, side.n, side.ld, side.across = p.k, p.n, p.ldb, not p.tb
+    if p.m > 1:
+        vector, matrix = matrix, vector
+        side.n, side.ld, side.across = p.m, p.lda, p.ta
+    side.bias, side.bias_step, side.adds, side.relu = p.bias, p.m == 1, p.adds, p.relu
+    if side.n * side.k < RELEASE_GIL:
+        multiply_vector(&side, vector, matrix, out)
+    else:
+        with nogil:
+            multiply_vector(&side, vector, matrix, out)
+
+
 cdef object product(
     object x1, bint turn1, object x2, bint turn2, int n, npy_intp* dims, object into, object bias=None, bint relu=False,
 ):
@@ -160,8 +183,8 @@ cdef object product(
         # a sum over a stack; in C order all rows are those of one matrix
         a, b = <ndarray>PyArray_NewCopy(a, NPY_CORDER), <ndarray>PyArray_NewCopy(b, NPY_CORDER)
         return product(a, turn1, b, turn2, n, dims, into)
-    if (p.m == 1 or p.n == 1) and p.k > 1:
-        return NotImplemented    # of a matrix and a vector, which NumPy multiplies without packing the matrix
+    if (p.m == 1 or p.n == 1) and p.k > 1 and (p.matrices * p.terms != 1 or not is_vector(&p)):
+        return NotImplemented    # NumPy multiplies a matrix and a vector without packing the matrix
     p.bias = NULL
     if bias is not None:
         if not is_plain(bias, kind) or PyArray_NDIM(<ndarray>bias) != 1 or PyArray_DIMS(<ndarray>bias)[0] != p.n:
@@ -171,6 +194,12 @@ cdef object product(
     out = <ndarray>PyArray_EMPTY(n, dims, kind, 0) if into is None else <ndarray>into
     p.a, p.b = PyArray_DATA(a), PyArray_DATA(b)
     if PyArray_SIZE(out) == 0:
+        return out
+    if (p.m == 1 or p.n == 1) and p.k > 1:
+        if kind == NPY_FLOAT:
+            by_vector(&p, <float*>PyArray_DATA(out))
+        else:
+            by_vector(&p, <double*>PyArray_DATA(out))
         return out
     cut(&p)
     if p.parts > 1:
