@@ -121,20 +121,20 @@ class KVCache:
             self._allocate(key, value, batch, max(self._first, new))
             self.lengths = self.offsets = np.zeros(batch, np.int64)
         keys, values = self._checked(key, value)
-        at = self.length
+        held = self.lengths.tolist()
+        at = max(held, default=0)
         needed = at + new if counts is None else int((self.lengths + counts).max(initial=0))
         if needed > keys.shape[2]:
             keys, values = self._moved(np.arange(batch), max(needed, 2 * keys.shape[2]))
-        even = not self.is_ragged and (counts is None or bool((counts == new).all()))
-        with no_grad():
+        even = len(set(held)) < 2 and (counts is None or bool((counts == new).all()))
+        # into the memory itself: what was given out before ends where the new tokens begin
+        for own, given in ((keys._array, key._array), (values._array, value._array)):
             if even:
-                keys[:, :, at : at + new] = key
-                values[:, :, at : at + new] = value
-            else:
-                each = [new] * batch if counts is None else counts.tolist()
-                for row, (start, count) in enumerate(zip(self.lengths.tolist(), each)):
-                    keys[row, :, start : start + count] = key[row, :, :count]
-                    values[row, :, start : start + count] = value[row, :, :count]
+                own[:, :, at : at + new] = given
+                continue
+            each = [new] * batch if counts is None else counts.tolist()
+            for row, (start, count) in enumerate(zip(held, each)):
+                own[row, :, start : start + count] = given[row, :, :count]
         added = new if counts is None else counts
         self.lengths, self.offsets = self.lengths + added, self.offsets + added
         return self.read()

@@ -347,7 +347,7 @@ def scaled_dot_product_attention(
     )
     if query.ndim != 4:
         out, lse = reshape(out, (*query.shape[:-1], value.shape[-1])), reshape(lse, query.shape[:-1])
-    if any(x.dtype in dtypes.HALF for x in floats):
+    if out.dtype is not query.dtype and any(x.dtype in dtypes.HALF for x in floats):
         out = astype(out, result_type(*floats), copy=False)
     return (out, lse) if return_lse else out
 

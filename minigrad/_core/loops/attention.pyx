@@ -83,24 +83,26 @@ cdef bint forward(Problem* p, real* lse) noexcept nogil:
     cdef npy_intp blocks = p.batches * (p.heads // p.group) * p.blocks
     cdef npy_intp tasks = p.batches * p.heads * ((p.queries + p.rows - 1) // p.rows)
     cdef npy_intp total = 0, size = 0, turned, i
+    cdef bint few = p.queries <= FEW_QUERIES
     cdef void* memory
     cdef real* scratch
-    turned = share(&total, blocks * p.size * p.width if p.queries > FEW_QUERIES else 0)
+    turned = share(&total, 0 if few else blocks * p.size * p.width)
     share(&size, p.rows * (p.size + p.value_width + 2))
     memory = malloc((total + threads * size) * sizeof(real) + ALIGNMENT)
     if memory == NULL:
         return False
     scratch = <real*>aligned(memory)
     p.lse, p.turned = lse, NULL
-    enter()
-    if p.queries > FEW_QUERIES:
+    if not few:
+        enter()    # few queries need no products of BLAS
         p.turned = scratch + turned
         for i in prange(blocks, num_threads=threads, use_threads_if=threads > 1, schedule="static"):
             turn_block(p, i, scratch)
     scratch += total
     for i in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic", chunksize=1):
         forward_block(p, i, scratch + threadid() * size)
-    leave()
+    if not few:
+        leave()
     free(memory)
     return True
 

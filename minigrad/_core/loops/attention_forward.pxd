@@ -11,6 +11,7 @@ from minigrad._core.loops.attention_rows cimport (
 )
 from minigrad._core.loops.math cimport exp_not_positive
 from minigrad._core.loops.plain cimport real
+from minigrad._core.loops.vector cimport add_dots, add_rows
 
 
 cdef inline void gemm(
@@ -69,6 +70,17 @@ cdef inline void turn_block(const Problem* p, npy_intp index, real* scratch) noe
     )
 
 
+cdef inline void few_scores(
+    const Problem* p, const real* query, const real* keys, npy_intp n, real* x,
+) noexcept nogil:
+    """Scaled products of a query with `n` keys where they lie."""
+    cdef npy_intp j
+    memset(x, 0, n * sizeof(real))
+    add_dots(query, p.width, keys, p.key.row, n, x)
+    for j in range(n):
+        x[j] *= <real>p.scale
+
+
 cdef inline void attend(
     const Problem* p, npy_intp batch, npy_intp head, npy_intp query, npy_intp key, npy_intp n, real* x, real* out,
     real* top, real* total,
@@ -121,8 +133,8 @@ cdef inline void forward_block(const Problem* p, npy_intp index, real* scratch) 
         n = min(end, (block + 1) * p.size) - key
         if p.turned == NULL:
             keys = <const real*>p.key.data + start_of(&p.key, batch, shared, key)
-            gemm[real](
-                False, True, rows, n, p.width, <real>p.scale, queries, p.query.row, keys, p.key.row, 0, scratch, p.size)
+            for i in range(rows):
+                few_scores(p, queries + i * p.query.row, keys, n, scratch + i * p.size)
         else:
             keys = <const real*>p.turned + (batch * (p.heads // p.group) + shared) * p.blocks * p.size * p.width
             keys += block * p.size * p.width + key % p.size
@@ -131,9 +143,15 @@ cdef inline void forward_block(const Problem* p, npy_intp index, real* scratch) 
         for i in range(rows):
             attend(
                 p, batch, head, query + i, key, n, scratch + i * p.size, sums + i * p.value_width, tops + i, totals + i)
-        gemm[real](
-            False, False, rows, p.value_width, n, 1, scratch, p.size, values + key * p.value.row, p.value.row,
-            1, sums, p.value_width)
+        if p.turned == NULL:
+            for i in range(rows):
+                add_rows(
+                    scratch + i * p.size, n, values + key * p.value.row, p.value.row, p.value_width,
+                    sums + i * p.value_width)
+        else:
+            gemm[real](
+                False, False, rows, p.value_width, n, 1, scratch, p.size, values + key * p.value.row, p.value.row,
+                1, sums, p.value_width)
         key += n
     for i in range(rows):
         out = <real*>p.out.data + start_of(&p.out, batch, head, query + i)

@@ -69,12 +69,24 @@ cdef inline real rest(const real* x, const real* v, npy_intp n) noexcept nogil:
     return total
 
 
-cdef inline void add_rows(const Side* s, const real* v, const real* matrix, npy_intp n, real* out) noexcept nogil:
-    """Add the rows, each times a number, to `n` numbers; eight at a time, so that these stay in registers longer."""
+cdef inline void add_dots(
+    const real* v, npy_intp k, const real* matrix, npy_intp ld, npy_intp n, real* out,
+) noexcept nogil:
+    """out (n,) += matrix (n, k) @ v."""
+    cdef npy_intp j
+    for j in range(0, n - n % 4, 4):
+        dot4(matrix + j * ld, ld, v, k, out + j)
+    for j in range(n - n % 4, n):
+        out[j] += dot(matrix + j * ld, v, k)
+
+
+cdef inline void add_rows(
+    const real* v, npy_intp k, const real* matrix, npy_intp ld, npy_intp n, real* out,
+) noexcept nogil:
+    """out (n,) += v @ matrix (k, n), of which eight rows at a time are read, so that `out` is read less often."""
     cdef npy_intp i = 0, j
-    cdef npy_intp ld = s.ld
     cdef const real* x
-    while i + 8 <= s.k:
+    while i + 8 <= k:
         x = matrix + i * ld
         for j in range(n):
             out[j] += (
@@ -83,7 +95,7 @@ cdef inline void add_rows(const Side* s, const real* v, const real* matrix, npy_
                     + (v[i + 6] * x[6 * ld + j] + v[i + 7] * x[7 * ld + j]))
             )
         i += 8
-    while i < s.k:
+    while i < k:
         x = matrix + i * ld
         for j in range(n):
             out[j] += v[i] * x[j]
@@ -104,13 +116,9 @@ cdef inline void slab(
         for j in range(n):
             out[j] += bias[(start + j) * s.bias_step]
     if s.across:
-        add_rows(s, v, matrix + start, n, out)
+        add_rows(v, s.k, matrix + start, s.ld, n, out)
     else:
-        matrix += start * s.ld
-        for j in range(0, n - n % 4, 4):
-            dot4(matrix + j * s.ld, s.ld, v, s.k, out + j)
-        for j in range(n - n % 4, n):
-            out[j] += dot(matrix + j * s.ld, v, s.k)
+        add_dots(v, s.k, matrix + start * s.ld, s.ld, n, out)
     if s.relu:
         for j in range(n):
             out[j] = 0 if out[j] <= 0 else out[j]
