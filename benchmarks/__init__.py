@@ -10,6 +10,7 @@ FAMILIES = (
     "matmul",
     "attention",
     "embedding",
+    "convolution",
     "recurrent",
     "optimizer",
     "gpt",
