@@ -184,4 +184,4 @@ def _learning_rate(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> fl
 
 
 def _where(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> str:
-    return f"{type(optimizer).__name__}.step: {optimizer.name_of(group, p)}"
+    return f"{type(optimizer).__name__}.step: {optimizer._name(group, p)}"
