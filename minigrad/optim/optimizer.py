@@ -206,9 +206,7 @@ class Optimizer:
             if type(g) is RowSparse and not self.by_row:
                 hint = "Make the table with sparse=False, or give it to an optimizer of its own"
                 got = "row-sparse"
-                raise GradError(
-                    message(self._who, f"the gradient of {self._name(group, p)}", got, "a full one", hint)
-                )
+                raise GradError(message(self._who, f"the gradient of {self._name(group, p)}", got, "a full one", hint))
             params.append(p)
             xs.append(x)
             gs.append(g)

@@ -42,19 +42,8 @@ class Stages:
     """
 
     __slots__ = (
-        "constraint",
-        "g",
-        "half",
-        "keep",
-        "lr",
-        "p",
-        "regularizer",
-        "rows",
-        "state",
-        "whole",
-        "whole_state",
-        "x",
-    )
+        "constraint", "g", "half", "keep", "lr", "p", "regularizer", "rows", "state", "whole", "whole_state", "x",
+    )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, group: dict[str, Any], p: Tensor, state: State) -> None:
         grad = p._grad
