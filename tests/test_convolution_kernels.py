@@ -77,6 +77,13 @@ LARGE = [
     ((3, 6, 700), (10, 6, 7), {"dilation": 3, "padding": "same"}),
     ((2, 600, 8), (3, 600, 2), {"stride": 3}),
     ((2, 2, 400, 1), (3, 2, 3, 1), {}),  # as many runs as windows
+    ((2, 70, 22, 23), (20, 35, 3, 3), {"padding": 1, "groups": 2}),  # along the rows of padded images
+    ((3, 60, 9, 40), (10, 60, 3, 3), {"padding": (2, 4), "dilation": (2, 3)}),
+    ((2, 5, 60), (9, 5, 4), {"padding": "same"}),
+    ((3, 9, 31, 75), (9, 1, 3, 3), {"groups": 9, "padding": 1}),  # shifted rows
+    ((3, 9, 31, 75), (18, 1, 5, 4), {"groups": 9, "padding": 2, "stride": (3, 2), "dilation": (1, 2)}),
+    ((2, 40, 20, 82), (2, 40, 3, 3), {"padding": 1}),  # some rows at a time
+    ((2, 1, 20, 20), (30, 1, 3, 3), {"padding": 1}),
 ]
 
 
@@ -87,6 +94,15 @@ def test_large_convolution(x: tuple[int, ...], weight: tuple[int, ...], options:
     arrays = [normal(*x, dtype=dtype), normal(*weight, dtype=dtype) * dtype.type(scale), normal(weight[0], dtype=dtype)]
     convolve = mg.conv1d if len(x) == 3 else mg.conv2d
     assert_variants(lambda *a: convolve(*a, **options), *arrays, wide=True, floor=100.0)
+
+
+@pytest.mark.parametrize("shape", [(9, 4, 3, 3), (2, 4, 3, 3), (4, 1, 3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_pixel_that_is_not_finite_reaches_the_windows_that_hold_it(shape: tuple[int, ...], stride: int) -> None:
+    x, weight = normal(2, 4, 15, 14), normal(*shape)
+    x[0, 1, 0, 0], x[1, 3, 14, 13], x[0, 0, 5, 13], x[0, 2, 6, 0] = math.inf, -math.inf, math.nan, math.inf
+    options = {"padding": 1, "stride": stride, "groups": 4 // shape[1]}
+    assert_variants(lambda *a: mg.conv2d(*a, **options), x, weight, floor=10.0)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

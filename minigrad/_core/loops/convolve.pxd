@@ -1,8 +1,8 @@
 """The three products of convolution: windows times weights, the transpose, and the gradient of the weight.
 
 Windows become columns of a matrix, a block at a time, so that they stay in the cache between being filled and being
-multiplied: by panels of our own under AVX-512, else by BLAS. The result of a block is the same whichever thread has it.
-The gradient of a weight is a sum over all windows. It is cut into parts by the shapes alone, and these are added up in
+multiplied: by panels of our own under AVX2 and AVX-512, else by BLAS. The result of a block is the same whichever
+thread has it. The gradient of a weight is a sum over all windows. It is cut into parts by the shapes alone, and these are added up in
 one order.
 """
 from cython.parallel cimport prange, threadid
@@ -13,9 +13,12 @@ from numpy cimport npy_intp
 from minigrad._core.blas cimport enter, leave
 from minigrad._core.cpu cimport threads_for
 from minigrad._core.loops.gemm cimport gemm
-from minigrad._core.loops.panels cimport MG_HAS_PANELS, pack, tile_of, width
+from minigrad._core.loops.panels cimport MG_BYTES, MG_HAS_PANELS, mg_copy_chunks, pack, tile_of, width
 from minigrad._core.loops.plain cimport pieces, real
-from minigrad._core.loops.windows cimport BLOCK, Run, Windows, add_back, copy_in, copy_out, cut_runs, fill
+from minigrad._core.loops.shifted cimport convolve_few, is_few, rows_of, sum_few
+from minigrad._core.loops.windows cimport (
+    BLOCK, Run, Windows, add_back, copy_in, copy_out, cut_padded, cut_runs, fill, pad, pitch_of,
+)
 
 cdef enum:
     ROWS = 8                # of a tile of panels
@@ -97,6 +100,73 @@ cdef inline void multiply_block(
     copy_out(p, rows, group, wide, runs, n, bias, y)
 
 
+cdef inline bint is_padded(const Windows* p) noexcept nogil:
+    """Whether windows are numbered along the rows of the padded image: one pixel apart, and few lap over."""
+    return (
+        MG_HAS_PANELS and p.sh == 1 and p.sw == 1 and p.kh * p.kw > 1 and p.ph >= 0 and p.pw >= 0
+        and 4 * pitch_of(p) <= 5 * p.ow
+    )
+
+
+cdef inline npy_intp padded_windows(const Windows* p) noexcept nogil:
+    """The windows of an image so numbered, up to the last one."""
+    return (p.oh - 1) * pitch_of(p) + p.ow
+
+
+cdef inline npy_intp band_rows(const Windows* p, npy_intp wide) noexcept nogil:
+    """The rows of the padded image, at most, that a task needs."""
+    return rows_of(p, min(p.oh, pieces(GROUP * wide, pitch_of(p)) + 1))
+
+
+cdef inline void copy_windows(
+    const Windows* p, const real* band, npy_intp plane, npy_intp channels, npy_intp wide, real* out,
+) noexcept nogil:
+    """out (channels * window, wide) = the windows that begin at `band` and behind, whole panels of them."""
+    cdef npy_intp c, i, j, pitch = pitch_of(p)
+    cdef int chunks = <int>(3 * MG_BYTES // 32)
+    for c in range(channels):
+        for i in range(p.kh):
+            for j in range(p.kw):
+                mg_copy_chunks(band + c * plane + i * p.dh * pitch + j * p.dw, out, chunks)
+                out += wide
+
+
+cdef inline void multiply_padded(
+    npy_intp task, const Windows* p, const real* x, const real* packed, const real* bias, real* memory, npy_intp size,
+    real* y,
+) noexcept nogil:
+    """The results of some blocks of windows along the rows of a padded image."""
+    cdef npy_intp wide = width(x), total = padded_windows(p), tasks = pieces(total, GROUP * wide), pitch = pitch_of(p)
+    cdef npy_intp at = task % tasks * GROUP * wide, end = min(total, at + GROUP * wide), top = at // pitch
+    cdef npy_intp image = task // tasks % p.n, group = task // (tasks * p.n), plane = band_rows(p, wide) * pitch
+    cdef npy_intp channels = channels_of(p, INNER), high = whole(p.o, ROWS), c, first, deep, count, i
+    cdef real* band = memory + threadid() * size
+    cdef real* columns = band + p.c * plane + pitch + wide    # between them, what windows that lap over read
+    cdef real* rows = columns + channels * p.kh * p.kw * wide
+    cdef const real* panel
+    cdef Run[BLOCK] runs
+    for c in range(p.c):
+        pad(
+            p, x + ((image * p.groups + group) * p.c + c) * p.h * p.w, top, rows_of(p, (end - 1) // pitch - top + 1),
+            band + c * plane,
+        )
+    memset(band + p.c * plane, 0, (pitch + wide) * sizeof(real))
+    while at < end:
+        count = min(wide, end - at)
+        panel = packed + group * high * inner(p)
+        first = 0
+        while first < p.c:
+            c = min(channels, p.c - first)
+            deep = c * p.kh * p.kw
+            copy_windows(p, band + first * plane + at - top * pitch, plane, c, wide, columns)
+            for i in range(high // ROWS):
+                tile_of(count, panel, columns, deep, <const real*>NULL, first > 0, False, rows + i * ROWS * wide, wide)
+                panel += ROWS * deep
+            first += channels
+        copy_out(p, rows, group, wide, runs, cut_padded(p, image, at, count, runs), bias, y)
+        at += wide
+
+
 cdef inline void multiply_task(
     npy_intp task, const Windows* p, const real* x, const real* weight, const real* packed, const real* bias,
     real* memory, npy_intp size, real* y,
@@ -117,8 +187,15 @@ cdef inline bint convolve(
     cdef npy_intp wide = block_of(x), tasks = p.groups * pieces(pieces(p.n * p.oh * p.ow, wide), GROUP), task
     cdef npy_intp high = whole(p.o, ROWS), size = (channels_of(p, INNER) * p.kh * p.kw + high) * wide
     cdef int threads = shared(p)
-    cdef real* memory = <real*>malloc(threads * size * sizeof(real))
+    cdef bint padded = is_padded(p)
+    cdef real* memory
     cdef real* packed = NULL
+    if is_few(p):
+        return convolve_few(p, x, weight, bias, threads, y)
+    if padded:
+        tasks = p.n * p.groups * pieces(padded_windows(p), GROUP * wide)
+        size += p.c * band_rows(p, wide) * pitch_of(p) + pitch_of(p) + wide
+    memory = <real*>malloc(threads * size * sizeof(real))
     if MG_HAS_PANELS:
         packed = <real*>malloc(p.groups * high * inner(p) * sizeof(real))
     if memory == NULL or (MG_HAS_PANELS and packed == NULL):
@@ -127,10 +204,14 @@ cdef inline bint convolve(
         return False
     if MG_HAS_PANELS:
         pack_weight(p, weight, False, channels_of(p, INNER) * p.kh * p.kw, p.o, packed)
-    enter()
-    for task in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
-        multiply_task(task, p, x, weight, packed, bias, memory, size, y)
-    leave()
+    if padded:
+        for task in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
+            multiply_padded(task, p, x, packed, bias, memory, size, y)
+    else:
+        enter()
+        for task in prange(tasks, num_threads=threads, use_threads_if=threads > 1, schedule="dynamic"):
+            multiply_task(task, p, x, weight, packed, bias, memory, size, y)
+        leave()
     free(memory)
     free(packed)
     return True
@@ -297,8 +378,12 @@ cdef inline bint sum_windows(const Windows* p, const real* x, const real* y, rea
     cdef npy_intp high = whole(p.o, ROWS), ld = columns_of(p, x), rows = p.groups * p.o
     cdef npy_intp tasks = p.groups * chunks_of(p) * parts_of(p), size = (ld + width(x) + 2 * high) * BLOCK, task
     cdef int threads = shared(p)
-    cdef real* memory = <real*>malloc(threads * size * sizeof(real))
-    cdef real* sums = <real*>malloc(tasks * high * ld * sizeof(real))
+    cdef real* memory
+    cdef real* sums
+    if p.c == 1 and p.sh == 1 and p.sw == 1 and is_few(p):
+        return sum_few(p, x, y, threads, weight)
+    memory = <real*>malloc(threads * size * sizeof(real))
+    sums = <real*>malloc(tasks * high * ld * sizeof(real))
     if memory == NULL or sums == NULL:
         free(memory)
         free(sums)

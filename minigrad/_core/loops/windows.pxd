@@ -1,9 +1,11 @@
 """Windows of convolution: columns of a matrix, filled from images and added back to them, a block at a time.
 
 The windows of all images of a batch are numbered in one row, and a block is a piece of that. It is cut into runs that
-lie in one row of one image, so that the innermost loops copy what lies together.
+lie in one row of one image, so that the innermost loops copy what lies together. Windows that are one pixel apart can
+be numbered along the rows of a padded image instead, those included that lap over from one row to the next: then one
+element of all windows of a block lies in one piece.
 """
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from numpy cimport npy_intp
 
 from minigrad._core.loops.plain cimport real
@@ -49,7 +51,7 @@ cdef inline bint read_axes(
 
 
 cdef inline int cut_runs(const Windows* p, npy_intp start, npy_intp length, Run* runs) noexcept nogil:
-    """Cut the windows from number `start` on into runs; returns how many there are."""
+    """Cut the windows from number `start` on, of all images, into runs; returns how many there are."""
     cdef npy_intp at = 0, outer = p.oh * p.ow, place
     cdef int n = 0
     while at < length:
@@ -60,6 +62,43 @@ cdef inline int cut_runs(const Windows* p, npy_intp start, npy_intp length, Run*
         at += runs[n].length
         n += 1
     return n
+
+
+cdef inline int cut_padded(
+    const Windows* p, npy_intp image, npy_intp start, npy_intp length, Run* runs,
+) noexcept nogil:
+    """The same along the rows of one padded image; the windows that lap over are in no run."""
+    cdef npy_intp at = 0, pitch = pitch_of(p), column
+    cdef int n = 0
+    while at < length:
+        column = (start + at) % pitch
+        if column < p.ow:
+            runs[n].image, runs[n].row, runs[n].column, runs[n].at = image, (start + at) // pitch, column, at
+            runs[n].length = min(length - at, p.ow - column)
+            n += 1
+        at += pitch - column if column >= p.ow else min(length - at, p.ow - column)
+    return n
+
+
+cdef inline npy_intp pitch_of(const Windows* p) noexcept nogil:
+    """Pixels of a row of the padded image, as many as the windows cover."""
+    return (p.ow - 1) * p.sw + 1 + (p.kw - 1) * p.dw
+
+
+cdef inline void pad(
+    const Windows* p, const real* channel, npy_intp top, npy_intp rows, real* out,
+) noexcept nogil:
+    """Some rows of a channel of the padded image, whose padding is not negative."""
+    cdef npy_intp pitch = pitch_of(p), held = max(0, min(p.w, pitch - p.pw)), r, y
+    for r in range(rows):
+        y = top + r - p.ph
+        if 0 <= y < p.h:
+            memset(out, 0, p.pw * sizeof(real))
+            memcpy(out + p.pw, channel + y * p.w, held * sizeof(real))
+            memset(out + p.pw + held, 0, (pitch - p.pw - held) * sizeof(real))
+        else:
+            memset(out, 0, pitch * sizeof(real))
+        out += pitch
 
 
 cdef inline void clip(
