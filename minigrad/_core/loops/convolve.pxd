@@ -2,8 +2,8 @@
 
 Windows become columns of a matrix, a block at a time, so that they stay in the cache between being filled and being
 multiplied: by panels of our own under AVX2 and AVX-512, else by BLAS. The result of a block is the same whichever
-thread has it. The gradient of a weight is a sum over all windows. It is cut into parts by the shapes alone, and these are added up in
-one order.
+thread has it. The gradient of a weight is a sum over all windows. It is cut into parts by the shapes alone, and these
+are added up in one order.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdlib cimport free, malloc
