@@ -15,6 +15,7 @@ from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, ShapeError, layer_path, message
 from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
+from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.summary import Summary, summarize
 from minigrad.tensor import Tensor
@@ -42,11 +43,6 @@ class Module:
     Assign parameters, modules, and (nested) lists, tuples or dicts of them as attributes, and write `forward`. Call the
     module, not `forward`: the call runs the hooks and lets errors name the layer (``encoder.layers.0.query: ...``).
 
-    Attributes
-    ----------
-    training : bool
-        Whether layers such as `Dropout` behave as in training; `train` and `eval` set it.
-
     Examples
     --------
     >>> import minigrad as mg
@@ -63,11 +59,19 @@ class Module:
     (2, 3)
     """
 
-    training: bool = True
     _name: str = ""  # how the parent calls it
     _pre_hooks: tuple[tuple[PreHook], ...] = ()
     _hooks: tuple[tuple[Hook], ...] = ()
     _buffers: Mapping[str, bool] = MappingProxyType({})  # name -> whether it belongs to the state dict
+
+    @property
+    def training(self) -> bool:
+        """Whether layers such as `Dropout` behave as in training: `train` and `eval` set it."""
+        return self.__dict__.get("training", True) and not is_evaluation()
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.__dict__["training"] = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; subclasses write it."""

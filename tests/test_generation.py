@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +155,44 @@ def test_modes_and_graphs_are_left_alone() -> None:
     assert mg.is_grad_enabled()
 
 
+def test_a_stream_leaves_the_mode_to_its_user() -> None:
+    model = gpt(dropout=0.5)
+    tokens = stream(model, [1, 2], max_new_tokens=4)
+    found = [next(tokens)]
+    model.eval()
+    found.append(next(tokens))
+    assert not any(m.training for m in model.modules())
+    model.train()
+    found += tokens
+    assert all(m.training for m in model.modules())
+    assert found == generate(model.eval(), [1, 2], max_new_tokens=4)
+
+
+def test_threads_share_a_model_that_is_being_trained() -> None:
+    """One generates while another is in the middle of it; a third trains, and sees its own mode."""
+    model = gpt(dropout=0.5)
+    expected = generate(model.eval(), [1, 2], max_new_tokens=4)
+    model.train()
+    seen: list[Any] = []
+
+    def inside(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            run(lambda: seen.append(generate(model, [1, 2], max_new_tokens=4)))
+            run(lambda: seen.append(module.training))
+            assert not module.training
+
+    def run(function: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join()
+
+    remove = model.decoder.layers[0].register_forward_pre_hook(inside)
+    found = generate(model, [1, 2], max_new_tokens=4)
+    remove()
+    assert found == expected
+    assert seen == 4 * [expected, True]
+
+
 def test_prompts_of_every_kind(model: LanguageModel) -> None:
     expected = generate(model, [[1, 2], [3, 4]], max_new_tokens=3)
     for prompts in (np.array([[1, 2], [3, 4]]), mg.tensor([[1, 2], [3, 4]]), [np.array([1, 2]), mg.tensor([3, 4])]):
@@ -161,6 +200,21 @@ def test_prompts_of_every_kind(model: LanguageModel) -> None:
     for prompt in ([1, 2], (1, 2), np.array([1, 2], np.uint8), mg.tensor([1, 2])):
         assert generate(model, prompt, max_new_tokens=3) == expected[0]
     assert generate(model, [[1, 2]], max_new_tokens=3) == expected[:1]
+
+
+def test_memory_grows_with_the_tokens_that_there_are(model: LanguageModel) -> None:
+    expected = generate(model, [1, 2], max_new_tokens=30)
+    tokens = stream(model, [1, 2], max_new_tokens=2**40)
+    assert [next(tokens) for _ in range(30)] == expected
+    assert generate(model, [1, 2], max_new_tokens=2**40, stop=expected[5]) == expected[: expected.index(expected[5])]
+    options: dict[str, Any] = {"beams": 2, "stop": range(VOCABULARY)}
+    assert generate(model, [1, 2], max_new_tokens=2**40, **options) == []
+
+
+def test_a_cache_that_grew_changes_nothing(monkeypatch: pytest.MonkeyPatch, model: LanguageModel) -> None:
+    expected = generate(model, PROMPTS, max_new_tokens=30)
+    monkeypatch.setattr("minigrad.models.rows.ROOM", 1)
+    assert generate(model, PROMPTS, max_new_tokens=30) == expected
 
 
 # --- longer than the model takes --------------------------------------------------------------------------------------

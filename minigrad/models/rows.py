@@ -11,11 +11,12 @@ from minigrad import ops
 from minigrad.autograd import no_grad
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.models.decoding import Decoding, Generative
-from minigrad.nn.module import Module
+from minigrad.nn.mode import evaluation
 from minigrad.tensor import Tensor
 
 __all__ = ["Prompts", "Rows", "read_prompts"]
 
+ROOM = 256  # tokens to have memory for at first; a cache doubles what is full, so `room` may be any number
 Array = np.ndarray[Any, Any]
 Prompts = Tensor | Array | Sequence[int] | Sequence[Sequence[int]]
 
@@ -49,7 +50,7 @@ class Rows:
     Parameters
     ----------
     model : Generative
-        The model, a module; it is in evaluation mode while it reads.
+        The model; it works in evaluation mode while it reads, for this thread alone.
     prompts : list of list of int
         How the sequences begin.
     room : int
@@ -86,8 +87,7 @@ class Rows:
         self.model, self.inputs, self.sliding, self.looks_back = model, dict(inputs or {}), sliding, looks_back
         self.tokens = [list(prompt) for prompt in prompts]
         self.seen: Array | None = None
-        self._capacity = max(map(len, prompts)) + room
-        self._training = [m for m in model.modules() if m.training] if isinstance(model, Module) else []
+        self._capacity = max(map(len, prompts)) + min(room, ROOM)
         self._begin(self.tokens)
 
     def _begin(self, pending: list[list[int]]) -> None:
@@ -112,23 +112,17 @@ class Rows:
 
     def advance(self) -> Array:
         """Read what is new; gives the logits (rows, vocabulary) of the tokens that follow."""
-        for module in self._training:
-            module.training = False
-        try:
-            with no_grad():
-                decoding = self._decoding
-                if decoding is None:
-                    decoding = self.model.decoding(capacity=self._capacity, **self.inputs)
-                decoding = self._decoding = self._fit(decoding)
-                counts = np.array([len(row) for row in self._pending])
-                ids = np.zeros((len(counts), counts.max()), np.int64)
-                for row, fresh in zip(ids, self._pending):
-                    row[: len(fresh)] = fresh
-                lengths = None if (counts == counts[0]).all() else ops.asarray(counts)
-                logits = decoding.advance(ops.asarray(ids), lengths).detach().numpy()
-        finally:
-            for module in self._training:
-                module.training = True
+        with no_grad(), evaluation():
+            decoding = self._decoding
+            if decoding is None:
+                decoding = self.model.decoding(capacity=self._capacity, **self.inputs)
+            decoding = self._decoding = self._fit(decoding)
+            counts = np.array([len(row) for row in self._pending])
+            ids = np.zeros((len(counts), counts.max()), np.int64)
+            for row, fresh in zip(ids, self._pending):
+                row[: len(fresh)] = fresh
+            lengths = None if (counts == counts[0]).all() else ops.asarray(counts)
+            logits = decoding.advance(ops.asarray(ids), lengths).detach().numpy()
         self._held = self._held + counts
         if self.looks_back and self.seen is None:
             self.seen = np.zeros(logits.shape, np.bool_)
