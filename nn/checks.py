@@ -13,7 +13,7 @@ from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
-__all__ = ["as_tensor", "check_hook", "check_name", "check_names", "extent", "number", "positive", "write"]
+__all__ = ["as_tensor", "check_hook", "check_name", "check_names", "extent", "finite", "number", "positive", "write"]
 
 
 def extent(who: str, name: str, value: Any) -> int:
@@ -21,7 +21,7 @@ def extent(who: str, name: str, value: Any) -> int:
     try:
         found = operator.index(value)
     except TypeError:
-        raise TypeError(message(who, name, value, "an int")) from None
+        raise TypeError(message(who, name, describe(value), "an int")) from None
     if found < 1:
         raise ShapeError(message(who, name, f"{found}", "at least 1"))
     return found
@@ -30,9 +30,19 @@ def extent(who: str, name: str, value: Any) -> int:
 def number(who: str, name: str, value: Any) -> float:
     """A float."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(message(who, name, value, "a number")) from None
+        if not isinstance(value, (str, bytes)):  # which float would read
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TypeError(message(who, name, describe(value), "a number"))
+
+
+def finite(who: str, name: str, value: Any) -> float:
+    """A finite number."""
+    found = number(who, name, value)
+    if not math.isfinite(found):
+        raise ValueError(message(who, name, f"{found}", "a finite number"))
+    return found
 
 
 def positive(who: str, name: str, value: Any) -> float:
