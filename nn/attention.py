@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.errors import ShapeError, describe, message
-from minigrad.nn.checks import as_tensor, extent, number
+from minigrad.nn.checks import as_tensor, extent, finite, number
 from minigrad.nn.kv_cache import KVCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import RMSNorm
@@ -124,7 +124,7 @@ class MultiHeadAttention(Module):
             raise ValueError(message(NAME, "dropout", dropout, "a probability, 0 <= dropout < 1"))
         self.window = read_window(window)
         self.softcap = None if softcap is None else read_positive("softcap", softcap)
-        self.scale = None if scale is None else number(NAME, "scale", scale)
+        self.scale = None if scale is None else finite(NAME, "scale", scale)
         self._head_dim = None if head_dim is None else extent(NAME, "head_dim", head_dim)
         self._value_dim = None if value_dim is None else extent(NAME, "value_dim", value_dim)
         if features is not None:
