@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Iterable
@@ -13,7 +14,18 @@ from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
-__all__ = ["as_tensor", "check_hook", "check_name", "check_names", "extent", "finite", "number", "positive", "write"]
+__all__ = [
+    "as_tensor",
+    "check_hook",
+    "check_name",
+    "check_names",
+    "check_options",
+    "extent",
+    "finite",
+    "number",
+    "positive",
+    "write",
+]
 
 
 def extent(who: str, name: str, value: Any) -> int:
@@ -51,6 +63,19 @@ def positive(who: str, name: str, value: Any) -> float:
     if not 0 < found < math.inf:
         raise ValueError(message(who, name, f"{found}", "a positive number"))
     return found
+
+
+def check_options(who: str, options: Iterable[str], part: type, taken: Iterable[str]) -> None:
+    """Raise where an option is no argument of the class that takes it, or one that the layer says itself."""
+    known: dict[str, None] = {}
+    for kind in part.__mro__:
+        if "__init__" in vars(kind) and kind is not object:
+            known |= dict.fromkeys(list(inspect.signature(kind.__init__).parameters)[1:])  # type: ignore[misc]
+    for name in (*taken, "options"):
+        known.pop(name, None)
+    for name in options:
+        if name not in known:
+            raise TypeError(message(who, None, f"an argument {name}", f"one of its own or of {', '.join(known)}"))
 
 
 def as_tensor(x: Any) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from minigrad.errors import message
+from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
+from minigrad.nn.checks import check_options
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
@@ -92,9 +93,13 @@ class TransformerEncoderLayer(Module):
         **attention: Any,
     ) -> None:
         self.norm_first = norm_first(type(self).__name__, norm)
+        if not callable(norm_layer):
+            need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
+            raise TypeError(message(type(self).__name__, "norm_layer", describe(norm_layer), need))
         given: dict[str, Any] = {
             "features": features, "bias": bias, "kernel_initializer": kernel_initializer, "dtype": dtype
         }  # fmt: skip
+        check_options(type(self).__name__, attention, MultiHeadAttention, ("num_heads", "dropout", *given))
         rate = dropout if attention_dropout is None else attention_dropout
         self.self_attention = MultiHeadAttention(num_heads, dropout=rate, **given, **attention)
         self.self_attention_norm = made_norm(norm_layer, features, dtype)
