@@ -121,7 +121,7 @@ class Deferred(Tensor):
         """Whether values of this shape fit."""
         if self._fill is None:
             return tuple(shape) == self.shape
-        return len(shape) == self.ndim and all(known in (0, n) for known, n in zip(self.shape, shape, strict=True))
+        return len(shape) == self.ndim and all(n == known if known else n > 0 for known, n in zip(self.shape, shape))
 
     def __repr__(self) -> str:
         if self._fill is None:

@@ -9,6 +9,7 @@ from minigrad.errors import ShapeError, message
 from minigrad.nn.checks import check_options, extent, number
 from minigrad.nn.module import Module
 from minigrad.nn.recurrent_cells import Cell, GRUCell, LSTMCell, RNNCell, refuse_pair
+from minigrad.nn.ties import Tie
 from minigrad.ops.conversion import as_operand
 from minigrad.tensor import Tensor
 
@@ -60,6 +61,10 @@ class Recurrent(Module):
     def directions(self) -> int:
         """2 if there is a reverse direction, else 1."""
         return 2 if self.bidirectional else 1
+
+    def _ties(self) -> list[Tie]:
+        """Both directions read the same input."""
+        return [[(cell.weight_ih, 0, 1) for cell in (self.cells[0], *self.reverse_cells[:1])]]
 
     @property
     def in_features(self) -> int | None:

@@ -13,7 +13,8 @@ from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
-from minigrad.nn.projection import made_norm
+from minigrad.nn.projection import made_norm, weight_of
+from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
@@ -107,6 +108,16 @@ class TransformerEncoderLayer(Module):
         self.feed_forward_norm = made_norm(norm_layer, features, dtype)
         self.dropout = Dropout(dropout)
 
+    def _ties(self) -> list[Tie]:
+        """The features of the residual stream."""
+        return [[(weight, 0, 1) for weight in self.entrances()]]
+
+    def entrances(self) -> list[Tensor | None]:
+        """The weights that the residual stream meets."""
+        attention, network = self.self_attention, self.feed_forward
+        parts = (attention.query, network.hidden, self.self_attention_norm, self.feed_forward_norm)
+        return [weight_of(part) for part in parts]
+
     def around(self, x: Tensor, norm: Module, part: Callable[[Tensor], Any]) -> Tensor:
         """A part of the layer with its normalization and its residual connection."""
         if self.norm_first:
@@ -180,6 +191,11 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
             )
             norm_layer = options.get("norm_layer", LayerNorm)
             self.cross_attention_norm = made_norm(norm_layer, options.get("features"), options.get("dtype"))
+
+    def entrances(self) -> list[Tensor | None]:
+        """The weights that the residual stream meets."""
+        cross = None if self.cross_attention is None else self.cross_attention.query
+        return [*super().entrances(), weight_of(cross), weight_of(self.cross_attention_norm)]
 
     def forward(
         self,
