@@ -67,7 +67,7 @@ class Deferred(Tensor):
         >>> w.shape, w.is_initialized
         ((2, 3), True)
         """
-        made = cls(ops.empty(tuple(extent or 0 for extent in shape), dtype=dtype).to(device=device))
+        made = cls(ops.empty(tuple(extent or 0 for extent in shape), dtype=dtype, device=device))
         made._fill = fill
         return made
 
@@ -98,7 +98,7 @@ class Deferred(Tensor):
             if fill is None:
                 return
             self.check_shape(shape)
-            fresh = ops.empty(tuple(shape), dtype=self.dtype)
+            fresh = ops.empty(tuple(shape), dtype=self.dtype, device=self.device)
             result = fill(fresh)
             if result is not None and result is not fresh:
                 need = "None, or the tensor that it was given and filled in place"

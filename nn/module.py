@@ -310,7 +310,7 @@ class Module:
         TypeError
             If the state is no mapping.
         ValueError
-            One error that lists all that is missing, unexpected, mis-shaped, of another kind of dtype, or contradictory.
+            One error that lists all that is missing, unexpected, mis-shaped, of another kind of dtype or contradictory.
 
         Examples
         --------

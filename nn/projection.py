@@ -98,7 +98,8 @@ class Projection(Module):
 
 def are_complete(*parts: Module | None) -> bool:
     """Whether none of the projections among the parts of a layer waits for its shape."""
-    for part in parts:  # in every call of these layers, where a generator would cost as much again
+    # in every call of these layers, where a generator would cost as much again
+    for part in parts:  # noqa: SIM110
         if isinstance(part, Projection) and not part.is_complete:
             return False
     return True

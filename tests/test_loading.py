@@ -37,6 +37,15 @@ def shapes(module: nn.Module) -> list[tuple[Any, ...]]:
     return [(name, t.shape, getattr(t, "is_initialized", True)) for name, t, _ in module._tensors()]
 
 
+def refusal(module: nn.Module, state: dict[str, Any]) -> str:
+    """What the error says that a state is met with, nothing where it is loaded."""
+    try:
+        module.load_state_dict(state)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 @each_layer
 def test_a_state_completes_what_waits(make: Callable[[], nn.Module], call: Callable[[nn.Module], Any]) -> None:
     built, fresh = make(), make()
@@ -66,11 +75,10 @@ def test_a_state_that_contradicts_itself_changes_nothing(
             model = nn.Sequential([nn.Identity(), make()])
             before = shapes(model)
             other = {f"1.{n}": v for n, v in state.items()} | {f"1.{name}": mg.ones(shape)}
-            try:
-                model.load_state_dict(other)
-            except ValueError as error:
+            text = refusal(model, other)
+            if text:
                 refused += 1
-                assert f"1.{name} is {tuple(shape)}" in str(error) or f"1.{name} is {tuple(shape)}," in str(error)
+                assert f"1.{name} is {tuple(shape)}" in text
                 assert shapes(model) == before
                 call(model[1])  # as if nothing had been
                 assert shapes(model[1]) == shapes(built)
