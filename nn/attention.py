@@ -8,12 +8,13 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.errors import ShapeError, describe, message
-from minigrad.nn.checks import as_tensor, extent, number
+from minigrad.nn.checks import as_tensor, extent, finite, number
 from minigrad.nn.kv_cache import KVCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import RMSNorm
 from minigrad.nn.positions import RotaryPositions, alibi_slopes
-from minigrad.nn.projection import Projection, made_norm
+from minigrad.nn.projection import Projection, are_complete, known_extent, made_norm, weight_of
+from minigrad.nn.ties import Tie
 from minigrad.ops.attention import Window, read_positive, read_window
 from minigrad.tensor import Tensor
 
@@ -124,7 +125,7 @@ class MultiHeadAttention(Module):
             raise ValueError(message(NAME, "dropout", dropout, "a probability, 0 <= dropout < 1"))
         self.window = read_window(window)
         self.softcap = None if softcap is None else read_positive("softcap", softcap)
-        self.scale = None if scale is None else number(NAME, "scale", scale)
+        self.scale = None if scale is None else finite(NAME, "scale", scale)
         self._head_dim = None if head_dim is None else extent(NAME, "head_dim", head_dim)
         self._value_dim = None if value_dim is None else extent(NAME, "value_dim", value_dim)
         if features is not None:
@@ -159,6 +160,17 @@ class MultiHeadAttention(Module):
             raise ShapeError(message(NAME, "features", f"{features}", need, "Or pass head_dim="))
         return self._head_dim or features // self.num_heads
 
+    def _ties(self) -> list[Tie]:
+        """Features outside, those of a head, and those of its values."""
+        heads, own = self.num_heads, self.num_kv_heads
+        query, key, value, output = map(weight_of, (self.query, self.key, self.value, self.output))
+        norms: Tie = [(weight_of(norm), 0, 1) for norm in (self.query_norm, self.key_norm)]
+        return [
+            [(query, 0, 1), (output, 1, 1)],
+            [(query, 1, heads), (key, 1, own), *norms],
+            [(value, 1, own), (output, 0, heads)],
+        ]
+
     @property
     def features(self) -> int | None:
         """Features of the queries and of the output, None until they are known."""
@@ -167,8 +179,7 @@ class MultiHeadAttention(Module):
     @property
     def head_dim(self) -> int | None:
         """Features of a head's queries and keys, None until they are known."""
-        width: int | None = getattr(self.query, "out_features", None)
-        return width and width // self.num_heads
+        return _share(self.query, self.num_heads)
 
     def forward(
         self,
@@ -275,14 +286,19 @@ class MultiHeadAttention(Module):
 
     def _complete(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Give the parameters that wait for it their shape."""
+        waits = not are_complete(self.query, self.key, self.value, self.output)
+        last = getattr(self.output, "out_features", None) if waits else None
         for name, x, layer in (("query", query, self.query), ("key", key, self.key), ("value", value, self.value)):
             known = getattr(layer, "in_features", None)  # a layer put in the place of a projection may not say
+            if name == "query":
+                known = known or last
             if known and x.shape[-1] != known:
                 raise ShapeError(message(NAME, name, describe(x), f"{known} features"))
-        if isinstance(self.output, Projection) and not self.output.is_complete:
+        if waits:
             features = query.shape[-1]
-            size = self._divided(features) if self.head_dim is None else self.head_dim
-            own = self._value_dim or size
+            size = known_extent(self.head_dim, _share(self.key, self.num_kv_heads)) or self._divided(features)
+            reads = (getattr(self.output, "in_features", None) or 0) // self.num_heads
+            own = known_extent(self._value_dim, _share(self.value, self.num_kv_heads), reads, size)
             for layer, given, made in (
                 (self.query, features, self.num_heads * size),
                 (self.key, key.shape[-1], self.num_kv_heads * size),
@@ -334,3 +350,9 @@ class MultiHeadAttention(Module):
             if getattr(self, name):
                 text += f", {name}={getattr(self, name)}"
         return text if self.slopes is None else f"{text}, alibi"
+
+
+def _share(layer: Module, heads: int) -> int | None:
+    """Features of each head that a projection makes, None until they are known."""
+    width: int | None = getattr(layer, "out_features", None)
+    return width and width // heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Iterable
@@ -13,7 +14,18 @@ from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
-__all__ = ["as_tensor", "check_hook", "check_name", "check_names", "extent", "number", "positive", "write"]
+__all__ = [
+    "as_tensor",
+    "check_hook",
+    "check_name",
+    "check_names",
+    "check_options",
+    "extent",
+    "finite",
+    "number",
+    "positive",
+    "write",
+]
 
 
 def extent(who: str, name: str, value: Any) -> int:
@@ -21,7 +33,7 @@ def extent(who: str, name: str, value: Any) -> int:
     try:
         found = operator.index(value)
     except TypeError:
-        raise TypeError(message(who, name, value, "an int")) from None
+        raise TypeError(message(who, name, describe(value), "an int")) from None
     if found < 1:
         raise ShapeError(message(who, name, f"{found}", "at least 1"))
     return found
@@ -30,9 +42,19 @@ def extent(who: str, name: str, value: Any) -> int:
 def number(who: str, name: str, value: Any) -> float:
     """A float."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(message(who, name, value, "a number")) from None
+        if not isinstance(value, (str, bytes)):  # which float would read
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise TypeError(message(who, name, describe(value), "a number"))
+
+
+def finite(who: str, name: str, value: Any) -> float:
+    """A finite number."""
+    found = number(who, name, value)
+    if not math.isfinite(found):
+        raise ValueError(message(who, name, f"{found}", "a finite number"))
+    return found
 
 
 def positive(who: str, name: str, value: Any) -> float:
@@ -41,6 +63,19 @@ def positive(who: str, name: str, value: Any) -> float:
     if not 0 < found < math.inf:
         raise ValueError(message(who, name, f"{found}", "a positive number"))
     return found
+
+
+def check_options(who: str, options: Iterable[str], part: type, taken: Iterable[str]) -> None:
+    """Raise where an option is no argument of the class that takes it, or one that the layer says itself."""
+    known: dict[str, None] = {}
+    for kind in part.__mro__:
+        if "__init__" in vars(kind) and kind is not object:
+            known |= dict.fromkeys(list(inspect.signature(kind.__init__).parameters)[1:])  # type: ignore[misc]
+    for name in (*taken, "options"):
+        known.pop(name, None)
+    for name in options:
+        if name not in known:
+            raise TypeError(message(who, None, f"an argument {name}", f"one of its own or of {', '.join(known)}"))
 
 
 def as_tensor(x: Any) -> Tensor:

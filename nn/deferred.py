@@ -67,7 +67,7 @@ class Deferred(Tensor):
         >>> w.shape, w.is_initialized
         ((2, 3), True)
         """
-        made = cls(ops.empty(tuple(extent or 0 for extent in shape), dtype=dtype).to(device=device))
+        made = cls(ops.empty(tuple(extent or 0 for extent in shape), dtype=dtype, device=device))
         made._fill = fill
         return made
 
@@ -98,7 +98,7 @@ class Deferred(Tensor):
             if fill is None:
                 return
             self.check_shape(shape)
-            fresh = ops.empty(tuple(shape), dtype=self.dtype)
+            fresh = ops.empty(tuple(shape), dtype=self.dtype, device=self.device)
             result = fill(fresh)
             if result is not None and result is not fresh:
                 need = "None, or the tensor that it was given and filled in place"
@@ -121,7 +121,7 @@ class Deferred(Tensor):
         """Whether values of this shape fit."""
         if self._fill is None:
             return tuple(shape) == self.shape
-        return len(shape) == self.ndim and all(known in (0, n) for known, n in zip(self.shape, shape, strict=True))
+        return len(shape) == self.ndim and all(n == known if known else n > 0 for known, n in zip(self.shape, shape))
 
     def __repr__(self) -> str:
         if self._fill is None:

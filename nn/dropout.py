@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minigrad import ops
 from minigrad.errors import message
+from minigrad.nn.checks import number
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -40,13 +41,9 @@ class Dropout(Module):
     """
 
     def __init__(self, rate: float) -> None:
-        try:
-            probability = 0.0 <= rate <= 1.0
-        except TypeError:
-            raise TypeError(message("Dropout", "rate", rate, "a number")) from None
-        if not probability:
+        self.rate = number("Dropout", "rate", rate)
+        if not 0.0 <= self.rate <= 1.0:
             raise ValueError(message("Dropout", "rate", rate, "a probability, 0 <= rate <= 1"))
-        self.rate = float(rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of any shape."""

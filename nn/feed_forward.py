@@ -12,7 +12,8 @@ from minigrad.nn import activations
 from minigrad.nn.checks import as_tensor, extent
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.module import Module
-from minigrad.nn.projection import Projection
+from minigrad.nn.projection import Projection, are_complete, known_extent, weight_of
+from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["FeedForward"]
@@ -105,24 +106,36 @@ class FeedForward(Module):
     def _between(features: int, gated: bool) -> int:
         return -(-8 * features // 24) * 8 if gated else 4 * features
 
+    def _ties(self) -> list[Tie]:
+        """Features outside, and features in between."""
+        hidden, gate, output = map(weight_of, (self.hidden, self.gate, self.output))
+        return [[(hidden, 0, 1), (gate, 0, 1), (output, 1, 1)], [(hidden, 1, 1), (gate, 1, 1), (output, 0, 1)]]
+
     @property
     def hidden_features(self) -> int | None:
         """Features in between, None until they are known."""
-        return getattr(self.output, "in_features", None) or getattr(self.hidden, "out_features", None)
+        made = (getattr(part, "out_features", None) for part in (self.hidden, self.gate))
+        return known_extent(getattr(self.output, "in_features", None), *made)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of shape (..., features)."""
         x = as_tensor(x)
         known = getattr(self.hidden, "in_features", None)  # a layer put in the place of a projection may not say
+        waits = not are_complete(self.hidden, self.output, self.gate)
+        if waits:
+            known = known_extent(
+                known, getattr(self.gate, "in_features", None), getattr(self.output, "out_features", None)
+            )
         if not x.ndim or not x.shape[-1] or (known and x.shape[-1] != known):
             raise ShapeError(message(NAME, "x", x, f"shape (..., {known or 'features'})"))
-        if isinstance(self.output, Projection) and not self.output.is_complete:
+        if waits:
             features = x.shape[-1]
             between = self.hidden_features or self._between(features, self.gate is not None)
-            for layer in (self.gate, self.hidden):
+            for layer, given, made in (
+                (self.gate, features, between), (self.hidden, features, between), (self.output, between, features),
+            ):  # fmt: skip
                 if isinstance(layer, Projection):
-                    layer.complete(features, between)
-            self.output.complete(between, features)
+                    layer.complete(given, made)
         y = self.hidden(x)
         if self.gate is not None:
             y = self.gate(x) * y

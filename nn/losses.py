@@ -10,6 +10,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
+from minigrad.nn.checks import number
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -69,11 +70,11 @@ class CrossEntropyLoss(Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)
-        if not 0.0 <= label_smoothing <= 1.0:
+        self.label_smoothing = number("CrossEntropyLoss", "label_smoothing", label_smoothing)
+        if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(message("CrossEntropyLoss", "label_smoothing", label_smoothing, "a number from 0 to 1"))
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
-        self.label_smoothing = float(label_smoothing)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
@@ -155,10 +156,10 @@ class SigmoidFocalLoss(Loss):
 
     def __init__(self, *, alpha: float | None = None, gamma: float = 2.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if alpha is not None and not 0.0 <= alpha <= 1.0:
+        self.alpha = None if alpha is None else number("SigmoidFocalLoss", "alpha", alpha)
+        if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
             raise ValueError(message("SigmoidFocalLoss", "alpha", alpha, "a number from 0 to 1"))
-        _check_gamma("SigmoidFocalLoss", gamma)
-        self.alpha, self.gamma = alpha, float(gamma)
+        self.gamma = _read_gamma("SigmoidFocalLoss", gamma)
 
     def forward(self, logits: Tensor, target: Any) -> Tensor:
         """The loss of logits of any shape and a target of the same."""
@@ -187,9 +188,8 @@ class SoftmaxFocalLoss(Loss):
         self, *, weight: Any = None, gamma: float = 2.0, ignore_index: int | None = None, reduction: str = "mean"
     ) -> None:
         super().__init__(reduction)
-        _check_gamma("SoftmaxFocalLoss", gamma)
         self.register_buffer("weight", weight)
-        self.gamma, self.ignore_index = float(gamma), ignore_index
+        self.gamma, self.ignore_index = _read_gamma("SoftmaxFocalLoss", gamma), ignore_index
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
@@ -266,9 +266,9 @@ class HuberLoss(Loss):
 
     def __init__(self, *, delta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if not delta > 0.0:
+        self.delta = number("HuberLoss", "delta", delta)
+        if not self.delta > 0.0:
             raise ValueError(message("HuberLoss", "delta", delta, "a positive number"))
-        self.delta = float(delta)
 
     def forward(self, prediction: Tensor, target: Any) -> Tensor:
         """The loss of a prediction and a target of one shape."""
@@ -280,9 +280,9 @@ class SmoothL1Loss(Loss):
 
     def __init__(self, *, beta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if not beta > 0.0:
+        self.beta = number("SmoothL1Loss", "beta", beta)
+        if not self.beta > 0.0:
             raise ValueError(message("SmoothL1Loss", "beta", beta, "a positive number", "At 0 it is L1Loss"))
-        self.beta = float(beta)
 
     def forward(self, prediction: Tensor, target: Any) -> Tensor:
         """The loss of a prediction and a target of one shape."""
@@ -306,7 +306,9 @@ class KLDivLoss(Loss):
         return ops.kl_div(prediction, target, log_target=self.log_target, reduction=self.reduction)
 
 
-def _check_gamma(who: str, gamma: float) -> None:
-    """Refuse an exponent below 0."""
-    if not gamma >= 0.0:
+def _read_gamma(who: str, gamma: Any) -> float:
+    """An exponent of at least 0."""
+    found = number(who, "gamma", gamma)
+    if not found >= 0.0:
         raise ValueError(message(who, "gamma", gamma, "a number of at least 0", "At 0 it is cross entropy"))
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
+from minigrad.nn.checks import finite, number, positive
 from minigrad.nn.losses import Loss
 from minigrad.tensor import Tensor
 
@@ -18,7 +19,7 @@ class HingeLoss(Loss):
 
     def __init__(self, *, margin: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.margin = float(margin)
+        self.margin = finite("HingeLoss", "margin", margin)
 
     def forward(self, prediction: Tensor, target: Any) -> Tensor:
         """The loss of a prediction and a target of one shape."""
@@ -30,7 +31,7 @@ class MarginRankingLoss(Loss):
 
     def __init__(self, *, margin: float = 0.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.margin = float(margin)
+        self.margin = finite("MarginRankingLoss", "margin", margin)
 
     def forward(self, x1: Tensor, x2: Tensor, target: Any) -> Tensor:
         """The loss of two scores and a target of one shape."""
@@ -42,9 +43,9 @@ class CosineEmbeddingLoss(Loss):
 
     def __init__(self, *, margin: float = 0.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if not -1.0 <= margin <= 1.0:
+        self.margin = number("CosineEmbeddingLoss", "margin", margin)
+        if not -1.0 <= self.margin <= 1.0:
             raise ValueError(message("CosineEmbeddingLoss", "margin", margin, "a cosine, -1 to 1"))
-        self.margin = float(margin)
 
     def forward(self, x1: Tensor, x2: Tensor, target: Any) -> Tensor:
         """The loss of vectors (..., features) and a target (...)."""
@@ -73,11 +74,11 @@ class TripletMarginLoss(Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)
-        if not margin > 0.0:
-            raise ValueError(message("TripletMarginLoss", "margin", margin, "a positive number"))
-        if not 1.0 <= p <= math.inf:
-            raise ValueError(message("TripletMarginLoss", "p", p, "a number of at least 1, or math.inf"))
-        self.margin, self.p, self.eps, self.swap = float(margin), float(p), float(eps), bool(swap)
+        who = "TripletMarginLoss"
+        self.margin, self.p = positive(who, "margin", margin), number(who, "p", p)
+        if not 1.0 <= self.p <= math.inf:
+            raise ValueError(message(who, "p", p, "a number of at least 1, or math.inf"))
+        self.eps, self.swap = finite(who, "eps", eps), bool(swap)
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss of three vectors (..., features)."""

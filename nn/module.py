@@ -15,8 +15,11 @@ from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, ShapeError, layer_path, message
 from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
+from minigrad.nn.loading import misfits
+from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.summary import Summary, summarize
+from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["LoadReport", "Module"]
@@ -26,7 +29,6 @@ PreHook = Callable[["Module", tuple[Any, ...]], Any]
 Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 _HOOKS = ("_pre_hooks", "_hooks")  # attributes that the walk over the tree leaves out
-_KINDS = (dtypes.FLOATING, dtypes.INTEGER | dtypes.BOOL, dtypes.COMPLEX)  # a state is cast within a kind only
 
 
 class LoadReport(NamedTuple):
@@ -41,11 +43,6 @@ class Module:
 
     Assign parameters, modules, and (nested) lists, tuples or dicts of them as attributes, and write `forward`. Call the
     module, not `forward`: the call runs the hooks and lets errors name the layer (``encoder.layers.0.query: ...``).
-
-    Attributes
-    ----------
-    training : bool
-        Whether layers such as `Dropout` behave as in training; `train` and `eval` set it.
 
     Examples
     --------
@@ -63,11 +60,19 @@ class Module:
     (2, 3)
     """
 
-    training: bool = True
     _name: str = ""  # how the parent calls it
     _pre_hooks: tuple[tuple[PreHook], ...] = ()
     _hooks: tuple[tuple[Hook], ...] = ()
     _buffers: Mapping[str, bool] = MappingProxyType({})  # name -> whether it belongs to the state dict
+
+    @property
+    def training(self) -> bool:
+        """Whether layers such as `Dropout` behave as in training: `train` and `eval` set it."""
+        return self.__dict__.get("training", True) and not is_evaluation()
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.__dict__["training"] = mode
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output; subclasses write it."""
@@ -230,6 +235,10 @@ class Module:
         check_names(type(self).__name__, ((name, t) for name, t, _ in found))
         return found
 
+    def _ties(self) -> list[Tie]:
+        """The extents that belong together; layers whose tensors wait for the first batch write it."""
+        return []
+
     def register_buffer(self, name: str, tensor: Any, *, persistent: bool = True) -> None:
         """Keep a tensor that belongs to the module and is not trained, such as a running mean.
 
@@ -301,7 +310,7 @@ class Module:
         TypeError
             If the state is no mapping.
         ValueError
-            One error that lists all that is missing, unexpected, mis-shaped or of another kind of dtype.
+            One error that lists all that is missing, unexpected, mis-shaped, of another kind of dtype or contradictory.
 
         Examples
         --------
@@ -321,16 +330,7 @@ class Module:
         own = {name: t for name, t, persistent in self._tensors() if persistent}
         given = {name: v.detach() if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
-        misshaped, mistyped = [], []
-        for name, t in own.items():
-            if name not in given:
-                continue
-            value = given[name]
-            if not (t.accepts(value.shape) if isinstance(t, Deferred) else value.shape == t.shape):
-                misshaped.append(f"{name} is {tuple(value.shape)}, needs {shape_text(t)}")
-            elif not any(value.dtype in kind and t.dtype in kind for kind in _KINDS):
-                mistyped.append(f"{name} is {value.dtype}, needs {t.dtype}")
-        lists = [("mis-shaped", misshaped), ("of another kind", mistyped)]
+        lists = misfits(self, own, given)
         if strict:
             lists = [("missing", report.missing), ("unexpected", report.unexpected), *lists]
         if any(names for _, names in lists):

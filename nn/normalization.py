@@ -13,6 +13,7 @@ from minigrad.nn.checks import extent
 from minigrad.nn.deferred import Deferred
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "Normalization", "RMSNorm"]
@@ -55,6 +56,10 @@ class Normalization(Module):
             t = getattr(self, name, None)
             if shape is not None and isinstance(t, Deferred) and not t.is_initialized:
                 t.initialize(shape)
+
+    def _ties(self) -> list[Tie]:
+        """All vectors are as long as each other."""
+        return [] if self._given is not None else [[(getattr(self, name), 0, 1) for name in self._vectors]]
 
     def _known(self) -> tuple[int, ...] | None:
         """The extents of the features, None until they are known."""
@@ -286,6 +291,10 @@ class GroupNorm(Normalization):
     def _check_groups(self, got: str, channels: int) -> None:
         if channels % self.num_groups:
             raise ShapeError(message("GroupNorm", "features", got, f"a multiple of num_groups, {self.num_groups}"))
+
+    def _ties(self) -> list[Tie]:
+        """All vectors are as long as each other, so many groups."""
+        return [[(getattr(self, name), 0, self.num_groups) for name in self._vectors]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of shape (batch, channels, ...)."""

@@ -8,10 +8,12 @@ from typing import Any
 from minigrad import ops
 from minigrad.nn import init
 from minigrad.nn.module import Module
+from minigrad.nn.normalization import Normalization
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
-__all__ = ["Projection", "made_norm"]
+__all__ = ["Projection", "are_complete", "known_extent", "made_norm", "weight_of"]
 
 
 class Projection(Module):
@@ -62,12 +64,16 @@ class Projection(Module):
     @property
     def out_features(self) -> int | None:
         """Features of the output, None until they are known."""
-        return self.weight.shape[1] or None
+        return self.weight.shape[1] or (None if self.bias is None else self.bias.shape[0]) or None
 
     @property
     def is_complete(self) -> bool:
         """Whether the parameters have their shape; plain tensors in their place have theirs."""
-        return getattr(self.weight, "is_initialized", True)
+        return getattr(self.weight, "_fill", None) is None and getattr(self.bias, "_fill", None) is None
+
+    def _ties(self) -> list[Tie]:
+        """The bias is as long as the weight is wide."""
+        return [[(self.weight, 1, 1), (self.bias, 0, 1)]]
 
     def complete(self, in_features: int, out_features: int) -> None:
         """Give the parameters that wait for it their shape."""
@@ -88,6 +94,25 @@ class Projection(Module):
         if self.activation is not None and not isinstance(self.activation, Module):
             text += f", activation={getattr(self.activation, '__name__', 'a function')}"
         return text if self.bias is not None else f"{text}, bias=False"
+
+
+def are_complete(*parts: Module | None) -> bool:
+    """Whether none of the projections among the parts of a layer waits for its shape."""
+    # in every call of these layers, where a generator would cost as much again
+    for part in parts:  # noqa: SIM110
+        if isinstance(part, Projection) and not part.is_complete:
+            return False
+    return True
+
+
+def known_extent(*extents: int | None) -> int | None:
+    """The first that is known."""
+    return next((extent for extent in extents if extent), None)
+
+
+def weight_of(part: Module | None) -> Tensor | None:
+    """The weight of a part of a layer; None where there is none, or another layer was put in its place."""
+    return part.weight if isinstance(part, (Normalization, Projection)) else None
 
 
 def made_norm(norm_layer: Callable[[int | None], Module], features: int | None, dtype: Any) -> Module:

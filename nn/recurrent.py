@@ -6,9 +6,11 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import ShapeError, message
-from minigrad.nn.checks import extent
+from minigrad.nn.checks import check_options, extent, number
 from minigrad.nn.module import Module
-from minigrad.nn.recurrent_cells import Cell, GRUCell, LSTMCell, RNNCell
+from minigrad.nn.recurrent_cells import Cell, GRUCell, LSTMCell, RNNCell, refuse_pair
+from minigrad.nn.ties import Tie
+from minigrad.ops.conversion import as_operand
 from minigrad.tensor import Tensor
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -44,9 +46,10 @@ class Recurrent(Module):
         who = type(self).__name__
         self.units, self.num_layers = extent(who, "units", units), extent(who, "num_layers", num_layers)
         self.bidirectional = bool(bidirectional)
-        if not 0.0 <= dropout <= 1.0:
+        self.dropout = number(who, "dropout", dropout)
+        if not 0.0 <= self.dropout <= 1.0:
             raise ValueError(message(who, "dropout", dropout, "a probability, 0 <= dropout <= 1"))
-        self.dropout = float(dropout)
+        check_options(who, options, self.cell_type, ("units", "in_features"))
         self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
         if in_features is not None:
             in_features = extent(who, "in_features", in_features)
@@ -58,6 +61,10 @@ class Recurrent(Module):
     def directions(self) -> int:
         """2 if there is a reverse direction, else 1."""
         return 2 if self.bidirectional else 1
+
+    def _ties(self) -> list[Tie]:
+        """Both directions read the same input."""
+        return [[(cell.weight_ih, 0, 1) for cell in (self.cells[0], *self.reverse_cells[:1])]]
 
     @property
     def in_features(self) -> int | None:
@@ -101,16 +108,18 @@ class Recurrent(Module):
 
     def read_state(self, state: State | None, batch: int) -> list[list[Tensor]]:
         """The initial states of every cell, none where they are zeros."""
-        count, who, number = self.num_layers * self.directions, type(self).__name__, self.cell_type.states
+        count, who, states = self.num_layers * self.directions, type(self).__name__, self.cell_type.states
         if state is None:
             return [[] for _ in range(count)]
         pair = isinstance(state, (tuple, list))
-        if number > 1 and not (pair and len(state) == number):
+        if states > 1 and not (pair and len(state) == states):
             raise TypeError(message(who, "initial_state", state, "a pair of tensors, hidden and cell"))
+        if states == 1:
+            refuse_pair(who, "initial_state", state, 3)
         shape = (count, batch, self.units)
         found = []
-        for given in state if number > 1 else (state,):
-            one = ops.asarray(given)
+        for given in state if states > 1 else (state,):
+            one = as_operand(who, "initial_state", given)
             if one.shape != shape:
                 need = f"shape {shape}, ({'2 * ' if self.bidirectional else ''}num_layers, batch, units)"
                 raise ShapeError(message(who, "initial_state", one, need))

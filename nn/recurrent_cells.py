@@ -13,6 +13,7 @@ from minigrad.nn.checks import extent
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.regularizers import Regularizer, attach
+from minigrad.ops.conversion import as_operand
 from minigrad.tensor import Tensor
 
 __all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell"]
@@ -95,7 +96,7 @@ class Cell(Module):
             raise ShapeError(message(who, "x", x, "shape (batch, features)"))
         begin = []
         for given in states:
-            state = ops.asarray(given)
+            state = as_operand(who, "state", given)
             if state.shape != (x.shape[0], self.units):
                 raise ShapeError(message(who, "state", state, f"shape {(x.shape[0], self.units)}, (batch, units)"))
             begin.append(state)
@@ -168,6 +169,7 @@ class RNNCell(Cell):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         """The state (batch, units) after x (batch, in_features); without one, it starts from zeros."""
+        refuse_pair(type(self).__name__, "state", state, 2)
         return self.step(x, [] if state is None else [state])[0]
 
 
@@ -273,4 +275,11 @@ class GRUCell(Cell):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         """The state (batch, units) after x (batch, in_features); without one, it starts from zeros."""
+        refuse_pair(type(self).__name__, "state", state, 2)
         return self.step(x, [] if state is None else [state])[0]
+
+
+def refuse_pair(who: str, name: str, state: Any, axes: int) -> None:
+    """Raise where the state of a layer that has one is several tensors, each of them a whole one."""
+    if isinstance(state, (tuple, list)) and any(getattr(part, "ndim", 0) == axes for part in state):
+        raise TypeError(message(who, name, state, "one tensor", "Only an LSTM has a cell state too"))

@@ -9,6 +9,7 @@ from minigrad import dtypes, ops, random
 from minigrad.autograd import no_grad
 from minigrad.errors import message
 from minigrad.nn.deferred import Deferred
+from minigrad.nn.mode import evaluation
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
@@ -81,7 +82,6 @@ def summarize(module: Module, inputs: tuple[Any, ...], input_shape: Any = None, 
     if not inputs:
         return _table(module, None, {})
     modules = module.modules()
-    modes = [m.training for m in modules]
     tensors = [(t, t._array, t._fill if isinstance(t, Deferred) else None) for _, t, _ in module._tensors()]
     # an initialized parameter is not written to by a forward; buffers are, by layers that forget about eval mode
     kept = [(t, array.copy()) for t, array, _ in tensors if not isinstance(t, Parameter)]
@@ -90,14 +90,12 @@ def summarize(module: Module, inputs: tuple[Any, ...], input_shape: Any = None, 
     remove = [m.register_forward_hook(calls.note) for m in modules]
     try:
         calls.know(inputs)
-        with no_grad():
-            module.eval()(*inputs)
+        with no_grad(), evaluation():
+            module(*inputs)
         return _table(module, calls.shapes, calls.memory)
     finally:
         for undo in remove:
             undo()
-        for m, mode in zip(modules, modes, strict=True):
-            m.training = mode
         random.set_state(state)
         for t, array, fill in tensors:
             if fill is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from minigrad.errors import ShapeError, message
@@ -9,7 +10,8 @@ from minigrad.nn.checks import extent
 from minigrad.nn.kv_cache import DecoderCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
-from minigrad.nn.projection import made_norm
+from minigrad.nn.projection import made_norm, weight_of
+from minigrad.nn.ties import Tie
 from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from minigrad.tensor import Tensor
 
@@ -56,6 +58,10 @@ class TransformerEncoder(Module):
         count = extent("TransformerEncoder", "num_layers", num_layers)
         self.layers = [TransformerEncoderLayer(num_heads, hidden_features, **options) for _ in range(count)]
         self.norm = last_norm(final_norm, options)
+
+    def _ties(self) -> list[Tie]:
+        """The features of the residual stream."""
+        return stream_ties(self.layers, self.norm)
 
     def forward(
         self,
@@ -118,6 +124,10 @@ class TransformerDecoder(Module):
         count = extent("TransformerDecoder", "num_layers", num_layers)
         self.layers = [TransformerDecoderLayer(num_heads, hidden_features, **options) for _ in range(count)]
         self.norm = last_norm(final_norm, options)
+
+    def _ties(self) -> list[Tie]:
+        """The features of the residual stream."""
+        return stream_ties(self.layers, self.norm)
 
     def make_cache(self, capacity: int | None = None) -> DecoderCache:
         """An empty cache for decoding, with memory for so many tokens at first."""
@@ -216,6 +226,12 @@ class Transformer(Module):
         """
         memory = self.encoder(source, key_lengths=source_lengths)
         return self.decoder(target, memory, key_lengths=target_lengths, memory_lengths=source_lengths)
+
+
+def stream_ties(layers: Sequence[TransformerEncoderLayer], norm: Module | None) -> list[Tie]:
+    """The features that enter each layer and the last normalization."""
+    weights = [weight_of(norm), *(weight for layer in layers for weight in layer.entrances())]
+    return [[(weight, 0, 1) for weight in weights]]
 
 
 def last_norm(final_norm: bool | None, options: dict[str, Any]) -> Module | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from minigrad.errors import message
+from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
+from minigrad.nn.checks import check_options
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
-from minigrad.nn.projection import made_norm
+from minigrad.nn.projection import made_norm, weight_of
+from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
@@ -92,15 +94,29 @@ class TransformerEncoderLayer(Module):
         **attention: Any,
     ) -> None:
         self.norm_first = norm_first(type(self).__name__, norm)
+        if not callable(norm_layer):
+            need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
+            raise TypeError(message(type(self).__name__, "norm_layer", describe(norm_layer), need))
         given: dict[str, Any] = {
             "features": features, "bias": bias, "kernel_initializer": kernel_initializer, "dtype": dtype
         }  # fmt: skip
+        check_options(type(self).__name__, attention, MultiHeadAttention, ("num_heads", "dropout", *given))
         rate = dropout if attention_dropout is None else attention_dropout
         self.self_attention = MultiHeadAttention(num_heads, dropout=rate, **given, **attention)
         self.self_attention_norm = made_norm(norm_layer, features, dtype)
         self.feed_forward = FeedForward(hidden_features, activation, dropout=dropout, **given)
         self.feed_forward_norm = made_norm(norm_layer, features, dtype)
         self.dropout = Dropout(dropout)
+
+    def _ties(self) -> list[Tie]:
+        """The features of the residual stream."""
+        return [[(weight, 0, 1) for weight in self.entrances()]]
+
+    def entrances(self) -> list[Tensor | None]:
+        """The weights that the residual stream meets."""
+        attention, network = self.self_attention, self.feed_forward
+        parts = (attention.query, network.hidden, self.self_attention_norm, self.feed_forward_norm)
+        return [weight_of(part) for part in parts]
 
     def around(self, x: Tensor, norm: Module, part: Callable[[Tensor], Any]) -> Tensor:
         """A part of the layer with its normalization and its residual connection."""
@@ -175,6 +191,11 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
             )
             norm_layer = options.get("norm_layer", LayerNorm)
             self.cross_attention_norm = made_norm(norm_layer, options.get("features"), options.get("dtype"))
+
+    def entrances(self) -> list[Tensor | None]:
+        """The weights that the residual stream meets."""
+        cross = None if self.cross_attention is None else self.cross_attention.query
+        return [*super().entrances(), weight_of(cross), weight_of(self.cross_attention_norm)]
 
     def forward(
         self,

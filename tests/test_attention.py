@@ -307,6 +307,7 @@ REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "dropout is -0.1, needs a probability", {"dropout": -0.1}),
     (ValueError, "dropout is nan, needs a probability", {"dropout": math.nan}),
     (mg.DTypeError, "scale is 'x', needs a number", {"scale": "x"}),
+    (ValueError, "scale is nan, needs a finite number", {"scale": mg.nan}),
     (mg.GradError, "scale is a tensor that requires grad", {"scale": mg.tensor(1.0, requires_grad=True)}),
 ]  # fmt: skip
 

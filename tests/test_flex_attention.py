@@ -218,6 +218,7 @@ REFUSED: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "block_size is 0, needs a positive number", {"block_size": 0}),
     (mg.DTypeError, "block_size is 1.5, needs an int", {"block_size": 1.5}),
     (mg.DTypeError, "scale is 'x', needs a number", {"scale": "x"}),
+    (ValueError, "scale is inf, needs a finite number", {"scale": mg.inf}),
     (mg.DTypeError, "the result of mask_mod is float32 (1, 1, 4, 4), needs bools, True = attend",
      {"mask_mod": lambda b, h, i, j: mg.ones((1, 1, 4, 4))}),
     (mg.ShapeError, "the result of mask_mod is bool (3,), needs a shape that broadcasts to the block (1, 1, 4, 4)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +155,44 @@ def test_modes_and_graphs_are_left_alone() -> None:
     assert mg.is_grad_enabled()
 
 
+def test_a_stream_leaves_the_mode_to_its_user() -> None:
+    model = gpt(dropout=0.5)
+    tokens = stream(model, [1, 2], max_new_tokens=4)
+    found = [next(tokens)]
+    model.eval()
+    found.append(next(tokens))
+    assert not any(m.training for m in model.modules())
+    model.train()
+    found += tokens
+    assert all(m.training for m in model.modules())
+    assert found == generate(model.eval(), [1, 2], max_new_tokens=4)
+
+
+def test_threads_share_a_model_that_is_being_trained() -> None:
+    """One generates while another is in the middle of it; a third trains, and sees its own mode."""
+    model = gpt(dropout=0.5)
+    expected = generate(model.eval(), [1, 2], max_new_tokens=4)
+    model.train()
+    seen: list[Any] = []
+
+    def inside(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            run(lambda: seen.append(generate(model, [1, 2], max_new_tokens=4)))
+            run(lambda: seen.append(module.training))
+            assert not module.training
+
+    def run(function: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=function)
+        thread.start()
+        thread.join()
+
+    remove = model.decoder.layers[0].register_forward_pre_hook(inside)
+    found = generate(model, [1, 2], max_new_tokens=4)
+    remove()
+    assert found == expected
+    assert seen == 4 * [expected, True]
+
+
 def test_prompts_of_every_kind(model: LanguageModel) -> None:
     expected = generate(model, [[1, 2], [3, 4]], max_new_tokens=3)
     for prompts in (np.array([[1, 2], [3, 4]]), mg.tensor([[1, 2], [3, 4]]), [np.array([1, 2]), mg.tensor([3, 4])]):
@@ -161,6 +200,21 @@ def test_prompts_of_every_kind(model: LanguageModel) -> None:
     for prompt in ([1, 2], (1, 2), np.array([1, 2], np.uint8), mg.tensor([1, 2])):
         assert generate(model, prompt, max_new_tokens=3) == expected[0]
     assert generate(model, [[1, 2]], max_new_tokens=3) == expected[:1]
+
+
+def test_memory_grows_with_the_tokens_that_there_are(model: LanguageModel) -> None:
+    expected = generate(model, [1, 2], max_new_tokens=30)
+    tokens = stream(model, [1, 2], max_new_tokens=2**40)
+    assert [next(tokens) for _ in range(30)] == expected
+    assert generate(model, [1, 2], max_new_tokens=2**40, stop=expected[5]) == expected[: expected.index(expected[5])]
+    options: dict[str, Any] = {"beams": 2, "stop": range(VOCABULARY)}
+    assert generate(model, [1, 2], max_new_tokens=2**40, **options) == []
+
+
+def test_a_cache_that_grew_changes_nothing(monkeypatch: pytest.MonkeyPatch, model: LanguageModel) -> None:
+    expected = generate(model, PROMPTS, max_new_tokens=30)
+    monkeypatch.setattr("minigrad.models.rows.ROOM", 1)
+    assert generate(model, PROMPTS, max_new_tokens=30) == expected
 
 
 # --- longer than the model takes --------------------------------------------------------------------------------------
@@ -272,6 +326,18 @@ def test_repetition_penalty() -> None:
     assert sampler.scores(np.array([[2.0, -2.0, 1.0]])).tolist() == [[2.0, -2.0, 1.0]]
 
 
+def test_repetition_penalties_of_any_size_keep_scores_finite() -> None:
+    row, seen = np.array([[2.0, -2.0, 1.0, -np.inf]]), np.array([[True, True, False, True]])
+    low, high = 1 / (1 + np.exp([1.0, -1.0]))  # a score of 2 / 1e308 against that of 1
+    for penalty, expected in ((1e-308, [1.0, 0.0, 0.0, 0.0]), (1e308, [low, 0.0, high, 0.0])):
+        sampler = Sampler(temperature=1.0, repetition_penalty=penalty)
+        np.testing.assert_allclose(sampler.probabilities(row, seen), [expected], atol=1e-300)
+        assert Sampler(repetition_penalty=penalty)(row, seen).tolist() == [np.argmax(expected)]
+        everywhere = np.ones((1, 4), bool)
+        assert np.isfinite(sampler.probabilities(-abs(row), everywhere)).all()
+    assert generate(Chain(3, 0), [1], beams=2, max_new_tokens=3, repetition_penalty=1e-308)
+
+
 def test_repetition_penalty_in_generate(model: LanguageModel) -> None:
     """Token for token what follows from whole forwards; with a huge one nothing comes twice."""
     for penalty in (1.5, 1e9):
@@ -363,6 +429,20 @@ def test_beams_enough_find_the_best_that_stops(seed: int, penalty: float) -> Non
     assert tuple(found) == max(every, key=value)
 
 
+@given(seed=st.integers(0, 2**32 - 1), penalty=st.sampled_from([-1e4, -700.0, 60.0, 700.0, 1e4]))
+def test_a_huge_length_penalty_decides_by_the_length(seed: int, penalty: float) -> None:
+    """The longest of what can be found wins, or the shortest; of equal ones the likeliest."""
+    chain, length, prompt = Chain(3, seed), 3, [1]
+    (found,) = generate(chain, [prompt], beams=200, max_new_tokens=length, stop=0, length_penalty=penalty)
+    count = 1 if penalty < 0 else length
+    every = [some for n in range(length + 1) for some in itertools.product((1, 2), repeat=n)]
+    counted = [(some, some if len(some) == length else (*some, 0)) for some in every]
+    assert tuple(found) == max(
+        (some for some, whole in counted if len(whole) == count),
+        key=lambda some: chain.score(prompt, some if len(some) == length else (*some, 0)),
+    )
+
+
 @given(seed=st.integers(0, 2**32 - 1), stop=st.sets(st.integers(0, 3), max_size=2))
 def test_a_wider_beam_is_no_worse_at_the_first_two_tokens(seed: int, stop: set[int]) -> None:
     """With two tokens to find and as many beams as there are first tokens, nothing is cut off."""
@@ -421,6 +501,31 @@ ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ShapeError, "prompts is empty", {"prompts": [[1], []]}),
     (DTypeError, "prompts is 1.5, needs integers", {"prompts": [1.5]}),
     (DTypeError, "prompts is 'a', needs integers", {"prompts": [["a"]]}),
+    (DTypeError, r"prompts is \[1\], needs integers", {"prompts": [[[1]]]}),
+    (DTypeError, "prompts is True, needs integers", {"prompts": [True]}),
+    (TypeError, "prompts is int64 \\(\\), needs a sequence of ids", {"prompts": mg.tensor(3)}),
+    (TypeError, "prompts is 3, needs a sequence of ids of tokens, .* One token is a prompt too", {"prompts": 3}),
+    (TypeError, "prompts is None, needs a sequence", {"prompts": None}),
+    (TypeError, "prompts is a set, needs a sequence", {"prompts": {1, 2}}),
+    (TypeError, "prompts is a list_iterator, needs a sequence", {"prompts": iter([1, 2])}),
+    (TypeError, "prompts is a bytes, needs a sequence .* Encode text with a tokenizer", {"prompts": b"ab"}),
+    (TypeError, "prompts is 'ab', needs a sequence .* Encode text with a tokenizer", {"prompts": "ab"}),
+    (TypeError, "prompts is a mixture of tokens and sequences", {"prompts": [1, [2]]}),
+    (TypeError, "prompts is a mixture of tokens and sequences", {"prompts": [[2], 1]}),
+    (TypeError, "prompts is a mixture", {"prompts": [[2], {1}]}),
+    (IndexError, "prompts is 9223372036854775808 in one place, needs ids", {"prompts": [2**63]}),
+    (IndexError, "prompts is -1 in one place, needs ids", {"prompts": [[1], [2, -1]]}),
+    (TypeError, "temperature is 'a', needs a number", {"temperature": "a"}),
+    (ValueError, "temperature is nan, needs a number of at least 0", {"temperature": mg.nan}),
+    (TypeError, "top_p is 'a', needs a number", {"temperature": 1.0, "top_p": "a"}),
+    (TypeError, "repetition_penalty is None, needs a number", {"repetition_penalty": None}),
+    (TypeError, "generator is 3, needs an mg.random.Generator", {"generator": 3}),
+    (TypeError, "max_new_tokens is 'a', needs an int", {"max_new_tokens": "a"}),
+    (TypeError, "max_new_tokens is 'a', needs an int", {"max_new_tokens": "a", "beams": 2}),
+    (ValueError, "length_penalty is nan, needs a finite number", {"beams": 2, "length_penalty": mg.nan}),
+    (TypeError, "length_penalty is 'a', needs a number", {"beams": 2, "length_penalty": "a"}),
+    (TypeError, "inputs is 3, needs a mapping of names to values", {"inputs": 3}),
+    (TypeError, "inputs is 'source', needs what GPT.decoding takes: nothing", {"inputs": {"source": 1}}),
     (TypeError, "model is a Dense, needs a model with a method decoding", {"model": nn.Dense(2)}),
 ]
 
@@ -443,7 +548,8 @@ def test_stops_may_be_tensors_and_nothing_but_integers(model: LanguageModel) -> 
     token = generate(model, [1], max_new_tokens=3)[0]
     for stop in (mg.tensor([token]), [mg.tensor(token)], np.array(token)):
         assert generate(model, [1], max_new_tokens=3, stop=stop) == generate(model, [1], max_new_tokens=3, stop=token)
-    for stop in (str(token), [1.5], None):
+    assert generate(model, [1], max_new_tokens=3, stop=-1) == generate(model, [1], max_new_tokens=3)
+    for stop in (str(token), [1.5], None, b"a", {token: 1}, [True], [[token]]):
         with pytest.raises(DTypeError, match=r"generate: stop is .*, needs integers"):
             generate(model, [1], max_new_tokens=3, stop=stop)
 
@@ -452,3 +558,7 @@ def test_infinite_logits_are_refused_where_probabilities_are_needed() -> None:
     for row in ([0.0, np.inf], [-np.inf, -np.inf]):
         with pytest.raises(ValueError, match=r"generate: logits is .*inf as the highest of a row, needs a finite"):
             Sampler(temperature=1.0).probabilities(np.array([row]))
+        chain = Chain(2, 0)
+        chain.table[:] = row
+        with pytest.raises(ValueError, match=r"generate: logits is .*inf as the highest of a row, needs a finite"):
+            generate(chain, [1], beams=2)

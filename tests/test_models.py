@@ -159,6 +159,8 @@ def test_loss(model: LanguageModel, limit: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_errors(model: LanguageModel) -> None:
+    with pytest.raises(ShapeError, match=r"ids is int64 \(2, 0\), needs at least one token in each sequence"):
+        model(mg.zeros((2, 0), dtype=mg.int64))
     with pytest.raises(ShapeError, match=r"ids is int64 \(3,\), needs shape \(batch, length\)"):
         model(mg.tensor([1, 2, 3]))
     with pytest.raises(ShapeError, match=r"targets is int64 \(1, 2\), needs shape \(1, 3\), that of ids"):

@@ -278,8 +278,56 @@ def test_modules(module: nn.Module, f: Callable[..., Any], args: tuple[Any, ...]
     assert np.array_equal(values(module(*args)), values(expected))
 
 
+EMPTY, NONE = mg.zeros((0, 3)), mg.zeros((0,), dtype=mg.int64)
+NOTHING: list[tuple[nn.Module, tuple[Any, ...]]] = [
+    (nn.BCELoss(), (EMPTY, EMPTY)),
+    (nn.BCEWithLogitsLoss(weight=mg.ones(3), pos_weight=mg.ones(3)), (EMPTY, EMPTY)),
+    (nn.CTCLoss(), (mg.zeros((0, 4, 3)), mg.zeros((0, 2), dtype=mg.int64))),
+    (nn.CosineEmbeddingLoss(), (EMPTY, EMPTY, NONE)),
+    (nn.CrossEntropyLoss(), (EMPTY, NONE)),
+    (nn.CrossEntropyLoss(), (EMPTY, EMPTY)),
+    (nn.CrossEntropyLoss(ignore_index=1), (ONES, mg.tensor([1, 1]))),
+    (nn.HingeLoss(), (EMPTY, EMPTY)),
+    (nn.HuberLoss(), (EMPTY, EMPTY)),
+    (nn.KLDivLoss(), (EMPTY, EMPTY)),
+    (nn.KLDivLoss(reduction="batchmean"), (EMPTY, EMPTY)),
+    (nn.L1Loss(), (EMPTY, EMPTY)),
+    (nn.MSELoss(), (EMPTY, EMPTY)),
+    (nn.MarginRankingLoss(), (EMPTY, EMPTY, EMPTY)),
+    (nn.NLLLoss(ignore_index=1), (ONES, mg.tensor([1, 1]))),
+    (nn.SigmoidFocalLoss(alpha=0.2), (EMPTY, EMPTY)),
+    (nn.SmoothL1Loss(), (EMPTY, EMPTY)),
+    (nn.SoftmaxFocalLoss(), (EMPTY, NONE)),
+    (nn.SoftmaxFocalLoss(ignore_index=1), (ONES, mg.tensor([1, 1]))),
+    (nn.SoftmaxFocalLoss(ignore_index=1, weight=mg.ones(3)), (ONES * mg.nan, mg.tensor([1, 1]))),
+    (nn.TripletMarginLoss(), (EMPTY, EMPTY, EMPTY)),
+]
+
+
+@pytest.mark.parametrize(("module", "args"), NOTHING, ids=lambda v: type(v).__name__)
+def test_the_mean_of_nothing_is_0(module: nn.Module, args: tuple[Any, ...]) -> None:
+    assert {type(module) for module, _ in NOTHING} >= {getattr(nn, n) for n in dir(nn) if n.endswith("Loss")}
+    x = args[0].clone().detach()
+    x.requires_grad = True
+    loss = module(x, *args[1:])
+    assert loss.item() == 0.0
+    (slope,) = mg.grad(loss, [x], mg.tensor(3.0))
+    assert not values(slope).any()
+
+
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: nn.HingeLoss(reduction="avg"), ValueError, "HingeLoss: reduction is 'avg', needs one of mean, sum, none"),
+    (lambda: nn.HingeLoss(margin=mg.nan), ValueError, "HingeLoss: margin is nan, needs a finite number"),
+    (lambda: nn.HingeLoss(margin="1"), TypeError, "HingeLoss: margin is '1', needs a number"),
+    (lambda: nn.MarginRankingLoss(margin=mg.inf), ValueError, "MarginRankingLoss: margin is inf, needs a finite"),
+    (lambda: nn.TripletMarginLoss(eps=mg.nan), ValueError, "TripletMarginLoss: eps is nan, needs a finite number"),
+    (lambda: nn.TripletMarginLoss(margin=mg.nan), ValueError, "TripletMarginLoss: margin is nan, needs a positive"),
+    (lambda: nn.TripletMarginLoss(p="a"), TypeError, "TripletMarginLoss: p is 'a', needs a number"),
+    (lambda: nn.HuberLoss(delta=mg.nan), ValueError, "HuberLoss: delta is nan, needs a positive number"),
+    (lambda: nn.SmoothL1Loss(beta="a"), TypeError, "SmoothL1Loss: beta is 'a', needs a number"),
+    (lambda: nn.SigmoidFocalLoss(gamma=None), TypeError, "SigmoidFocalLoss: gamma is None, needs a number"),
+    (lambda: nn.CrossEntropyLoss(label_smoothing="a"), TypeError, "CrossEntropyLoss: label_smoothing is 'a', needs"),
+    (lambda: F.softmax_focal_loss(ONES, [0, 1], gamma="a"), DTypeError, "softmax_focal_loss: gamma is 'a', needs a nu"),
     (lambda: nn.CosineEmbeddingLoss(margin=2.0), ValueError, "CosineEmbeddingLoss: margin is 2.0, needs a cosine"),
     (lambda: nn.TripletMarginLoss(margin=0.0), ValueError, "TripletMarginLoss: margin is 0.0, needs a positive"),
     (lambda: nn.TripletMarginLoss(p=0.5), ValueError, "TripletMarginLoss: p is 0.5, needs a number of at least 1"),

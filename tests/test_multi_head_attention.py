@@ -470,6 +470,8 @@ ERRORS: list[tuple[type[Exception], str, Any]] = [
     (ValueError, "dropout is 1, needs", lambda: nn.MultiHeadAttention(4, dropout=1)),
     (ValueError, "window", lambda: nn.MultiHeadAttention(4, window=(-1, 0))),
     (ValueError, "softcap", lambda: nn.MultiHeadAttention(4, softcap=0.0)),
+    (ValueError, "scale is nan, needs a finite number", lambda: nn.MultiHeadAttention(4, scale=mg.nan)),
+    (TypeError, "scale is 'a', needs a number", lambda: nn.MultiHeadAttention(4, scale="a")),
     (TypeError, "rotary is 'yes', needs a bool or", lambda: nn.MultiHeadAttention(4, rotary="yes")),
     (ShapeError, r"query is float64 \(1, 2, 5\), needs 6 features", lambda: make()(tensor(1, 2, 5))),
     (ShapeError, "key is .*, needs 6 features", lambda: make()(tensor(1, 2, 6), tensor(1, 2, 7))),

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import nn
-from minigrad.errors import DTypeError, GradError, ShapeError, layer_path
+from minigrad import nn, ops
+from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, layer_path
 from minigrad.nn import functional as F
 from minigrad.nn import init
 
@@ -294,6 +294,25 @@ def test_deferred_dense_follows_to():
     assert layer(mg.ones((1, 2), dtype=mg.float64)).dtype == mg.float64
     with pytest.raises(ShapeError, match="features on its last axis"):
         nn.Dense(3)(mg.ones(()))
+
+
+def test_deferred_memory_is_made_on_the_device(monkeypatch):
+    """There is one device so far: what is asked of `empty` is what counts."""
+    asked = []
+    empty = ops.empty
+
+    def noted(shape, **options):
+        asked.append(options["device"])
+        return empty(shape, dtype=options["dtype"])
+
+    monkeypatch.setattr(ops, "empty", noted)
+    p = nn.Parameter.deferred((None, 3), nn.init.ones, device="cuda")
+    monkeypatch.setattr(type(p), "device", "cuda", raising=False)
+    p.initialize((2, 3))
+    assert asked == ["cuda", "cuda"]
+    monkeypatch.undo()
+    with pytest.raises(DeviceError, match="device is 'tpu'"):
+        nn.Parameter.deferred((None, 3), nn.init.ones, device="tpu")
 
 
 def test_a_first_batch_that_fails_fixes_nothing():

@@ -128,7 +128,7 @@ def test_what_the_layers_refuse() -> None:
     cases: list[tuple[Any, type[Exception], str]] = [
         (lambda: nn.LayerNorm(0), ShapeError, "LayerNorm: features is 0, needs at least 1"),
         (lambda: nn.LayerNorm(()), ShapeError, "LayerNorm: features is"),
-        (lambda: nn.LayerNorm("3"), TypeError, "LayerNorm: features is 3, needs an int"),
+        (lambda: nn.LayerNorm("3"), TypeError, "LayerNorm: features is '3', needs an int"),
         (lambda: nn.RMSNorm(3, eps=-1.0), ValueError, "RMSNorm: eps is -1.0"),
         (lambda: nn.RMSNorm(3, eps=True), ValueError, "RMSNorm: eps is True"),
         (lambda: nn.GroupNorm(0), ShapeError, "GroupNorm: num_groups is 0"),

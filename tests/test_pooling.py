@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -139,6 +140,35 @@ def test_adaptive_pooling_is_its_definition(extents: tuple[int, int], size: tupl
             np.testing.assert_allclose(found[:, :, i, j], x[:, :, rows, columns].mean(axis=(2, 3)), atol=1e-12)
     line = mg.adaptive_avg_pool1d(x.reshape(6, 1, -1), 1).numpy()
     np.testing.assert_allclose(line.reshape(2, 3), x.mean(axis=(2, 3)), atol=1e-12)
+
+
+@given(
+    extents=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    size=st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    wild=st.lists(st.sampled_from([math.inf, -math.inf, math.nan]), min_size=1, max_size=3),
+    seed=st.integers(0, 1000),
+)
+def test_what_is_not_finite_stays_in_its_parts(
+    extents: tuple[int, int], size: tuple[int, int], wild: list[float], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, g = rng.normal(size=(1, 2, *extents)), rng.normal(size=(1, 2, *size))
+    for array in (x, g):
+        array.flat[rng.integers(array.size, size=len(wild))] = wild
+    t = mg.tensor(x, requires_grad=True)
+    y = mg.adaptive_avg_pool2d(t, size)
+    slopes = np.zeros_like(x)
+    (found,) = mg.grad(y, [t], mg.asarray(g), create_graph=True)
+    with np.errstate(invalid="ignore"):
+        for i, j in itertools.product(*map(range, size)):
+            rows, columns = (
+                slice(k * e // n, -(-(k + 1) * e // n)) for k, e, n in zip((i, j), extents, size, strict=True)
+            )
+            part = x[:, :, rows, columns]
+            np.testing.assert_allclose(y[:, :, i, j].detach().numpy(), part.mean(axis=(2, 3)), atol=1e-12)
+            slopes[:, :, rows, columns] += g[:, :, i, j, None, None] / math.prod(part.shape[2:])
+    np.testing.assert_allclose(mg.grad(y, [t], mg.asarray(g))[0].numpy(), slopes, atol=1e-12)
+    np.testing.assert_allclose(found.detach().numpy(), slopes, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,9 @@ REFUSED: list[tuple[Callable[..., Any], type[Exception], str]] = [
     (lambda n: n(2, 0), ShapeError, "num_layers is 0, needs at least 1"),
     (lambda n: n(2, in_features=-1), ShapeError, "in_features is -1, needs at least 1"),
     (lambda n: n(2, dropout=1.5), ValueError, "dropout is 1.5, needs a probability"),
+    (lambda n: n(2, dropout="a"), TypeError, "dropout is 'a', needs a number"),
+    (lambda n: n(2, dropout=mg.nan), ValueError, "dropout is nan, needs a probability"),
+    (lambda n: n(2, foo=1), TypeError, "got an argument foo, needs one of its own or of "),
     (lambda n: n(2)(mg.ones((4, 3))), ShapeError, "needs shape (batch, length, features). Without a batch, add its"),
     (lambda n: n(2)(mg.ones((2, 4, 0))), ShapeError, "x is float32 (2, 4, 0), needs shape (batch, length, features)"),
     (lambda n: n(2, in_features=5)(X), ShapeError, "weight_ih is float32 (5,"),
@@ -358,6 +361,18 @@ def test_refuses_states(make: Any) -> None:
 
 
 def test_an_activation_that_there_is_not() -> None:
+    one, pair = mg.zeros((1, 2, 3)), (mg.zeros((2, 3)), mg.zeros((2, 3)))
+    for layer, cell in ((nn.GRU(3), nn.GRUCell(3)), (nn.RNN(3), nn.RNNCell(3))):
+        name, given = type(layer).__name__, mg.ones((2, 4, 5))
+        with pytest.raises(
+            TypeError, match=rf"^{name}: initial_state is .*, needs one tensor. Only an LSTM has a cell"
+        ):
+            layer(given, (one, one))
+        with pytest.raises(TypeError, match=rf"^{name}Cell: state is .*, needs one tensor. Only an LSTM has a cell"):
+            cell(given[:, 0], pair)
+        assert layer(given, [mg.ones((2, 3))]).shape == (2, 4, 3)  # one a layer: they are stacked
+    with pytest.raises(DTypeError, match=r"^LSTM: initial_state is None, needs a tensor"):
+        nn.LSTM(3)(mg.ones((2, 4, 5)), (one, None))
     with pytest.raises(ValueError, match="RNNCell: activation is 'gelu', needs 'tanh' or 'relu'"):
         nn.RNN(2, activation="gelu")
     with pytest.raises(ValueError, match="rnn: activation is 'gelu', needs one of tanh, relu"):

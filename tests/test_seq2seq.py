@@ -335,6 +335,37 @@ def test_errors() -> None:
         model(draw((1, 17)), draw((1, 2)))
     with pytest.raises(ShapeError, match="17, needs at most 16, the longest"):
         generate(model, [1] * 10, max_new_tokens=8, inputs={"source": draw((1, 3))})
+    empty = mg.zeros((2, 0), dtype=mg.int64)
+    for call in (model.loss, model):
+        with pytest.raises(ShapeError, match=r"target is int64 \(2, 0\), needs at least one token in each sequence"):
+            call(draw((2, 3)), empty)
+    with pytest.raises(ShapeError, match=r"source is int64 \(2, 0\), needs at least one token"):
+        model.encode(empty)
+    with pytest.raises(ShapeError, match=r"target is int64 \(3,\), needs shape \(batch, length\)"):
+        model.shifted(draw((3,)))
+    with pytest.raises(ShapeError, match=r"target is int64 \(2, 4\), needs 3 sequences, as the source has"):
+        model(draw((3, 3)), draw((2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (None, "inputs is nothing, needs what Seq2Seq.decoding takes: source, source_lengths=None"),
+        ({}, "inputs is nothing, needs what Seq2Seq.decoding takes"),
+        ({"sauce": 1}, "inputs is 'sauce', needs what Seq2Seq.decoding takes"),
+        ({"source": 1, "capacity": 3}, "inputs is 'source', 'capacity', needs what"),
+        ({3: 1}, "inputs is 3, needs what"),
+        (3, "inputs is 3, needs a mapping of names to values"),
+        ("source", "inputs is 'source', needs a mapping of names to values"),
+    ],
+)
+def test_inputs_are_what_the_model_takes(inputs: Any, text: str) -> None:
+    for beams in (1, 2):
+        with pytest.raises(TypeError, match=f"generate: {text}"):
+            generate(MODELS["t5"], [1], inputs=inputs, beams=beams)
+
+
+def test_other_errors() -> None:
     for wrong in ({"num_buckets": 3}, {"num_buckets": 32, "max_distance": 8}):
         with pytest.raises(ShapeError, match="RelativePositionBias"):
             RelativePositionBias(2, **wrong)

@@ -293,6 +293,10 @@ def test_errors_name_the_layer() -> None:
 
 
 ERRORS: list[tuple[type[Exception], str, Any]] = [
+    (TypeError, "TransformerEncoderLayer: got an argument foo, needs one of its own or of num_kv_heads, head_dim",
+     lambda: nn.TransformerEncoder(1, 2, foo=1)),
+    (TypeError, "TransformerDecoderLayer: got an argument foo, needs", lambda: nn.TransformerDecoderLayer(2, foo=1)),
+    (TypeError, "norm_layer is 'layer', needs a function", lambda: nn.TransformerEncoderLayer(2, norm_layer="layer")),
     (ValueError, "TransformerEncoderLayer: norm is 'first', needs", lambda: nn.TransformerEncoder(1, 2, norm="first")),
     (ShapeError, "num_layers is 0", lambda: nn.TransformerEncoder(0, 2)),
     (ValueError, "memory is None, needs the encoder's", lambda: nn.TransformerDecoderLayer(2)(mg.ones((1, 2, 4)))),

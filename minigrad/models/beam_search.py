@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.models.rows import Rows
-from minigrad.models.sampling import Sampler
+from minigrad.models.sampling import Sampler, below_highest
 
 __all__ = ["Hypothesis", "beam_search"]
 
@@ -63,12 +65,13 @@ def beam_search(
         For each prompt what was found, the best first.
     """
     starts = [len(tokens) for tokens in rows.tokens]
-    found: list[list[Hypothesis]] = [[] for _ in starts]
+    found: list[list[tuple[float, Hypothesis]]] = [[] for _ in starts]
     live = list(range(len(starts)))  # the prompts that are being continued, `width` rows each
     sums = np.zeros((len(live), 1))
     for count in range(1, max_new_tokens + 1):
         width = sums.shape[1]
-        logs = log_probabilities(sampler.scores(rows.advance(), rows.seen)).reshape(len(live), width, -1)
+        shifted = below_highest(sampler.scores(rows.advance(), rows.seen))
+        logs = (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))).reshape(len(live), width, -1)
         totals = (sums[:, :, None] + logs).reshape(len(live), -1)
         origins: list[int] = []
         tokens: list[int] = []
@@ -81,7 +84,7 @@ def beam_search(
                     going.append((total, beam, token))
                 elif rank < beams:
                     text = rows.tokens[place * width + beam][starts[prompt] :]
-                    found[prompt].append(Hypothesis(text, total / count**length_penalty))
+                    found[prompt].append(scored(text, total, count, length_penalty))
                 if len(going) == beams:
                     break
             if len(found[prompt]) < beams and going:
@@ -98,16 +101,19 @@ def beam_search(
         rows.append(tokens)
     for place, prompt in enumerate(live):
         for beam in range(sums.shape[1]):
-            score = sums[place, beam] / max(max_new_tokens, 1) ** length_penalty
-            if np.isfinite(score):
-                found[prompt].append(Hypothesis(rows.tokens[place * sums.shape[1] + beam][starts[prompt] :], score))
-    return [sorted(some, key=lambda hypothesis: -hypothesis.score) for some in found]
+            if np.isfinite(sums[place, beam]):
+                text = rows.tokens[place * sums.shape[1] + beam][starts[prompt] :]
+                found[prompt].append(scored(text, float(sums[place, beam]), max(max_new_tokens, 1), length_penalty))
+    return [[hypothesis for _, hypothesis in sorted(some, key=operator.itemgetter(0))] for some in found]
 
 
-def log_probabilities(scores: Array) -> Array:
-    """The log-softmax along the last axis."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))  # type: ignore[no-any-return]
+def scored(tokens: list[int], total: float, count: int, penalty: float) -> tuple[float, Hypothesis]:
+    """A hypothesis and what to sort it by: the logarithm of minus the score, which no penalty takes out of range."""
+    if not total:
+        return -math.inf, Hypothesis(tokens, total)
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        score = float(total / np.float64(count) ** penalty)
+    return math.log(-total) - penalty * math.log(count), Hypothesis(tokens, score)
 
 
 def best(totals: Array, count: int, vocabulary: int) -> list[tuple[float, int, int]]:

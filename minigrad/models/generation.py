@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from numbers import Integral
 from typing import Any
 
-from minigrad.errors import DTypeError, message
+from minigrad.errors import message
 from minigrad.models.beam_search import beam_search
 from minigrad.models.decoding import Generative
-from minigrad.models.rows import Prompts, Rows, read_prompts
+from minigrad.models.rows import TEXT, Prompts, Rows, read_prompts, read_token
 from minigrad.models.sampling import Sampler
-from minigrad.nn.checks import extent
+from minigrad.nn.checks import extent, finite
 from minigrad.random import Generator
 
 __all__ = ["generate", "stream"]
@@ -72,8 +71,12 @@ def generate(
         If a prompt is empty, or a sequence becomes too long.
     DTypeError
         If tokens are not integers.
+    IndexError
+        If the model has no such token.
     ValueError
         If an option is out of range.
+    TypeError
+        If an argument is of another kind, or `inputs` are not those that the model takes.
 
     Examples
     --------
@@ -105,14 +108,14 @@ def generate(
             raise ValueError(message("generate", "temperature", temperature, "0, as a beam search draws nothing"))
         if sliding:
             raise ValueError(message("generate", "sliding", True, "False for a beam search"))
-        sampler = Sampler(**options)
-        batch = Rows(model, rows, max_new_tokens, inputs=inputs, looks_back=sampler.looks_back)
+        sampler, most = Sampler(**options), extent("generate", "max_new_tokens", max_new_tokens)
+        batch = Rows(model, rows, most, inputs=inputs, looks_back=sampler.looks_back)
         hypotheses = beam_search(
             batch,
             sampler,
             beams=width,
-            max_new_tokens=extent("generate", "max_new_tokens", max_new_tokens),
-            length_penalty=float(length_penalty),
+            max_new_tokens=most,
+            length_penalty=finite("generate", "length_penalty", length_penalty),
             stop=stops(stop),
         )
         found = [some[0].tokens for some in hypotheses]
@@ -188,9 +191,5 @@ def stream(
 def stops(stop: Any) -> frozenset[int]:
     """The tokens that end a sequence: those given, or the one."""
     given = stop.tolist() if hasattr(stop, "tolist") else stop
-    tokens = list(given) if isinstance(given, Collection) and not isinstance(given, str) else [given]
-    tokens = [token.tolist() if hasattr(token, "tolist") else token for token in tokens]
-    for token in tokens:
-        if not isinstance(token, Integral):
-            raise DTypeError(message("generate", "stop", repr(token), "integers, the ids of tokens"))
-    return frozenset(map(int, tokens))
+    several = isinstance(given, Collection) and not isinstance(given, (*TEXT, Mapping))
+    return frozenset(read_token("stop", token) for token in (given if several else [given]))

@@ -73,7 +73,8 @@ class LanguageModel(Module):
         """What the decoder makes of tokens: (batch, length, features)."""
         ids = ops.asarray(ids)
         if ids.ndim != 2 or not ids.shape[1]:
-            raise ShapeError(message(type(self).__name__, "ids", ids, "shape (batch, length)"))
+            need = "at least one token in each sequence" if ids.ndim == 2 else "shape (batch, length)"
+            raise ShapeError(message(type(self).__name__, "ids", ids, need))
         offset: Any = 0
         if cache is not None and len(cache.offsets):
             offset = cache.offsets

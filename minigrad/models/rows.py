@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.autograd import no_grad
-from minigrad.errors import DTypeError, ShapeError, message
+from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.models.decoding import Decoding, Generative
-from minigrad.nn.module import Module
+from minigrad.nn.mode import evaluation
 from minigrad.tensor import Tensor
 
 __all__ = ["Prompts", "Rows", "read_prompts"]
 
+TEXT = (str, bytes, bytearray, memoryview)
+ROOM = 256  # tokens to have memory for at first; a cache doubles what is full, so `room` may be any number
 Array = np.ndarray[Any, Any]
 Prompts = Tensor | Array | Sequence[int] | Sequence[Sequence[int]]
 
@@ -29,18 +32,57 @@ def read_prompts(prompts: Any) -> tuple[list[list[int]], bool]:
         If there is no prompt, or one without tokens.
     DTypeError
         If tokens are not integers.
+    IndexError
+        If a token is negative, or larger than an int64.
+    TypeError
+        If it is no sequence, or one of tokens and sequences.
     """
-    given = prompts.tolist() if hasattr(prompts, "tolist") else list(prompts)
-    alone = bool(given) and not hasattr(given[0], "__len__")
-    rows = [list(row.tolist() if hasattr(row, "tolist") else row) for row in ([given] if alone else given)]
+    given = items(prompts)
+    if given is None:
+        hint = "Encode text with a tokenizer" if isinstance(prompts, TEXT) else "One token is a prompt too: [token]"
+        need = "a sequence of ids of tokens, or a list of such sequences"
+        raise TypeError(message("generate", "prompts", describe(prompts), need, hint))
+    inner = [items(row) for row in given]
+    alone = bool(given) and all(row is None for row in inner)
+    rows = [given] if alone else [row for row in inner if row is not None]
+    if not alone and len(rows) < len(given):
+        raise TypeError(message("generate", "prompts", "a mixture of tokens and sequences", "one or the other"))
     if not rows or not all(rows):
         need = "at least one token in each prompt"
         raise ShapeError(message("generate", "prompts", "empty", need, "Begin with a token that stands for the start"))
-    for row in rows:
-        for token in row:
-            if not isinstance(token, (int, np.integer)) or isinstance(token, bool):
-                raise DTypeError(message("generate", "prompts", repr(token), "integers, the ids of tokens"))
-    return [[int(token) for token in row] for row in rows], alone
+    found = [[read_token("prompts", token) for token in row] for row in rows]
+    for wrong in (token for row in found for token in row if not 0 <= token < 2**63):
+        raise IndexError(message("generate", "prompts", f"{wrong} in one place", "ids of tokens, from 0 to 2**63 - 1"))
+    return found, alone
+
+
+def items(value: Any) -> list[Any] | None:
+    """What a sequence or an array with axes holds; None for anything else, such as text, a set or an iterator."""
+    found = value.tolist() if hasattr(value, "tolist") else value
+    return list(found) if isinstance(found, Sequence) and not isinstance(value, TEXT) else None
+
+
+def read_token(name: str, token: Any) -> int:
+    """The id of a token; `name` is the argument that it stands in."""
+    found = token.tolist() if hasattr(token, "tolist") else token
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise DTypeError(message("generate", name, describe(found), "integers, the ids of tokens"))
+    return found
+
+
+def read_inputs(model: Generative, inputs: Any) -> dict[str, Any]:
+    """The keywords for a model's `decoding`, which takes them."""
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise TypeError(message("generate", "inputs", describe(inputs), "a mapping of names to values"))
+    given = dict(inputs or {})
+    signature = inspect.signature(model.decoding)
+    try:
+        signature.bind(capacity=None, **given)
+    except TypeError:
+        own = [p.replace(annotation=p.empty) for p in signature.parameters.values() if p.name != "capacity"]
+        need = f"what {type(model).__name__}.decoding takes: {', '.join(map(str, own)) or 'nothing'}"
+        raise TypeError(message("generate", "inputs", ", ".join(map(repr, given)) or "nothing", need)) from None
+    return given
 
 
 class Rows:
@@ -49,7 +91,7 @@ class Rows:
     Parameters
     ----------
     model : Generative
-        The model, a module; it is in evaluation mode while it reads.
+        The model; it works in evaluation mode while it reads, for this thread alone.
     prompts : list of list of int
         How the sequences begin.
     room : int
@@ -83,11 +125,10 @@ class Rows:
             raise TypeError(message("generate", "model", model, "a model with a method decoding"))
         if sliding and inputs:
             raise ValueError(message("generate", "sliding", True, "False for a model that reads inputs"))
-        self.model, self.inputs, self.sliding, self.looks_back = model, dict(inputs or {}), sliding, looks_back
+        self.model, self.inputs, self.sliding, self.looks_back = model, read_inputs(model, inputs), sliding, looks_back
         self.tokens = [list(prompt) for prompt in prompts]
         self.seen: Array | None = None
-        self._capacity = max(map(len, prompts)) + room
-        self._training = [m for m in model.modules() if m.training] if isinstance(model, Module) else []
+        self._capacity = max(map(len, prompts)) + min(room, ROOM)
         self._begin(self.tokens)
 
     def _begin(self, pending: list[list[int]]) -> None:
@@ -112,23 +153,17 @@ class Rows:
 
     def advance(self) -> Array:
         """Read what is new; gives the logits (rows, vocabulary) of the tokens that follow."""
-        for module in self._training:
-            module.training = False
-        try:
-            with no_grad():
-                decoding = self._decoding
-                if decoding is None:
-                    decoding = self.model.decoding(capacity=self._capacity, **self.inputs)
-                decoding = self._decoding = self._fit(decoding)
-                counts = np.array([len(row) for row in self._pending])
-                ids = np.zeros((len(counts), counts.max()), np.int64)
-                for row, fresh in zip(ids, self._pending):
-                    row[: len(fresh)] = fresh
-                lengths = None if (counts == counts[0]).all() else ops.asarray(counts)
-                logits = decoding.advance(ops.asarray(ids), lengths).detach().numpy()
-        finally:
-            for module in self._training:
-                module.training = True
+        with no_grad(), evaluation():
+            decoding = self._decoding
+            if decoding is None:
+                decoding = self.model.decoding(capacity=self._capacity, **self.inputs)
+            decoding = self._decoding = self._fit(decoding)
+            counts = np.array([len(row) for row in self._pending])
+            ids = np.zeros((len(counts), counts.max()), np.int64)
+            for row, fresh in zip(ids, self._pending):
+                row[: len(fresh)] = fresh
+            lengths = None if (counts == counts[0]).all() else ops.asarray(counts)
+            logits = decoding.advance(ops.asarray(ids), lengths).detach().numpy()
         self._held = self._held + counts
         if self.looks_back and self.seen is None:
             self.seen = np.zeros(logits.shape, np.bool_)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes, random
-from minigrad.errors import message
-from minigrad.nn.checks import extent
+from minigrad.errors import describe, message
+from minigrad.nn.checks import extent, number, positive
 from minigrad.random import Generator
 
 __all__ = ["Sampler"]
 
 Array = np.ndarray[Any, Any]
+LARGEST = np.finfo(np.float64).max
 
 
 class Sampler:
@@ -63,21 +64,20 @@ class Sampler:
         repetition_penalty: float = 1.0,
         generator: Generator | None = None,
     ) -> None:
-        if not 0 <= temperature < math.inf:
+        self.temperature = number("generate", "temperature", temperature)
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(message("generate", "temperature", temperature, "a number of at least 0"))
-        if top_k is not None:
-            extent("generate", "top_k", top_k)
-        if top_p is not None and not 0 < top_p <= 1:
+        self.top_k = None if top_k is None else extent("generate", "top_k", top_k)
+        self.top_p = None if top_p is None else number("generate", "top_p", top_p)
+        if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(message("generate", "top_p", top_p, "a probability, 0 < top_p <= 1"))
-        if not 0 < repetition_penalty < math.inf:
-            raise ValueError(message("generate", "repetition_penalty", repetition_penalty, "a positive number"))
+        self.repetition_penalty = positive("generate", "repetition_penalty", repetition_penalty)
+        if generator is not None and not isinstance(generator, Generator):
+            raise TypeError(message("generate", "generator", describe(generator), "an mg.random.Generator"))
         for name, value in (("top_k", top_k), ("top_p", top_p)):
-            if value is not None and temperature == 0:
+            if value is not None and self.temperature == 0:
                 need = "None, as nothing is drawn at temperature 0"
                 raise ValueError(message("generate", name, value, need, "Pass temperature=1.0"))
-        self.temperature = float(temperature)
-        self.top_k, self.top_p = top_k, top_p
-        self.repetition_penalty = float(repetition_penalty)
         self.generator = generator
 
     @property
@@ -104,19 +104,16 @@ class Sampler:
         if np.isnan(scores).any():
             raise ValueError(message("generate", "logits", "NaN in one place", "numbers", "Are the weights finite?"))
         if seen is not None and self.looks_back:
-            lowered = np.where(scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty)
+            with np.errstate(over="ignore"):
+                lowered = np.where(scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty)
+            lowered = np.where(np.isfinite(scores), np.clip(lowered, -LARGEST, LARGEST), scores)
             scores = np.where(seen, lowered, scores)
         return scores
 
     def probabilities(self, logits: Array, seen: Array | None = None) -> Array:
         """What tokens are drawn from, (rows, vocabulary); for a temperature above 0."""
-        scores = self.scores(logits, seen)
-        highest = scores.max(axis=1)
-        if not np.isfinite(highest).all():
-            got = f"{highest[~np.isfinite(highest)][0]} as the highest of a row"
-            raise ValueError(message("generate", "logits", got, "a finite number", "Are the weights finite?"))
         with np.errstate(over="ignore"):  # at a temperature near 0 the unlikely ones are minus infinity
-            scores = (scores - scores.max(axis=1, keepdims=True)) / self.temperature
+            scores = below_highest(self.scores(logits, seen)) / self.temperature
         if self.top_k is not None and self.top_k < scores.shape[1]:
             border = np.partition(scores, -self.top_k, axis=1)[:, -self.top_k, None]
             scores = np.where(scores < border, -np.inf, scores)
@@ -138,3 +135,14 @@ class Sampler:
         draw = random.uniform if self.generator is None else self.generator.uniform
         heights = draw((len(levels), 1), dtype=dtypes.float64).numpy() * levels[:, -1:]
         return (levels > heights).argmax(axis=1)  # type: ignore[no-any-return]
+
+
+def below_highest(scores: Array) -> Array:
+    """Scores (rows, vocabulary) less the highest of their row, which is to be finite."""
+    highest = scores.max(axis=1, keepdims=True)
+    wrong = highest[~np.isfinite(highest)]
+    if wrong.size:
+        got = f"{wrong[0]} as the highest of a row"
+        raise ValueError(message("generate", "logits", got, "a finite number", "Are the weights finite?"))
+    with np.errstate(over="ignore"):
+        return scores - highest  # type: ignore[no-any-return]

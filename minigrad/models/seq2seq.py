@@ -277,6 +277,9 @@ class Seq2Seq(Module):
             (batch, length, features).
         """
         target = self._ids("target", target)
+        if target.shape[0] != memory.shape[0]:
+            need = f"{memory.shape[0]} sequences, as the source has"
+            raise ShapeError(message(NAME, "target", target, need))
         started = cache is not None and bool(len(cache.lengths))
         start: Any = cache.offsets if cache is not None and started else 0
         if started and (start == start[0]).all():
@@ -339,7 +342,7 @@ class Seq2Seq(Module):
 
     def shifted(self, target: Tensor) -> Tensor:
         """What the decoder reads to predict a target: the start token, and all tokens but the last."""
-        target = ops.asarray(target)
+        target = self._ids("target", target)
         start = ops.full((target.shape[0], 1), self.config.start_id, dtype=target.dtype, device=target.device)
         return ops.concat([start, target[:, :-1]], axis=1)
 
@@ -384,5 +387,6 @@ class Seq2Seq(Module):
     def _ids(name: str, ids: Any) -> Tensor:
         ids = ops.asarray(ids)
         if ids.ndim != 2 or not ids.shape[1]:
-            raise ShapeError(message(NAME, name, ids, "shape (batch, length)"))
+            need = "at least one token in each sequence" if ids.ndim == 2 else "shape (batch, length)"
+            raise ShapeError(message(NAME, name, ids, need))
         return ids  # type: ignore[no-any-return]

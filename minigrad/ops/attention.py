@@ -11,7 +11,7 @@ from minigrad import dtypes
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops import noise
-from minigrad.ops.conversion import as_index, as_number, as_operand, astype
+from minigrad.ops.conversion import as_finite, as_index, as_number, as_operand, astype
 from minigrad.ops.datatypes import broadcast_shapes, result_type
 from minigrad.ops.manipulation import broadcast_to, reshape
 from minigrad.ops.noise import Key, drop
@@ -343,7 +343,7 @@ def scaled_dot_product_attention(
         softcap=None if softcap is None else read_positive("softcap", softcap),
         dropout=dropout,
         seed=noise._draw_key() if dropout else (0, 0),
-        scale=float(as_number(NAME, "scale", scale, (int, float))),
+        scale=as_finite(NAME, "scale", scale),
     )
     if query.ndim != 4:
         out, lse = reshape(out, (*query.shape[:-1], value.shape[-1])), reshape(lse, query.shape[:-1])

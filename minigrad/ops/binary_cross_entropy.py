@@ -95,7 +95,7 @@ binary_cross_entropy.samples(
     case(P, T, A((3,), 0.5, 2.0), reduction="sum"),
     case(A((), 0.2, 0.8), A((), 0.2, 0.8)),
     case([0.0, 1.0, 0.5, 0.25], [0.0, 1.0, 1.0, 0.0], reduction="none"),
-    case((0, 3), (0, 3), reduction="sum"),
+    *(case((0, 3), (0, 3), reduction=r) for r in ("mean", "sum")),
     error(ValueError, "probabilities is outside, needs probabilities, 0 to 1. Logits go to", [0.5, 1.5], [0.0, 1.0]),
     error(ShapeError, "weight is float64 (2, 1), needs a shape that", A((3,), 0.2, 0.8), (3,), (2, 1)),
     *refusals("binary_cross_entropy"),

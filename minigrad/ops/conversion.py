@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,14 @@ def as_number(who: str, name: str, value: Any, kinds: tuple[type, ...] = (int, f
     if not isinstance(found, kinds):
         got = f"the type {value.__name__}" if isinstance(value, type) else describe(value)
         raise DTypeError(message(who, name, got, "a number"))
+    return found
+
+
+def as_finite(who: str, name: str, value: Any) -> float:
+    """A finite float."""
+    found = float(as_number(who, name, value, (int, float)))
+    if not math.isfinite(found):
+        raise ValueError(message(who, name, found, "a finite number"))
     return found
 
 

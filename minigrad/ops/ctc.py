@@ -240,7 +240,9 @@ def ctc_loss(
     losses = _ctc_loss(source, labels, inputs, ends, blank=blank, zero_infinity=bool(zero_infinity))
     if reduction == "none":
         return losses
-    return total(losses) if reduction == "sum" else total(losses / astype(maximum(ends, 1), losses.dtype)) / batch
+    return (
+        total(losses) if reduction == "sum" else total(losses / astype(maximum(ends, 1), losses.dtype)) / max(batch, 1)
+    )
 
 
 def read_lengths(name: str, lengths: Any, batch: int, most: int) -> Tensor:

@@ -11,7 +11,7 @@ from minigrad import dtypes
 from minigrad._core import engine, tape
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops.attention import check_operands, four_axes, mixed, mixed_back, products
-from minigrad.ops.conversion import as_index, as_number, as_operand, astype, new
+from minigrad.ops.conversion import as_finite, as_index, as_operand, astype, new
 from minigrad.ops.datatypes import broadcast_shapes, result_type
 from minigrad.ops.manipulation import reshape
 
@@ -116,7 +116,7 @@ def flex_attention(
     if kind in dtypes.COMPLEX:
         raise DTypeError(message(NAME, "query, key or value", f"{kind}", "real numbers"))
     compute = dtypes.float64 if kind == dtypes.float64 else dtypes.float32
-    factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else as_number(NAME, "scale", scale, (int, float))
+    factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else as_finite(NAME, "scale", scale)
     rows, keys, values = (four_axes(astype(x, compute, copy=False)) for x in (query, key, value))
     out, lse = attend(rows * factor, keys, values, score_mod, mask_mod, size)
     if query.ndim != 4:

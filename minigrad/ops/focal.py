@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
-from minigrad.ops.conversion import as_operand
+from minigrad.ops.conversion import as_number, as_operand
 from minigrad.ops.cross_entropy import cross_entropy
 from minigrad.ops.loss import check_pair, check_reduction, pairs, real, reduce, refusals
 from minigrad.ops.reduction import sum as total
@@ -29,7 +29,7 @@ def power(xp: Any, wrong: Array, gamma: float) -> Array:
 
 def check_gamma(who: str, gamma: float) -> None:
     """Refuse an exponent below 0."""
-    if not gamma >= 0:
+    if not as_number(who, "gamma", gamma, (int, float)) >= 0:
         raise ValueError(message(who, "gamma", gamma, "a number of at least 0", "At 0 it is cross entropy"))
 
 
@@ -138,7 +138,7 @@ def softmax_focal_loss(
     gamma : float
         How much less an easy row counts; 0 is cross entropy.
     ignore_index : int, optional
-        Targets of this index do not count, in the mean neither.
+        Targets of this index do not count, in the mean neither. Where none counts, the mean is 0.
     reduction : str
         ``"mean"``, ``"sum"``, or ``"none"`` for the loss of each row.
 
@@ -184,4 +184,4 @@ def softmax_focal_loss(
     if reduction == "sum":
         return loss
     count = index.size if counted is None else counted.sum().item()
-    return loss / count
+    return loss / max(count, 1)

@@ -33,16 +33,16 @@ def check_pair(who: str, prediction: Array, target: Array, reduction: str) -> No
 
 
 def reduce(xp: Any, losses: Array, reduction: str) -> Array:
-    """The mean or the sum of the losses, or the losses themselves; the mean of nothing is NaN."""
+    """The mean or the sum of the losses, or the losses themselves; the mean of nothing is 0, as in cross entropy."""
     if reduction == "none":
         return losses
     total = xp.sum(losses)
-    return total / losses.size if reduction == "mean" else total
+    return total / max(losses.size, 1) if reduction == "mean" else total
 
 
 def spread(g: Array, shape: tuple[int, ...], reduction: str) -> Array:
     """The cotangent of each loss, where `g` is that of the reduced one."""
-    return g / math.prod(shape) if reduction == "mean" else g
+    return g / max(math.prod(shape), 1) if reduction == "mean" else g
 
 
 def pairs(**params: Any) -> list[Case]:
@@ -53,7 +53,7 @@ def pairs(**params: Any) -> list[Case]:
         *cases,
         case(A((2, 3), 2.0, 3.0), A((2, 3), -0.9, -0.1), **params),
         case(A((), 0.1, 0.9), A((), -0.8, 0.0), **params),
-        case((0, 3), (0, 3), reduction="sum", **params),
+        *(case((0, 3), (0, 3), reduction=r, **params) for r in ("mean", "sum")),
     ]
 
 
@@ -181,7 +181,7 @@ def huber_loss(xp: Any, prediction: Array, target: Array, /, *, delta: float = 1
     tensor(0.75)
     """
     check_pair("huber_loss", prediction, target, reduction)
-    if delta <= 0:
+    if not delta > 0:
         raise ValueError(message("huber_loss", "delta", delta, "a positive number"))
     d = xp.abs(prediction - target)
     return reduce(xp, xp.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
@@ -195,7 +195,7 @@ def _(xp: Any, g: Array, prediction: Array, target: Array, *, delta: float, redu
 
 huber_loss.samples(
     *pairs(delta=2.0),
-    error(ValueError, "delta is 0.0, needs a positive number", (3,), (3,), delta=0.0),
+    *(error(ValueError, f"delta is {d}, needs a positive number", (3,), (3,), delta=d) for d in (0.0, math.nan)),
     *refusals("huber_loss"),
 )
 
@@ -235,7 +235,7 @@ def smooth_l1_loss(
     tensor(0.75)
     """
     check_pair("smooth_l1_loss", prediction, target, reduction)
-    if beta <= 0:
+    if not beta > 0:
         raise ValueError(message("smooth_l1_loss", "beta", beta, "a positive number", "At 0 it is l1_loss"))
     d = xp.abs(prediction - target)
     return reduce(xp, xp.where(d < beta, 0.5 / beta * d * d, d - 0.5 * beta), reduction)
@@ -249,7 +249,7 @@ def _(xp: Any, g: Array, prediction: Array, target: Array, *, beta: float, reduc
 
 smooth_l1_loss.samples(
     *pairs(beta=2.0),
-    error(ValueError, "beta is 0.0, needs a positive number", (3,), (3,), beta=0.0),
+    *(error(ValueError, f"beta is {b}, needs a positive number", (3,), (3,), beta=b) for b in (0.0, math.nan)),
     *refusals("smooth_l1_loss"),
 )
 
@@ -316,7 +316,7 @@ binary_cross_entropy_with_logits.samples(
     case((2, 3), A((2, 3), 0.1, 0.9), None, A((3,), 0.5, 2.0)),
     case((2, 3), A((2, 3), 0.1, 0.9), A((2, 1), 0.5, 2.0), A((3,), 0.5, 2.0), reduction="sum"),
     case([-1e30, -100.0, 100.0, 1e30], [1.0, 0.0, 0.0, 1.0], reduction="none"),
-    case((0, 3), (0, 3), A((3,), 0.5, 2.0), reduction="sum"),
+    *(case((0, 3), (0, 3), A((3,), 0.5, 2.0), reduction=r) for r in ("mean", "sum")),
     error(ShapeError, "weight or pos_weight is float64 (2, 1), needs shapes that broadcast", (3,), (3,), (2, 1)),
     *refusals("binary_cross_entropy_with_logits"),
 )
@@ -363,7 +363,7 @@ def kl_div(xp: Any, prediction: Array, target: Array, /, *, log_target: bool = F
         empty = target == 0
         losses = target * (xp.log(xp.where(empty, 1.0, target)) - xp.where(empty, 0.0, prediction))
     if reduction == "batchmean":
-        return xp.sum(losses) / (losses.shape[0] if losses.ndim else 1)
+        return xp.sum(losses) / (max(losses.shape[0], 1) if losses.ndim else 1)
     return reduce(xp, losses, reduction)
 
 
@@ -371,7 +371,7 @@ kl_div.samples(
     *(case(A((2, 3), -2.0, -0.1), A((2, 3), 0.1, 0.9), reduction=r) for r in ("mean", "sum", "none", "batchmean")),
     case(A((2, 3), -2.0, -0.1), A((2, 3), -2.0, -0.1), log_target=True, reduction="batchmean"),
     case([-1.0, -float("inf")], [0.5, 0.0], reduction="sum"),
-    case((0, 3), (0, 3), reduction="sum"),
+    *(case((0, 3), (0, 3), reduction=r) for r in ("mean", "sum", "batchmean")),
     *refusals("kl_div")[:2],
     error(ValueError, "needs one of mean, sum, none, batchmean", (3,), (3,), reduction="avg"),
 )

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from minigrad.errors import ShapeError, describe, message
+from minigrad.ops.conversion import as_finite
 from minigrad.ops.loss import check_pair, check_reduction, real, reduce
 from minigrad.ops.registry import Array, op
 from minigrad.ops.samples import A, case, error
@@ -63,6 +64,7 @@ def hinge_loss(xp: Any, prediction: Array, target: Array, /, *, margin: float = 
     """
     check_pair("hinge_loss", prediction, target, reduction)
     check_signs("hinge_loss", target)
+    margin = as_finite("hinge_loss", "margin", margin)
     return reduce(xp, ramp(xp, margin - target.astype(prediction.dtype) * prediction), reduction)
 
 
@@ -72,9 +74,10 @@ hinge_loss.samples(
     *(case(FOUR, SIGNS, reduction=r) for r in ("mean", "sum", "none")),
     case(A((2, 2), -2.0, 2.0, avoid=(-0.5, 0.5)), [[1, 1], [-1, 1]], margin=0.5),
     case(A((), -0.9, 0.9), 1),
-    case((0, 2), A((0, 2), 0, 1, kind="int"), reduction="sum"),
+    *(case((0, 2), A((0, 2), 0, 1, kind="int"), reduction=r) for r in ("mean", "sum")),
     error(ValueError, "target is something else, needs 1 and -1 only. Targets of 0 and 1", (2,), [0, 1]),
     error(ShapeError, "the shape of prediction float64 (4,)", (4,), [[1, -1, 1, 1]]),
+    error(ValueError, "hinge_loss: margin is nan, needs a finite number", (4,), SIGNS, margin=math.nan),
     error(ValueError, "hinge_loss: reduction is 'avg', needs one of", (4,), SIGNS, reduction="avg"),
 )
 
@@ -121,6 +124,7 @@ def margin_ranking_loss(
             hint = "Losses do not broadcast; reshape one of them"
             raise ShapeError(message(who, name, given, f"the shape of x1 {describe(x1)}", hint))
     check_signs(who, target)
+    margin = as_finite(who, "margin", margin)
     return reduce(xp, ramp(xp, margin - target.astype(x1.dtype) * (x1 - x2)), reduction)
 
 
@@ -129,9 +133,10 @@ margin_ranking_loss.samples(
     *(case(LOW, HIGH, SIGNS, reduction=r) for r in ("mean", "sum", "none")),
     case(LOW, HIGH, SIGNS, margin=3.0),
     case(A((), -1.0, -0.2), A((), 0.2, 1.0), 1),
-    case((0, 2), (0, 2), A((0, 2), 0, 1, kind="int"), reduction="sum"),
+    *(case((0, 2), (0, 2), A((0, 2), 0, 1, kind="int"), reduction=r) for r in ("mean", "sum")),
     error(ShapeError, "x2 is float64 (4, 1), needs the shape of x1 float64 (4,). Losses do", (4,), (4, 1), SIGNS),
     error(ShapeError, "target is int64 (2,), needs the shape of x1", (4,), (4,), [1, 1]),
+    error(ValueError, "margin_ranking_loss: margin is inf, needs a finite", (4,), (4,), SIGNS, margin=math.inf),
     error(ValueError, "target is something else, needs 1 and -1 only", (2,), (2,), [0, 1]),
     error(ValueError, "margin_ranking_loss: reduction is 'avg'", (4,), (4,), SIGNS, reduction="avg"),
 )
@@ -181,6 +186,7 @@ def cosine_embedding_loss(
     if target.shape != x1.shape[:-1]:
         raise ShapeError(message(who, "target", target, f"shape {x1.shape[:-1]}, one for each pair of vectors"))
     check_signs(who, target)
+    margin = as_finite(who, "margin", margin)
     squares = (xp.sum(x1 * x1, axis=-1) + TINY) * (xp.sum(x2 * x2, axis=-1) + TINY)
     cosine = xp.sum(x1 * x2, axis=-1) / xp.sqrt(squares)
     return reduce(xp, xp.where(target > 0, 1 - cosine, ramp(xp, cosine - margin)), reduction)
@@ -193,9 +199,10 @@ cosine_embedding_loss.samples(
     case(NEAR, A((4, 3), -2.0, -0.5), OTHER),
     case(NEAR, NEAR, OTHER, margin=0.2, reduction="none"),
     case(A((3,), 0.5, 2.0), A((3,), 0.5, 2.0), -1),
-    case((0, 2), (0, 2), A((0,), 0, 1, kind="int"), reduction="sum"),
+    *(case((0, 2), (0, 2), A((0,), 0, 1, kind="int"), reduction=r) for r in ("mean", "sum")),
     error(ShapeError, "x2 is float64 (4, 1), needs the shape (..., features) of x1", (4, 3), (4, 1), SIGNS),
     error(ShapeError, "x2 is float64 (), needs the shape (..., features) of x1", (), (), 1),
+    error(ValueError, "cosine_embedding_loss: margin is nan, needs", (4, 3), (4, 3), SIGNS, margin=math.nan),
     error(ShapeError, "target is int64 (4, 1), needs shape (4,), one for each pair", (4, 3), (4, 3), [[1]] * 4),
     error(ValueError, "target is something else, needs 1 and -1 only", (2, 3), (2, 3), [0, 1]),
     error(ValueError, "cosine_embedding_loss: reduction is 'avg'", (4, 3), (4, 3), SIGNS, reduction="avg"),
@@ -272,6 +279,7 @@ def triplet_margin_loss(
     for name, given in (("positive", positive), ("negative", negative)):
         if anchor.ndim == 0 or given.shape != anchor.shape:
             raise ShapeError(message(who, name, given, f"the shape (..., features) of anchor {describe(anchor)}"))
+    margin, eps = as_finite(who, "margin", margin), as_finite(who, "eps", eps)
     if not margin > 0:
         raise ValueError(message(who, "margin", margin, "a positive number"))
     if not p >= 1:
@@ -289,10 +297,12 @@ triplet_margin_loss.samples(
     case(*THREE, margin=9.0, p=1.0),
     case(*THREE, margin=9.0, p=3.0, swap=True),
     case(*(A((4, 1), low, low + 0.5) for low in (-2.0, -1.0, 0.5)), margin=9.0, p=math.inf),
-    case((0, 2), (0, 2), (0, 2), reduction="sum"),
+    *(case((0, 2), (0, 2), (0, 2), reduction=r) for r in ("mean", "sum")),
     error(ShapeError, "positive is float64 (4, 1), needs the shape (..., features) of anchor", (4, 3), (4, 1), (4, 3)),
     error(ShapeError, "negative is float64 (3,), needs the shape (..., features) of anchor", (4, 3), (4, 3), (3,)),
     error(ValueError, "margin is 0.0, needs a positive number", *THREE, margin=0.0),
     error(ValueError, "p is 0.5, needs a number of at least 1", *THREE, p=0.5),
+    error(ValueError, "margin is nan, needs a finite number", *THREE, margin=math.nan),
+    error(ValueError, "triplet_margin_loss: eps is nan, needs a finite number", *THREE, eps=math.nan),
     error(ValueError, "triplet_margin_loss: reduction is 'avg'", *THREE, reduction="avg"),
 )

@@ -132,13 +132,37 @@ _avg_pool.samples(
 )  # fmt: skip
 
 
-def _means(extent: int, size: int) -> np.ndarray[Any, Any]:
-    """The matrix (extent, size) whose columns take the means of parts of an axis that cover it evenly."""
-    matrix = np.zeros((extent, size))
-    for i in range(size):
-        start, end = i * extent // size, -((-(i + 1) * extent) // size)
-        matrix[start:end, i] = 1 / (end - start)
-    return matrix
+def _parts(extent: int, size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Where the parts of an axis that cover it evenly start and end.
+
+    An element e is in the parts from ``_parts(size, extent)[0][e]`` up to ``_parts(size, extent)[1][e]``.
+    """
+    i = np.arange(size)
+    return i * extent // size, -((-(i + 1) * extent) // size)
+
+
+def _sums(xp: Any, x: Array, axis: int, size: int) -> Array:
+    """The sum of each part of an axis, of its own elements alone: what is not finite spoils no other part."""
+    starts, ends = _parts(x.shape[axis], size)
+    lengths = ends - starts
+    all_before: tuple[slice, ...] = (slice(None),) * axis
+    if size <= lengths.max():
+        sums = [xp.sum(x[(*all_before, slice(*part))], axis=axis) for part in zip(starts.tolist(), ends.tolist())]
+        return xp.stack(sums, axis=axis)
+    total: Any = None
+    for k in range(lengths.max()):
+        term = xp.take(x, xp.asarray(np.minimum(starts + k, ends - 1)), axis=axis)
+        if k >= lengths.min():
+            inside = np.reshape(k < lengths, (-1,) + (1,) * (x.ndim - axis - 1))
+            term = xp.where(xp.asarray(inside), term, xp.zeros((), dtype=x.dtype))
+        total = term if total is None else total + term
+    return total
+
+
+def _lengths(xp: Any, x: Array, axis: int, extent: int, size: int) -> Array:
+    """How many elements each part has, along an axis of x."""
+    starts, ends = _parts(extent, size)
+    return xp.asarray(np.reshape(ends - starts, (-1,) + (1,) * (x.ndim - axis - 1)), dtype=x.dtype)
 
 
 @op(dtype=real)
@@ -156,15 +180,24 @@ def _adaptive_avg_pool(xp: Any, x: Array, /, *, output: Sizes) -> Array:
     if not all(x.shape[2:]):
         raise ShapeError(message(who, "x", x, "an element on each spatial axis"))
     for axis, size in enumerate(output, start=2):
-        moved = xp.moveaxis(x, axis, -1)
-        x = xp.moveaxis(xp.matmul(moved, xp.asarray(_means(x.shape[axis], size), dtype=x.dtype)), -1, axis)
-    return x + 0.0  # a copy in C order, as all other ops give
+        extent = x.shape[axis]
+        x = _sums(xp, x, axis, size) / _lengths(xp, x, axis, extent, size)
+    return x
+
+
+@_adaptive_avg_pool.vjp(0)
+def _(xp: Any, g: Array, x_shape: Shape, *, output: Sizes) -> Array:
+    for axis, size in enumerate(output, start=2):
+        extent = x_shape[axis]
+        g = _sums(xp, g / _lengths(xp, g, axis, extent, size), axis, extent)
+    return g
 
 
 _adaptive_avg_pool.samples(
     case((2, 2, 6), output=(2,)),
     case((2, 1, 5, 7), output=(2, 3)),
     case((2, 1, 2, 3), output=(3, 1)),
+    case((1, 2, 11, 3), output=(3, 7)),
     case((0, 1, 2), output=(1,)),
     error(ShapeError, "adaptive_avg_pool1d: x is float64 (2, 4), needs 3 axes", (2, 4), output=(2,)),
     error(ShapeError, "adaptive_avg_pool1d: x is float64 (2, 4, 0), needs an element", (2, 4, 0), output=(2,)),
@@ -174,6 +207,10 @@ _adaptive_avg_pool.samples(
 for _of in (_max_pool, _avg_pool):
     _of.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("pooling", _of.name))
     _of.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("pooling", f"{_of.name}_vjp"))
+_adaptive_avg_pool.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("adaptive_pooling", "adaptive_avg_pool"))
+_adaptive_avg_pool.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(
+    Kernel("adaptive_pooling", "adaptive_avg_pool_vjp")
+)
 
 
 # ---- public functions ------------------------------------------------------------------------------------------------
