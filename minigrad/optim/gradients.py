@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minigrad import dtypes
 from minigrad._core import tape
+from minigrad._core.cpu import Kernel
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import describe, message
 from minigrad.nn.module import Module
@@ -21,9 +23,10 @@ from minigrad.tensor import Tensor
 if TYPE_CHECKING:
     from minigrad.optim.optimizer import Optimizer
 
-__all__ = ["scale", "unscale_", "values_of", "widen", "with_gradient", "writable"]
+__all__ = ["cast", "scale", "unscale_", "values_of", "widen", "with_gradient", "writable"]
 
 Array = Any
+fast = Kernel("halves", "cast")
 TINY = 1e-30  # below it a factor comes near to float32's subnormal numbers, which have few digits
 
 
@@ -33,8 +36,8 @@ def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
     The step after ``backward`` on a scaled loss, ``(loss * scale).backward()``: whatever looks at gradients, such as
     clipping, penalties and the update rule, has to come later. Where one is not finite, no parameter may be updated.
 
-    Gradients change in place. Those of half parameters become float32, before the multiplication, and stay it until
-    the next `zero_grad`: in half the values that the scale kept alive would be lost. A power of two changes no digit.
+    Gradients change in place. Those of half parameters become float32, before the multiplication, and stay so until
+    they are dropped: in half the values that the scale kept alive would be lost. A power of two changes no digit.
 
     Parameters
     ----------
@@ -96,8 +99,17 @@ def widen(g: Array) -> Array:
     if g.dtype.itemsize != 2:
         return g
     if type(g) is RowSparse:
-        return RowSparse(g.shape, g.ids, g.values.astype(np.float32))
-    return g.astype(np.float32)
+        return RowSparse(g.shape, g.ids, cast(g.values, dtypes.float32))
+    return cast(g, dtypes.float32)
+
+
+def cast(x: Array, dtype: Any) -> Array:
+    """An array in another dtype, a copy."""
+    made = fast(x, dtype)
+    if made is not NotImplemented:
+        return made
+    with np.errstate(over="ignore"):
+        return x.astype(dtype)
 
 
 def values_of(g: Array) -> Array:
