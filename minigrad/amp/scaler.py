@@ -15,6 +15,7 @@ from minigrad.tensor import Tensor
 
 __all__ = ["GradScaler"]
 
+LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = 2.0**-126  # float32's smallest normal number: the inverse of a smaller scale would not be finite
 
 
@@ -85,7 +86,7 @@ class GradScaler:
     def _load(self, scale: Any, growth: Any, backoff: Any, interval: Any, tracker: Any, who: str) -> None:
         """Check and set all numbers."""
         for name, value, low, high in (
-            ("init_scale", scale, 0.0, float(np.finfo(np.float32).max)),
+            ("init_scale", scale, 0.0, LARGEST),
             ("growth_factor", growth, 1.0, None),
             ("backoff_factor", backoff, 0.0, 1.0),
         ):
@@ -223,7 +224,7 @@ class GradScaler:
             self._tracker += 1
             if self._tracker >= self.growth_interval:
                 grown = self._scale * self.growth_factor
-                self._scale, self._tracker = _rounded(grown) if grown < np.finfo(np.float32).max else self._scale, 0
+                self._scale, self._tracker = _rounded(grown) if grown < LARGEST else self._scale, 0
         self._scaled = False
         self._finite.clear()
         self._stepped.clear()
