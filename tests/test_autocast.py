@@ -1,4 +1,4 @@
-"""Autocast: blocks and threads, the table of policies, what is cast and when, gradients, and networks beside float32."""
+"""Autocast: blocks and threads, the table of policies, what is cast and when, gradients, networks beside float32."""
 
 import asyncio
 import contextvars
@@ -127,32 +127,31 @@ def test_threads_do_not_see_each_other():
 
 
 def test_a_decorated_function_may_be_left_in_another_order_than_entered():
-    entered, left = threading.Event(), threading.Event()
-    dtypes_after = []
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    after = {}
 
     @amp.autocast(mg.float16)
-    def first():
-        entered.wait(10)
-
-    @amp.autocast(mg.float16)
-    def both(wait):
-        if wait:
-            entered.set()
-            left.wait(10)
+    def wait(name):
+        if name == "first":
+            first_in.set()
+            second_in.wait(10)
         else:
-            entered.wait(10)
+            second_in.set()
+            first_out.wait(10)
 
-    def run(wait):
-        both(wait)
-        left.set()
-        dtypes_after.append(amp.autocast_dtype())
+    def run(name):
+        if name == "second":
+            first_in.wait(10)
+        wait(name)
+        after[name] = amp.autocast_dtype()
+        first_out.set()
 
-    threads = [threading.Thread(target=run, args=(wait,)) for wait in (True, False)]
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("first", "second")]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert dtypes_after == [None, None]
+    assert after == {"first": None, "second": None}
 
 
 def test_a_copied_context_keeps_its_block():

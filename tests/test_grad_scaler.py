@@ -290,7 +290,7 @@ def test_a_state_that_does_not_fit_changes_nothing():
     scaler = amp.GradScaler(init_scale=8.0)
     state = scaler.state_dict()
     for wrong, text in (
-        ({}, r"A scaler that is not enabled has an empty one"),
+        ({}, "state is empty, needs .* It is that of a scaler that was not enabled"),
         (None, "needs one with scale, growth_factor"),
         ({**state, "more": 1}, "needs one with scale, growth_factor"),
         ({**state, "scale": -1.0}, "init_scale is -1.0, needs a number above 0"),
