@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing.resource_tracker
 import os
 import signal
 import subprocess
@@ -122,8 +123,15 @@ def make(kind: str, workers: int, seed: int = 3) -> data.DataLoader:
     return data.DataLoader(datasets.Stream(23), 4, rank=1, world_size=2, **options)
 
 
+def open_files() -> set[str]:
+    """The open files of this process (Linux), the resource tracker's pipe among them."""
+    multiprocessing.resource_tracker.ensure_running()
+    return set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
+
+
 @pytest.mark.parametrize(("kind", "workers"), [("items", 1), ("items", 3), ("arrays", 2), ("bucket", 2), ("stream", 2)])
 def test_batches_do_not_depend_on_the_number_of_workers(kind: str, workers: int) -> None:
+    before = open_files()
     alone, loader = make(kind, 0), make(kind, workers)
     want = [[plain(batch) for batch in alone] for _ in range(3)]
     assert [[plain(batch) for batch in loader] for _ in range(2)] == want[:2]
@@ -138,7 +146,12 @@ def test_batches_do_not_depend_on_the_number_of_workers(kind: str, workers: int)
     next(batches)
     loader.load_state_dict(alone.state_dict())
     assert [plain(batch) for batch in loader] == want[1][1:]
+    pids = loader.worker_pids
+    assert len(pids) == workers
     loader.close()
+    assert not any(map(alive, pids))
+    del alone, loader, batches
+    assert open_files() == before
 
 
 def test_workers_and_their_memory_are_kept() -> None:

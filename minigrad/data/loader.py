@@ -245,6 +245,11 @@ class DataLoader:
         items = len(self.sampler) if self.batch_sampler is None else len(self.batch_sampler)
         return {"items": len(self.dataset), "drawn": items, **sizes}
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """The processes of the workers that wait for the next epoch."""
+        return [] if self._idle is None else [process.pid for process in self._idle.processes if process.pid]
+
     def close(self) -> None:
         """End the workers that wait for the next epoch. Garbage collection and the end of the program do that too."""
         if self._idle is not None:
