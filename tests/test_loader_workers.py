@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,19 @@ def test_a_large_array_is_not_copied_for_each_worker() -> None:
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "text"),
+    [("Process-1", RuntimeError, "must stand behind `if __name__"), ("minigrad-data-1", SystemExit, "77")],
+)
+def test_a_process_that_imports_a_script_starts_no_workers(
+    name: str, error: type[BaseException], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importing = SimpleNamespace(name=name, _inheriting=True)
+    monkeypatch.setattr("multiprocessing.process.current_process", lambda: importing)
+    with pytest.raises(error, match=text):
+        iter(data.DataLoader([1], num_workers=1))
 
 
 def test_errors_come_with_item_and_traceback() -> None:

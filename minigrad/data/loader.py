@@ -76,7 +76,7 @@ class DataLoader:
     ----------
     epoch : int
         The epoch that is running, or else comes next: a loop that is left early ends its epoch when the next one
-        begins. Setting it begins that epoch anew.
+        begins. Setting it goes to the beginning of that epoch; to the epoch of a state that was loaded, to its place.
     seed : int
         The seed.
 
@@ -177,7 +177,9 @@ class DataLoader:
 
     @epoch.setter
     def epoch(self, epoch: SupportsIndex) -> None:
-        self._epoch, self._step, self._running = positive("DataLoader", "epoch", epoch, least=0), 0, None
+        number = positive("DataLoader", "epoch", epoch, least=0)
+        if number != self._epoch or self._running is not None:
+            self._epoch, self._step, self._running = number, 0, None
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -234,8 +236,8 @@ class DataLoader:
                 raise ValueError(
                     message("DataLoader.load_state_dict", name, describe(state.get(name)), f"{size}", hint)
                 )
-        self.seed, self.epoch = operator.index(state["seed"]), state["epoch"]
-        self._step = operator.index(state["batch"])
+        self.seed, self._epoch, self._step = (operator.index(state[name]) for name in ("seed", "epoch", "batch"))
+        self._running = None
 
     def _sizes(self) -> dict[str, int]:
         """What must be the same for a state to fit."""
