@@ -128,7 +128,6 @@ class DataLoader:
         self._job = Job(dataset, collate, transform, self.batch_size, self.drop_last, self.rank, self.world_size)
         self.sampler, self.batch_sampler = self._samplers(bool(shuffle), sampler, batch_sampler)
         self.seed = self._seed(seed, shuffle or sampler is not None or batch_sampler is not None)
-        self._fetcher = Fetcher(self._job)
         self._epoch = self._step = 0  # the batches of the epoch that were given
         self._running: object = None  # the token of the iterator that has begun the epoch
         self._idle: Pool | None = None
@@ -148,9 +147,8 @@ class DataLoader:
         if batch_sampler is not None:
             for name, there in {**given, "batch_size": self.batch_size != 1}.items():
                 if there:
-                    raise ValueError(
-                        message(who, name, "given", "to be left out beside batch_sampler, which decides it")
-                    )
+                    need = "to be left out beside batch_sampler, which decides it"
+                    raise ValueError(message(who, name, "given", need))
             return None, as_sampler(batch_sampler, "batch_sampler", BatchSampler, GivenBatches)
         if sampler is not None:
             if shuffle:
@@ -232,10 +230,8 @@ class DataLoader:
             positive("DataLoader.load_state_dict", name, state.get(name), least=0)
         for name, size in self._sizes().items():
             if state.get(name) != size:
-                hint = "The batches would be others"
-                raise ValueError(
-                    message("DataLoader.load_state_dict", name, describe(state.get(name)), f"{size}", hint)
-                )
+                got, hint = describe(state.get(name)), "The batches would be others"
+                raise ValueError(message("DataLoader.load_state_dict", name, got, f"{size}", hint))
         self.seed, self._epoch, self._step = (operator.index(state[name]) for name in ("seed", "epoch", "batch"))
         self._running = None
 
@@ -300,7 +296,8 @@ class Batches(Iterator[Any]):
         self.loader, self.epoch, self.step = loader, epoch, step
         self.seed = loader.seed
         self.plan = loader._plan(epoch)
-        self.pool: Pool | None = None
+        self.fetcher = Fetcher(loader._job)
+        self.pool: Pool | None = None  # does what the fetcher does where there are workers
         self.ahead = step  # the first step that no worker has
         self.done = False
         if loader.num_workers and (self.plan is None or step < len(self.plan)):
@@ -341,7 +338,7 @@ class Batches(Iterator[Any]):
     def _read(self) -> Any:
         if self.pool is None:
             indices = None if self.plan is None else self.plan[self.step]
-            return self.loader._fetcher.batch(self.seed, self.epoch, self.step, indices)
+            return self.fetcher.batch(self.seed, self.epoch, self.step, indices)
         batch = self.pool.receive(self.step % len(self.pool))
         if batch is not END:
             self._submit()
