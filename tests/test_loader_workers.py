@@ -22,8 +22,8 @@ from hypothesis.extra import numpy as hnp
 
 import minigrad as mg
 from minigrad import data
+from minigrad.data import WorkerError
 from minigrad.data.memory import Memory, Packed, dump, load
-from minigrad.data.pool import WorkerError
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the workers get this path
 datasets = importlib.import_module("loader_datasets")
@@ -256,7 +256,7 @@ def test_a_killed_worker_is_one_error_and_no_wait() -> None:
         WorkerError, match=r"worker \d was killed by SIGKILL; the system does that when memory runs out"
     ):
         list(batches)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5  # a machine may be busy; without the watch it would be forever
     assert list(batches) == []
     wait_for_end(pids)
     loader.close()
