@@ -15,5 +15,6 @@ FAMILIES = (
     "optimizer",
     "gpt",
     "decode",
+    "loader",
     "imports",
 )
