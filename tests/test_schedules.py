@@ -495,9 +495,10 @@ def test_the_optimizer_moves_by_the_rate():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("constant", {}), ("cosine", {"T_max": 5}), ("CosineAnnealingLR", {"T_max": 5}), ("cosine_restarts", {"T_0": 5}),
-        ("exponential", {"gamma": 0.5}), ("inverse_sqrt", {"warmup_steps": 3}), ("lambda", {"lr_lambda": lambda t: 1.0}),
-        ("linear", {}), ("multi_step", {"milestones": [2]}), ("one_cycle", {"max_lr": 1.0, "total_steps": 9}),
+        ("constant", {}), ("cosine", {"T_max": 5}), ("CosineAnnealingLR", {"T_max": 5}),
+        ("cosine_restarts", {"T_0": 5}), ("exponential", {"gamma": 0.5}), ("inverse_sqrt", {"warmup_steps": 3}),
+        ("lambda", {"lr_lambda": lambda t: 1.0}), ("linear", {}), ("multi_step", {"milestones": [2]}),
+        ("one_cycle", {"max_lr": 1.0, "total_steps": 9}),
         ("plateau", {}), ("polynomial", {}), ("step", {"step_size": 2}),
         ("warmup_cosine", {"warmup_steps": 2, "total_steps": 9}),
     ],
@@ -523,11 +524,11 @@ REFUSED = [
     (lambda: schedules.StepLR(3, 3), TypeError, "StepLR: optimizer is 3, needs an optimizer"),
     (lambda: schedules.StepLR(GIVEN, 0), ValueError, "StepLR: step_size is 0, needs an int of at least 1"),
     (lambda: schedules.StepLR(GIVEN, 2.0), ValueError, "step_size is 2.0"),
-    (lambda: schedules.StepLR(GIVEN, 2, gamma=-1), ValueError, "StepLR: gamma is -1, needs a finite number of at least 0"),
+    (lambda: schedules.StepLR(GIVEN, 2, gamma=-1), ValueError, "StepLR: gamma is -1, needs a finite number of"),
     (lambda: schedules.StepLR(GIVEN, 2, last_epoch=-2), ValueError, "last_epoch is -2"),
     (lambda: schedules.MultiStepLR(GIVEN, [1, 2.5]), ValueError, "MultiStepLR: a milestone is 2.5"),
-    (lambda: schedules.ConstantLR(GIVEN, factor=1.5), ValueError, "ConstantLR: factor is 1.5, needs a number from 0 to 1"),
-    (lambda: schedules.LinearLR(GIVEN, start_factor=0), ValueError, "LinearLR: start_factor is 0.0, needs a number above 0"),
+    (lambda: schedules.ConstantLR(GIVEN, factor=1.5), ValueError, "factor is 1.5, needs a number from 0 to 1"),
+    (lambda: schedules.LinearLR(GIVEN, start_factor=0), ValueError, "start_factor is 0.0, needs a number above 0"),
     (lambda: schedules.LinearLR(GIVEN, end_factor=2), ValueError, "LinearLR: end_factor is 2"),
     (lambda: schedules.ExponentialLR(GIVEN, math.nan), ValueError, "ExponentialLR: gamma is nan"),
     (lambda: schedules.PolynomialLR(GIVEN, power=True), ValueError, "PolynomialLR: power is True"),
@@ -585,7 +586,7 @@ def test_a_cycle_needs_a_momentum():
             x -= g
 
     optimizer = Plain([nn.Parameter([1.0])], {"lr": 1.0})
-    with pytest.raises(ValueError, match="one with momentum or betas. Pass cycle_momentum=False"):
+    with pytest.raises(ValueError, match=r"one with momentum or betas\. Pass cycle_momentum=False"):
         schedules.OneCycleLR(optimizer, 1.0, 10)
     schedules.OneCycleLR(optimizer, 1.0, 10, cycle_momentum=False)
 

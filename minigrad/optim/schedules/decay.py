@@ -80,7 +80,7 @@ class MultiStepLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """A rate scaled by `factor` for the first `total_iters` steps: ``lr(t) = base * (factor if t < total_iters else 1)``.
+    """A rate scaled for the first steps: ``lr(t) = base * (factor if t < total_iters else 1)``.
 
     Parameters
     ----------
