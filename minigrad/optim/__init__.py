@@ -1,8 +1,10 @@
-"""Optimizers and schedules of the learning rate: ``from minigrad import optim``."""
+"""Optimizers, schedules of the learning rate, averages of weights: ``from minigrad import optim``."""
 
 from minigrad.optim import schedules
 from minigrad.optim.adam import Adam, AdamW
+from minigrad.optim.averages import EMA, SWA, update_bn
 from minigrad.optim.optimizer import Optimizer
+from minigrad.optim.sam import SAM
 from minigrad.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "schedules"]
+__all__ = ["EMA", "SAM", "SGD", "SWA", "Adam", "AdamW", "Optimizer", "schedules", "update_bn"]
