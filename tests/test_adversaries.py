@@ -588,7 +588,7 @@ REFUSED = [
     (lambda: train.FGSM(0.1, clean=2), ValueError, "FGSM: clean is 2, needs a number from 0 to 1"),
     (lambda: train.FGSM(0.1, model=3), TypeError, "FGSM: model is 3, needs a module"),
     (lambda: train.FGSM(0.1).perturb(MODEL, {"x": X}), TypeError, "inputs is a dict, needs a tensor, or"),
-    (lambda: train.FGSM(0.1).perturb(MODEL, IDS), DTypeError, r"FGSM: inputs is int64 \(3, 4\), needs a floating dtype"),
+    (lambda: train.FGSM(0.1).perturb(MODEL, IDS), DTypeError, r"inputs is int64 \(3, 4\), needs a floating dtype"),
     (lambda: train.FGSM(0.1).perturb(MODEL, mg.ones(())), ShapeError, "needs a batch"),
     (lambda: train.FGSM(0.1).perturb(MODEL, X), ShapeError, r"what compute gives is float32 \(2, 3\), needs a scalar"),
     (lambda: train.FGSM(0.1).perturb(lambda x: 3, X), TypeError, "what compute gives is 3"),
