@@ -19,6 +19,7 @@ from minigrad.nn.activations import (
 )
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.batch_norm import BatchNorm, BatchNorm1D, BatchNorm2D
+from minigrad.nn.checkpointing import checkpointed
 from minigrad.nn.containers import Lambda, ModuleDict, ModuleList, Residual
 from minigrad.nn.convolution import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose
 from minigrad.nn.dense import Dense
@@ -74,5 +75,5 @@ __all__ = [
     "RotaryPositions", "Sequential", "SiLU", "Sigmoid", "SigmoidFocalLoss", "SinusoidalPositions", "SmoothL1Loss",
     "Softmax", "SoftmaxFocalLoss", "Softplus", "Tanh", "Transformer", "TransformerDecoder",
     "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "activations",
-    "alibi_slopes", "functional", "init",
+    "alibi_slopes", "checkpointed", "functional", "init",
 ]  # fmt: skip
