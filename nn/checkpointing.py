@@ -61,8 +61,9 @@ def checkpointed(module: M, *layers: type[Module], enabled: bool = True) -> M:
     >>> [layer.is_checkpointed for layer in encoder.layers].count(True)
     6
     """
-    find = getattr(module, "modules", None)
-    if isinstance(module, type) or find is None:
+    find: Any = getattr(module, "modules", None)
+    given: Any = module
+    if find is None or isinstance(given, type):
         raise TypeError(message("checkpointed", "module", module, "a layer or a model"))
     chosen = [m for m in find() if isinstance(m, layers)] if layers else [module]
     if not chosen:

@@ -163,6 +163,27 @@ def test_half_inputs(dtype):
     assert moved.astype(mg.float64).tolist() == [[0.625, 0.125]]
 
 
+@pytest.mark.parametrize("dtype", [mg.float16, mg.bfloat16])
+def test_half_models(dtype):
+    """What moves keeps the dtype that the model has, and moves all the same."""
+    model, text = net(), Text()
+    x, labels = batch()
+    inputs = x.astype(dtype)
+    for m in (model, text):
+        m.to(dtype)
+    seen = []
+    text.hidden.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    for adversary in adversaries(model):
+        moved = adversary.perturb(loss_of(model, labels), inputs)
+        assert moved.dtype == dtype
+        assert np.isfinite(adversary(loss_of(model, labels), inputs, plain_backward, lambda: None).item())
+        assert not np.array_equal(moved.astype(mg.float32).numpy(), x.numpy()) or isinstance(adversary, train.Free)
+    for adversary in (train.FreeLB(text.tokens, 0.5, 0.1), train.VAT(text, 0.5, embedding=text.tokens, xi=1.0)):
+        assert adversary.perturb(loss_of(text, CLASSES), IDS).dtype == mg.float32
+        assert np.isfinite(adversary(loss_of(text, CLASSES), IDS, plain_backward).item())
+    assert set(seen) == {dtype}
+
+
 def test_masked_positions_do_not_move():
     lengths = mg.tensor([4, 1, 2])
     x = mg.random.normal((3, 4, 2))
