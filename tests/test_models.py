@@ -293,6 +293,13 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
         GPT.from_pretrained(tmp_path)
 
 
+def test_the_head_of_gpt_goes_by_hugging_face_s_name() -> None:
+    model = gpt(tied=False)
+    names = set(model.names().back(model.state_dict()))
+    assert {"lm_head.weight", "transformer.wte.weight"} <= names
+    assert "transformer.lm_head.weight" not in names
+
+
 # --- tokenizers -------------------------------------------------------------------------------------------------------
 
 

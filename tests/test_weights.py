@@ -440,6 +440,8 @@ def test_prefix_masks_and_places() -> None:
 
 
 class Net(nn.Module):
+    again: nn.Module
+
     def __init__(self) -> None:
         self.head = nn.Dense(9, in_features=3)
         self.layers = [nn.ModuleDict({name: nn.Dense(n, in_features=3) for name, n in (("q", 4), ("k", 2), ("v", 2))})]
@@ -465,6 +467,25 @@ def test_load_copies_or_tells_all() -> None:
     with pytest.raises(ValueError, match="mis-shaped"):
         MAP.load(net, wrong, strict=False)
     assert equal(before, net.state_dict())
+
+
+def test_load_by_another_name_of_a_tied_parameter() -> None:
+    net = Net()
+    net.again = net.head
+    names = NameMap([Rename("out.{p}", "again.{p}", transpose=True), Rename("{i}.{l}.{p}", "layers.{i}.{l}.{p}")])
+    rest = {name.removeprefix("layers."): t for name, t in net.state_dict().items() if "layers" in name}
+    given = rest | {"out.weight": np.full((9, 3), 2.0), "out.bias": np.ones(9)}
+    assert names.load(net, given) == ([], [])
+    assert net.head.weight.tolist() == np.full((3, 9), 2.0).tolist()
+    with pytest.raises(ValueError, match=r"mis-shaped: again\.weight \(from out\.weight\) is \(3, 8\), needs \(3, 9\)"):
+        names.load(net, given | {"out.weight": np.ones((8, 3))})
+
+
+def test_sources_without_the_prefix() -> None:
+    names = NameMap([Rename("a", "b"), Rename("c", "d", prefixed=False)], prefix="model.")
+    assert sorted(names.back({"b": 1, "d": 2})) == ["c", "model.a"]
+    for found in (["model.a", "c"], ["a", "model.c"]):
+        assert sorted(names.translate(dict.fromkeys(found, 1)).weights) == ["b", "d"]
 
 
 def test_load_not_strictly() -> None:

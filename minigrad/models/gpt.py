@@ -227,7 +227,7 @@ class GPT(LanguageModel):
                 Rename("h.{i}.mlp.c_proj.{p}", f"{network}output.{{p}}"),
                 Rename("ln_f.{p}", "decoder.norm.{p}"),
                 Rename("h.{i}.attn.{mask}", None),  # old files keep the causal mask
-                Rename("lm_head.weight", None if self.head is None else "head.weight", transpose=True),
+                Rename("lm_head.weight", None if self.head is None else "head.weight", transpose=True, prefixed=False),
             ],
             prefix="transformer.",
         )
