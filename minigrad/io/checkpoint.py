@@ -8,7 +8,8 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import numpy as np
 
@@ -137,7 +138,7 @@ def load_checkpoint(path: FilePath) -> Any:
         raise CheckpointError(message("load_checkpoint", str(file), f"malformed ({error})", need)) from error
 
 
-def _read(file: BinaryIO, size: int) -> Any:
+def _read(file: BufferedReader, size: int) -> Any:
     """The state in an open file of so many bytes; whatever is wrong raises a ValueError."""
     length = int.from_bytes(_exactly(file, 8), "little")
     if length > min(size - 8, LONGEST):
@@ -196,7 +197,7 @@ def _claims(entries: Any, metadata: Any) -> tuple[Any, list[str], list[tuple[np.
     return parse(tree.encode()), sums, specs
 
 
-def _tensor(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], name: str, said: str) -> Array:
+def _tensor(file: BufferedReader, dtype: np.dtype[Any], shape: tuple[int, ...], name: str, said: str) -> Array:
     """The next tensor of a file, if it has the checksum that the header says."""
     array = np.empty(shape, dtype)
     value = 0
@@ -211,13 +212,13 @@ def _tensor(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], name: 
     return array
 
 
-def _chunks(array: Array) -> Iterator[Array]:
+def _chunks(array: Array) -> Iterator[Any]:
     """The bytes of a contiguous array, piece by piece."""
     raw = array.reshape(-1).view(np.uint8)
     return (raw[start : start + CHUNK] for start in range(0, len(raw), CHUNK))
 
 
-def _exactly(file: BinaryIO, count: int) -> bytes:
+def _exactly(file: BufferedReader, count: int) -> bytes:
     found = file.read(count)
     if len(found) != count:
         raise TreeError("the file ends within the header")
