@@ -352,9 +352,8 @@ def main() -> None:
         print(f"{kind:>15}" + "".join(f"{counts[kind, result]:15}" for result in results))
     totals = [sum(n for (_, r), n in counts.items() if r == result) for result in results]
     print(f"{'all':>15}" + "".join(f"{n:15}" for n in totals))
-    print(
-        f"no fault in {given.count} files, {time.perf_counter() - began:.0f} s; the slowest took {slowest * 1e3:.0f} ms of CPU time"
-    )
+    seconds = time.perf_counter() - began
+    print(f"no fault in {given.count} files, {seconds:.0f} s; the slowest took {slowest * 1e3:.0f} ms of CPU time")
     print(f"memory: at most {worst:.0f} times a file's size (above 10 kB); the process grew by {grown} KiB")
 
 
