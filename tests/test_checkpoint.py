@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import math
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -321,6 +323,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         assert os.listdir(file.parent) == ["x.ckpt"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="says which file a number is")
 def test_the_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contents before the name, and the folder after it."""
     events: list[str] = []
@@ -339,6 +342,25 @@ def test_the_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "replace", renamed)
     save_checkpoint(tmp_path / "x", [1])
     assert events == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_folders_that_cannot_be_flushed(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some systems cannot; but a fault of the disk is told."""
+    fsync = os.fsync
+
+    def fails(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            save_checkpoint(tmp_path / "x", [1])
+    else:
+        save_checkpoint(tmp_path / "x", [1])
+    assert load_checkpoint(tmp_path / "x") == [1]
 
 
 KILLED = """
@@ -421,6 +443,8 @@ def test_the_files_below_are_refused_for_their_faults_alone(tmp_path: Path) -> N
         (plain("[" * 150 + "]" * 150), "nested deeper"),
         (plain("[" * 1000 + "]" * 1000), "JSON nested too deeply"),
         (plain("[" * 3_000_000), "JSON nested too deeply"),
+        (plain('"' + '\\"' * 500_000), "Unterminated string"),  # hours, if it is searched for brackets naively
+        (plain('"' + "\\" * 500_001), "Unterminated string"),
         (plain('{"tensor":0}'), "stands for nothing"),
         (sealed({"tensors": "{}", "tree": "1"}), "the table of tensors does not have 0 rows"),
         (sealed({"tree": "1"}), "the header lacks the tree"),
@@ -456,6 +480,24 @@ def test_malformed_files(content: bytes, text: str, tmp_path: Path) -> None:
         return
     with pytest.raises(CheckpointError, match=f"load_checkpoint: {file} is malformed .*{text}"):
         load_checkpoint(file)
+
+
+MARKS = st.text(st.sampled_from('[]{}",:\\ a'), max_size=6)
+JSON = st.recursive(MARKS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(MARKS, inner)))
+
+
+def height(node: Any) -> int:
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else None
+    return 0 if inner is None else 1 + max(map(height, inner), default=0)
+
+
+@given(value=JSON, rest=MARKS)
+def test_brackets_are_counted_as_the_parser_meets_them(value: Any, rest: str) -> None:
+    """Those in strings do not count, whatever follows."""
+    text = json.dumps(value)
+    assert state_tree._depth(text.encode()) == height(value)
+    assert state_tree._depth(f"{text}{rest}".encode()) >= height(value)
+    assert json.loads(text) == state_tree.parse(text.encode()) == value
 
 
 def test_overlapping_tensors(tmp_path: Path) -> None:
