@@ -20,6 +20,7 @@ from minigrad.nn.loading import misfits
 from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.summary import Summary, summarize
+from minigrad.nn.tied import by_first_name, first_names
 from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
@@ -305,7 +306,7 @@ class Module:
         """Copy values into the parameters and buffers; all of them fit, or nothing is changed.
 
         Values are cast to the dtype of what they are copied into. A parameter that waits for its first batch takes its
-        shape from the state.
+        shape from the state. The state may have a shared one by any of its names, or with equal values by several.
 
         Parameters
         ----------
@@ -324,7 +325,7 @@ class Module:
         TypeError
             If the state is no mapping.
         ValueError
-            One error that lists all that is missing, unexpected, mis-shaped, of another kind of dtype or contradictory.
+            One error that lists all that is missing, unexpected, contradictory, mis-shaped or of another kind of dtype.
 
         Examples
         --------
@@ -343,8 +344,9 @@ class Module:
             )
         own = {name: t for name, t, persistent in self._tensors() if persistent}
         given = {name: v.detach() if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
+        given, contradictory = by_first_name(given, first_names(self, own, given))
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
-        lists = misfits(self, own, given)
+        lists = [("contradictory", contradictory), *misfits(self, own, given)]
         if strict:
             lists = [("missing", report.missing), ("unexpected", report.unexpected), *lists]
         if any(names for _, names in lists):
