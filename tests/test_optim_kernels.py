@@ -192,6 +192,24 @@ def test_a_state_that_was_cast_is_taken_from_the_next_step_on() -> None:
     assert optimizer.state[p]["step"] == 3
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_a_variance_that_rounding_makes_negative_counts_as_0(kernels: bool) -> None:
+    before = dispatch.use_kernels(kernels)
+    try:
+        p, g = nn.Parameter(mg.zeros((100,))), np.random.default_rng(0).normal(size=100).astype(np.float32)
+        optimizer = optim.RMSprop([p], lr=0.1, alpha=0.999, centered=True, eps=0.5)
+        p.grad = mg.asarray(g)
+        optimizer.step()
+        state = optimizer.state[p]
+        state["grad_avg"][...], state["square_avg"][...] = g, g * g * np.float32(1 - 1e-3)
+        start = p.detach().numpy().copy()
+        optimizer.step()
+    finally:
+        dispatch.use_kernels(before)
+    assert (state["square_avg"] < state["grad_avg"] ** 2).all()
+    np.testing.assert_allclose(p.detach().numpy(), start - 0.1 * g / 0.5, rtol=1e-5)
+
+
 class Doubled(optim.RMSprop):
     """A rule of its own, which the kernel must not pass by."""
 

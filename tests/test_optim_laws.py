@@ -493,6 +493,22 @@ def test_a_sparse_step_is_that_of_a_table_of_the_used_rows(kind: Any, options: O
             assert found == value
 
 
+@each
+def test_a_rule_that_takes_rows_works_element_by_element(kind: Any, options: Options) -> None:
+    """Columns of a matrix as parameters of their own take the same steps; else it must not say `by_row`."""
+    if not kind.by_row:
+        return
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(3, 4)), rng.normal(size=(8, 3, 4))
+    whole, parts = nn.Parameter(start), [nn.Parameter(column) for column in start.T]
+    for params, optimizer in (([whole], kind([whole], **options)), (parts, kind(parts, **options))):
+        for g in gradients:
+            for p, part in zip(params, [g] if len(params) == 1 else g.T, strict=True):
+                p.grad = mg.asarray(np.ascontiguousarray(part))
+            optimizer.step()
+    np.testing.assert_allclose(whole.detach().numpy().T, [p.detach().numpy() for p in parts], rtol=1e-12)
+
+
 @pytest.mark.parametrize("name", RESTING)
 def test_a_sparse_step_is_the_full_one_where_rows_without_a_gradient_rest(name: str) -> None:
     start = np.random.default_rng(0).normal(size=(9, 2))
