@@ -1,4 +1,4 @@
-"""L-BFGS: its direction against BFGS with whole matrices, Wolfe's conditions, PyTorch's trajectories, what it refuses."""
+"""L-BFGS: its direction against BFGS with matrices, Wolfe's conditions, PyTorch's trajectories, what it refuses."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_the_closure_records_under_no_grad() -> None:
 
 
 def test_a_loss_that_is_a_number() -> None:
-    w, optimizer, closure = problem([-1.2, 1.0])
+    _, optimizer, closure = problem([-1.2, 1.0])
     assert optimizer.step(lambda: closure().item()) == pytest.approx(24.2)
 
 
@@ -320,7 +320,7 @@ def test_a_model_that_changes_its_dtype() -> None:
 
 
 def test_a_memory_that_does_not_fit() -> None:
-    w, optimizer, closure = problem([-1.2, 1.0], max_iter=4, lr=2e-3)
+    _, optimizer, closure = problem([-1.2, 1.0], max_iter=4, lr=2e-3)
     optimizer.step(closure)
     state = optimizer.state_dict()
     assert set(state["state"]) == {"n_iter", "func_evals", "scale", "steps", "changes", "products", "gradient", "step"}
@@ -340,5 +340,5 @@ def test_a_memory_that_does_not_fit() -> None:
 
 def test_one_group() -> None:
     _, optimizer, _ = problem([1.0, 2.0])
-    with pytest.raises(ValueError, match="LBFGS: group is the second one, needs one group.*all parameters"):
+    with pytest.raises(ValueError, match=r"LBFGS: group is the second one, needs one group.*all parameters"):
         optimizer.add_param_group({"params": nn.Parameter([1.0])})

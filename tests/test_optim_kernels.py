@@ -1,4 +1,4 @@
-"""The kernels of adaptive rules and of Lion: their generic bodies, in every instruction set, on any number of threads."""
+"""The kernels of adaptive rules and of Lion: their generic bodies, in all instruction sets, on any threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[[Any], optim.Optimizer]
 beta = st.floats(0, 0.99)
 moments = st.floats(0.5, 0.9999)
 eps = st.sampled_from([1e-8, 1e-3])
-# with a penalty a difference of x comes back times lr * weight_decay / sqrt(v): small, or rounding would grow step by step
+# a penalty brings a difference of x back times lr * weight_decay / sqrt(v): small, or rounding would grow
 common = {"lr": st.floats(0, 0.1), "weight_decay": st.floats(0, 0.1), "maximize": st.booleans()}
 OPTIONS: dict[str, dict[str, Any]] = {
     "NAdam": {"betas": st.tuples(beta, moments), "eps": eps, "momentum_decay": st.floats(0, 1),

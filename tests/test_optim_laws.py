@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from minigrad import nn, optim
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import GradError, ShapeError
 from minigrad.nn import functional as F
+from minigrad.testing import variants
 
 Array = np.ndarray[Any, Any]
 Options = dict[str, Any]
@@ -512,8 +515,8 @@ def test_a_rule_that_takes_rows_works_element_by_element(kind: Any, options: Opt
 @pytest.mark.parametrize("name", RESTING)
 def test_a_sparse_step_is_the_full_one_where_rows_without_a_gradient_rest(name: str) -> None:
     start = np.random.default_rng(0).normal(size=(9, 2))
-    results = []
-    for sparse in (True, False):
+
+    def trained(sparse: bool) -> Array:
         weight = table(start)
         optimizer = getattr(optim, name)([weight], **RESTING[name])
         for step in range(6):
@@ -528,9 +531,11 @@ def test_a_sparse_step_is_the_full_one_where_rows_without_a_gradient_rest(name: 
             else:
                 closure()
                 optimizer.step()
-        results.append(weight.detach().numpy())
-    np.testing.assert_allclose(*results, rtol=1e-12)
-    assert not np.array_equal(results[0], start)
+        return weight.detach().numpy()
+
+    found = trained(sparse=True)
+    np.testing.assert_allclose(found, trained(sparse=False), rtol=1e-12)
+    assert not np.array_equal(found, start)
 
 
 # --- convergence, and names -------------------------------------------------------------------------------------------
@@ -575,3 +580,31 @@ def test_names_that_are_none() -> None:
 def test_the_walk_finds_them() -> None:
     assert {kind.__name__ for kind in KINDS} >= {"SGD", "Adam", "Lion", "LBFGS"}
     assert set(SETTINGS) <= {kind.__name__ for kind in KINDS}
+
+
+# --- the table of docs/optimizers.md ----------------------------------------------------------------------------------
+
+TABLE = Path(__file__).resolve().parent.parent / "docs" / "optimizers.md"
+
+
+def test_the_table_of_the_documents_is_true() -> None:
+    """Who is in it, the bytes of the defaults' state, who takes rows, and whose kernel there is."""
+    rows = {
+        name: [cell.strip() for cell in rest.split("|")]
+        for name, rest in re.findall(r"^\| `(\w+)` \|(.*)\|$", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert set(rows) == {kind.__name__ for kind in KINDS}
+    for kind in KINDS:
+        _, size, sparse, kernel, _ = rows[kind.__name__]
+        assert sparse.startswith("yes") == kind.by_row
+        p = nn.Parameter(mg.zeros((1000, 1000)))
+        p.grad = mg.zeros((1000, 1000))
+        if not takes_closure(kind):
+            optimizer = kind([p])
+            with variants.watched() as calls:
+                for _ in range(7):  # RAdam's kernel waits for the rectified steps
+                    optimizer.step()
+            assert (kernel == "yes") == any(took for _, took in calls)
+            held = sum(v.nbytes for v in optimizer.state[p].values() if hasattr(v, "nbytes"))
+            expected = "4 a row and a column" if 0 < held < p.size else str(held // p.size)
+            assert re.match(rf"{expected}\b", size), (kind, held)

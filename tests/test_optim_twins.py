@@ -111,7 +111,9 @@ def each(f: Callable[..., float], *matrices: Matrix) -> Matrix:
 
 
 def product(a: Matrix, b: Matrix) -> Matrix:
-    return [[math.fsum(p * q for p, q in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a]
+    return [
+        [math.fsum(p * q for p, q in zip(row, column, strict=True)) for column in zip(*b, strict=True)] for row in a
+    ]
 
 
 def transposed(a: Matrix) -> Matrix:

@@ -30,9 +30,10 @@ class Adafactor(Optimizer):
         x = x - alpha * U / max(1, rms(U) / d)
 
     with rms(a) the root of the mean of a**2. Parameters of one axis or none keep V itself, as a running mean of
-    gradient**2; those of more than two are stacks of matrices. Shazeer and Stern, "Adafactor: adaptive learning rates with
-    sublinear memory cost", 2018. Arguments and the place of ``eps[0]`` are PyTorch's (the paper adds it to gradient**2);
-    what stands after `d` chooses among the variants of the paper and of transformers.
+    gradient**2; those of more than two are stacks of matrices. Shazeer and Stern, "Adafactor: adaptive learning rates
+    with sublinear memory cost", 2018. Arguments and the place of ``eps[0]`` are PyTorch's (the paper adds it to
+    gradient**2); `beta1`, `relative_step` and `scale_parameter` choose among the variants of the paper and of
+    transformers.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ class Adafactor(Optimizer):
     weight_decay : float
         How much of each weight a step of learning rate 1 takes away.
     beta1 : float, optional
-        Decay of a running mean of the steps, which are taken in place of the last one; it costs memory of the size of the
-        parameter.
+        Decay of a running mean of the steps, which is taken in place of the last one; it costs memory of the size of
+        the parameter.
     relative_step : bool
         False: alpha has `lr` in place of ``min(lr, 1 / sqrt(t))``.
     scale_parameter : bool
@@ -119,7 +120,9 @@ class Adafactor(Optimizer):
             or not (eps[0] is None or is_in(eps[0], 0.0, math.inf))
             or not is_in(eps[1], 0.0, math.inf)
         ):
-            raise ValueError(message(self._who, "eps", describe(eps), "two finite numbers of at least 0, or None and one"))
+            raise ValueError(
+                message(self._who, "eps", describe(eps), "two finite numbers of at least 0, or None and one")
+            )
 
     def init(self, x: Array, group: Group) -> State:
         """The means over rows and columns, or the second moment of a vector."""

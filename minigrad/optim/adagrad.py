@@ -44,8 +44,8 @@ class Adagrad(Adaptive):
 
     Notes
     -----
-    A step with a row-sparse gradient is that with the full one, as rows whose gradient is 0 rest; with a weight decay, the
-    rows used alone shrink.
+    A step with a row-sparse gradient is that with the full one, as rows whose gradient is 0 rest; with a weight decay,
+    the rows used alone shrink.
 
     Examples
     --------
@@ -90,9 +90,7 @@ class Adagrad(Adaptive):
 
     def plan(self, group: Group) -> Plan:
         """A sum that forgets nothing."""
-        return Plan(
-            (None, "sum", None), eps=group["eps"], penalty=group["weight_decay"], maximize=group["maximize"]
-        )
+        return Plan((None, "sum", None), eps=group["eps"], penalty=group["weight_decay"], maximize=group["maximize"])
 
     def advance(self, x: Array, state: State, group: Group) -> Factors:
         """Count the step, and give its learning rate."""

@@ -131,8 +131,9 @@ class LARS(Optimizer):
         x = x - (lr * ... * u + momentum * b   if nesterov else   b)
 
     with the norms of the whole parameter; the factor before u is `lr` where one of them is 0. You, Gitman and Ginsburg,
-    "Large batch training of convolutional networks", 2017; the paper divides by ``|gradient| + weight_decay * |x|``, and
-    optax, as here, by the norm of the sum. The learning rate is inside the momentum, as in the paper and unlike `SGD`.
+    "Large batch training of convolutional networks", 2017; the paper divides by ``|gradient| + weight_decay * |x|``,
+    and optax, as here, by the norm of the sum. The learning rate is inside the momentum, as in the paper and unlike
+    `SGD`.
 
     Parameters
     ----------

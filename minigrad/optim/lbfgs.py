@@ -72,7 +72,7 @@ class LBFGS(Optimizer):
         d = -H @ g                      g: the gradient with respect to all parameters, one vector
         x = x + t * d                   t = lr, in the very first iteration lr * min(1, 1 / sum(|g|)); or line search
 
-    with H the inverse of the second derivative as the last `history_size` pairs of steps and changes of g let BFGS see it.
+    with H the inverse of the second derivative, as BFGS sees it in the last `history_size` steps and changes of g.
     Nocedal, "Updating quasi-Newton matrices with limited storage", 1980; Nocedal and Wright, "Numerical optimization",
     2006, algorithm 7.4. Steps, bounds and defaults are those of PyTorch. Numbers come from the whole data set: with
     batches that change it does badly.
@@ -98,8 +98,8 @@ class LBFGS(Optimizer):
 
     Notes
     -----
-    `step` needs a closure. It knows no regularizers, constraints or masks of parameters, and refuses them. A direction that
-    is not finite is not followed, and a trial whose loss is not finite is too long.
+    `step` needs a closure. It knows no regularizers, constraints or masks of parameters, and refuses them. A direction
+    that is not finite is not followed, and a trial whose loss is not finite is too long.
 
     Examples
     --------
@@ -307,10 +307,11 @@ class LBFGS(Optimizer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, hyperparameters included; all of it fits, or nothing is changed."""
-        if not isinstance(state, Mapping) or "state" not in state:
-            return super().load_state_dict(state)
-        memory = self._restore(state["state"])
-        super().load_state_dict({**state, "state": {}})
+        given: Any = state
+        memory = Memory()
+        if isinstance(given, Mapping) and "state" in given:
+            given, memory = {**given, "state": {}}, self._restore(given["state"])
+        super().load_state_dict(given)  # which says what is wrong with anything else
         self._memory = memory
 
     def _restore(self, given: Mapping[str, Any]) -> Memory:

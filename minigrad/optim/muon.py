@@ -29,12 +29,12 @@ class Muon(Optimizer):
         x = x * (1 - lr * weight_decay) - lr * scale * O
 
     with (c0, c1, c2) the `ns_coefficients`; where there are more rows than columns, O is transposed for the iterations.
-    The scale is ``sqrt(max(1, outputs / inputs))``, that of "original", or ``0.2 * sqrt(max(inputs, outputs))``, that of
-    "match_rms_adamw", with which AdamW's learning rate and decay will do. Jordan et al., "Muon: an optimizer for hidden
-    layers in neural networks", 2024; Liu et al., "Muon is scalable for LLM training", 2025.
+    The scale is ``sqrt(max(1, outputs / inputs))``, that of "original", or ``0.2 * sqrt(max(inputs, outputs))``, that
+    of "match_rms_adamw", with which AdamW's learning rate and decay will do. Jordan et al., "Muon: an optimizer for
+    hidden layers in neural networks", 2024; Liu et al., "Muon is scalable for LLM training", 2025.
 
-    A weight here is (inputs, outputs), PyTorch's (outputs, inputs): a step is that of PyTorch with the transposed weight.
-    The iterations run in the dtype of the parameter, where PyTorch rounds to bfloat16.
+    A weight here is (inputs, outputs), PyTorch's (outputs, inputs): a step is that of PyTorch with the transposed
+    weight. The iterations run in the dtype of the parameter, where PyTorch rounds to bfloat16.
 
     Parameters
     ----------

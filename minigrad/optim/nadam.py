@@ -79,7 +79,8 @@ class NAdam(_Moments):
 
     Notes
     -----
-    From a row-sparse gradient the rows used learn, by the number of steps of the table; the others, and their moments, rest.
+    From a row-sparse gradient the rows used learn, by the number of steps of the table; the others and their moments
+    rest.
 
     Examples
     --------
@@ -176,7 +177,8 @@ class RAdam(_Moments):
 
     Notes
     -----
-    From a row-sparse gradient the rows used learn, by the number of steps of the table; the others, and their moments, rest.
+    From a row-sparse gradient the rows used learn, by the number of steps of the table; the others and their moments
+    rest.
 
     Examples
     --------

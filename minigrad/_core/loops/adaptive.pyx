@@ -1,8 +1,8 @@
 """Rules that divide a gradient, or its running mean, by the root of a running second moment; and Lion, by signs.
 
-``adaptive`` is one loop for all rules of `minigrad.optim.adaptive` (NAdam, RAdam, RMSprop, Adagrad): they differ in which
-arrays a state has and in numbers. As in ``optimize``, parameters and states are changed, and the places of those that
-are left alone are returned.
+``adaptive`` is one loop for all rules of `minigrad.optim.adaptive` (NAdam, RAdam, RMSprop, Adagrad): they differ in
+which arrays a state has and in numbers. As in ``optimize``, parameters and states are changed, and the places of those
+that are left alone are returned.
 """
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
