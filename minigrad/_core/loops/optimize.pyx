@@ -6,32 +6,16 @@ chunks of all parameters, so that many small ones cost no more than one large on
 arrays); the optimizer then runs its generic body for these, which computes the same.
 """
 from cython.parallel cimport prange
-from libc.math cimport sqrt, sqrtf
+from libc.math cimport sqrt
 from libc.stdlib cimport free, malloc
-from numpy cimport (
-    NPY_DOUBLE, PyArray_DATA, PyArray_ISWRITEABLE, PyArray_SIZE, PyArray_TYPE, import_array, ndarray, npy_intp,
-)
+from numpy cimport PyArray_DATA, import_array, ndarray, npy_intp
 
 from minigrad._core.cpu cimport threads_for
 from minigrad._core.dispatch cimport kernels_on
-from minigrad._core.loops.plain cimport RELEASE_GIL, alike, is_real, real
+from minigrad._core.loops.jobs cimport CHUNK, Job, at, find, is_own, job_of, number, penalized, root, takes
+from minigrad._core.loops.plain cimport RELEASE_GIL, real
 
 import_array()
-
-cdef enum:
-    CHUNK = 4096  # elements that a thread updates at a time
-
-cdef struct Job:
-    void* x                # the arrays of a parameter
-    const void* g
-    void* first            # its state: the momentum buffer, or the moments, or NULL
-    void* second
-    void* largest
-    npy_intp n
-    npy_intp end           # where its chunks end in the row of those of all parameters
-    bint wide              # float64
-    double scale           # of SGD: the gradient's share of the momentum buffer; of Adam: the corrected step size
-    double root_scale
 
 cdef struct Sgd:
     double lr, momentum, weight_decay, sign
@@ -39,60 +23,6 @@ cdef struct Sgd:
 
 cdef struct Adam:
     double beta1, fresh1, beta2, fresh2, eps, shrink, penalty, sign
-
-
-cdef inline bint is_own(object a, object x):
-    """Whether an array of the state may be written to, and is of the dtype and shape of the parameter `x`."""
-    return alike(a, x) and PyArray_ISWRITEABLE(<ndarray>a)
-
-
-cdef inline bint takes(object x, object g):
-    """Whether a parameter is float32 or float64, in C order, may be written to, and the gradient is like it."""
-    return is_real(x) and PyArray_ISWRITEABLE(<ndarray>x) and alike(g, x)
-
-
-cdef inline Job job_of(object x, object g):
-    cdef Job job
-    job.x, job.g = PyArray_DATA(<ndarray>x), PyArray_DATA(<ndarray>g)
-    job.first = job.second = job.largest = NULL
-    job.n = PyArray_SIZE(<ndarray>x)
-    job.end = 0
-    job.wide = PyArray_TYPE(<ndarray>x) == NPY_DOUBLE
-    job.scale = job.root_scale = 1.0
-    return job
-
-
-cdef npy_intp number(Job* jobs, npy_intp count, npy_intp* elements):
-    """Number the chunks of all jobs; returns how many there are."""
-    cdef npy_intp i, chunks = 0
-    elements[0] = 0
-    for i in range(count):
-        chunks += (jobs[i].n + CHUNK - 1) // CHUNK
-        elements[0] += jobs[i].n
-        jobs[i].end = chunks
-    return chunks
-
-
-cdef inline npy_intp find(const Job* jobs, npy_intp count, npy_intp chunk) noexcept nogil:
-    """The job that a chunk belongs to."""
-    cdef npy_intp low = 0, high = count - 1, middle
-    while low < high:
-        middle = (low + high) // 2
-        if jobs[middle].end <= chunk:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-cdef inline real* at(void* x, npy_intp start, real like) noexcept nogil:
-    """An element of an array, which may be missing; `like` says of which type."""
-    return NULL if x == NULL else <real*>x + start
-
-
-cdef inline real penalized(real g, real penalty, real x) noexcept nogil:
-    """g + penalty * x; g where there is no penalty, though x be infinite. The compiler asks outside of the loop."""
-    return g + penalty * x if penalty != 0 else g
 
 
 # ---- SGD -------------------------------------------------------------------------------------------------------------
@@ -188,13 +118,6 @@ def sgd(
 
 # ---- Adam ------------------------------------------------------------------------------------------------------------
 
-cdef inline real root(real x) noexcept nogil:
-    if real is float:
-        return sqrtf(x)
-    else:
-        return sqrt(x)
-
-
 cdef void adam_loop(
     real* x, const real* grad, real* first, real* second, real* largest, npy_intp n,
     real beta1, real fresh1, real beta2, real fresh2, real eps, real shrink, real penalty, real sign,
@@ -227,7 +150,7 @@ cdef void adam_loop(
 cdef inline void adam_typed(const Job* job, npy_intp start, npy_intp n, const Adam* a, real like) noexcept nogil:
     adam_loop[real](
         at(job.x, start, like), at(<void*>job.g, start, like), at(job.first, start, like),
-        at(job.second, start, like), at(job.largest, start, like), n,
+        at(job.second, start, like), at(job.third, start, like), n,
         a.beta1, a.fresh1, a.beta2, a.fresh2, a.eps, a.shrink, a.penalty, a.sign, job.scale, job.root_scale,
     )
 
@@ -280,7 +203,7 @@ def adam(
             jobs[count] = job_of(x, g)
             jobs[count].first, jobs[count].second = PyArray_DATA(<ndarray>m), PyArray_DATA(<ndarray>v)
             if largest is not None:
-                jobs[count].largest = PyArray_DATA(<ndarray>largest)
+                jobs[count].third = PyArray_DATA(<ndarray>largest)
             step = state["step"] + 1
             taken.append(state)
             jobs[count].scale = lr / (1.0 - beta1 ** step)
