@@ -217,6 +217,28 @@ def test_a_state_that_does_not_fit_changes_nothing(kind: Any, options: Options) 
         optimizer.load_state_dict(None)
 
 
+@pytest.mark.parametrize(
+    ("name", "switched"),
+    [
+        ("RMSprop", {"momentum": (0.0, 0.9), "centered": (False, True)}),
+        ("RMSprop", {"momentum": (0.0, 0.9)}),
+        ("Adafactor", {"beta1": (None, 0.9)}),
+    ],
+)
+def test_what_is_switched_on_and_off_between_steps(name: str, switched: dict[str, tuple[Any, Any]]) -> None:
+    """The state is always that of the group as it is, and so can be loaded."""
+    kind = getattr(optim, name)
+    problem = Problem(kind)
+    params = problem.params()
+    optimizer = kind(params)
+    (group,) = optimizer.param_groups
+    for t, on in enumerate((0, 1, 1, 0, 1)):
+        group.update({key: values[on] for key, values in switched.items()})
+        problem.train(optimizer, params, range(t, t + 1))
+        assert set(optimizer.state[params[0]]) == set(optimizer.init(params[0]._array, group))
+        kind(params).load_state_dict(plain(optimizer.state_dict()))
+
+
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
