@@ -581,6 +581,32 @@ def test_a_quadratic_is_solved(kind: Any) -> None:
     assert problem.loss(params) < 1e-2 * first
 
 
+# RAdam's first steps are those of momentum, and the slope is steep; LAMB's and LARS's are short near the origin.
+STEEP: dict[str, Options] = {
+    "SGD": {"lr": 1e-3, "momentum": 0.9}, "RAdam": {"lr": 4e-3}, "Adadelta": {}, "Adagrad": {"lr": 0.5},
+    "Adafactor": {"lr": 0.05, "relative_step": False}, "Lion": {"lr": 0.005}, "LAMB": {"lr": 0.01},
+    "LARS": {"lr": 0.05, "trust_coefficient": 0.1}, "Muon": {"lr": 0.01}, "LBFGS": {"line_search_fn": "strong_wolfe"},
+}  # fmt: skip
+
+
+@each_kind
+def test_the_valley_of_rosenbrock_is_found(kind: Any) -> None:
+    """From 24.2 to less than a tenth; test_lbfgs.py goes to the bottom."""
+    p = nn.Parameter(np.array([[-1.2, 1.0]]))
+    optimizer = kind([p], **STEEP.get(kind.__name__, {"lr": 0.02, "weight_decay": 0.0}))
+
+    def closure() -> float:
+        x, y = p.detach().numpy()[0]
+        p.grad = mg.asarray(np.array([[2 * (x - 1) - 400 * x * (y - x * x), 200 * (y - x * x)]]))
+        return float((1 - x) ** 2 + 100 * (y - x * x) ** 2)
+
+    assert closure() == pytest.approx(24.2)
+    for _ in range(5 if takes_closure(kind) else 1000):
+        closure()
+        _ = optimizer.step(closure) if takes_closure(kind) else optimizer.step()
+    assert closure() < 2.42
+
+
 @each_kind
 def test_names(kind: Any) -> None:
     p = nn.Parameter(mg.ones((1, 1)))
