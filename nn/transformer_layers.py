@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
-from minigrad.nn.checks import check_options
+from minigrad.nn.checks import as_tensor, check_options
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
@@ -118,6 +118,12 @@ class TransformerEncoderLayer(Module):
         parts = (attention.query, network.hidden, self.self_attention_norm, self.feed_forward_norm)
         return [weight_of(part) for part in parts]
 
+    def begin(self, x: Tensor) -> None:
+        """Refuse features that the heads do not divide before the normalization takes them for its own."""
+        part = self.self_attention
+        if isinstance(part, MultiHeadAttention) and part.head_dim is None and x.ndim and x.shape[-1]:
+            part.divided(x.shape[-1])
+
     def around(self, x: Tensor, norm: Module, part: Callable[[Tensor], Any]) -> Tensor:
         """A part of the layer with its normalization and its residual connection."""
         if self.norm_first:
@@ -135,6 +141,8 @@ class TransformerEncoderLayer(Module):
     ) -> Tensor:
         """Apply the layer to x of shape (batch, length, features); the others are those of `MultiHeadAttention`."""
         options: dict[str, Any] = {"mask": mask, "bias": bias, "is_causal": is_causal, "key_lengths": key_lengths}
+        x = as_tensor(x)
+        self.begin(x)
         x = self.around(x, self.self_attention_norm, lambda y: self.self_attention(y, **options))
         return self.around(x, self.feed_forward_norm, self.feed_forward)
 
@@ -239,6 +247,8 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         if (memory is None) != (self.cross_attention is None):
             need = "none, as there is no cross-attention" if self.cross_attention is None else "the encoder's output"
             raise ValueError(message(type(self).__name__, "memory", memory, need, "See cross_attention="))
+        x = as_tensor(x)
+        self.begin(x)
         own, other = (None, None) if cache is None else cache
         options: dict[str, Any] = {"mask": mask, "bias": bias, "is_causal": is_causal, "key_lengths": key_lengths}
         x = self.around(x, self.self_attention_norm, lambda y: self.self_attention(y, cache=own, **options))

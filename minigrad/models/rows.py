@@ -121,8 +121,9 @@ class Rows:
         inputs: Mapping[str, Any] | None = None,
         looks_back: bool = False,
     ) -> None:
-        if not isinstance(model, Generative):
-            raise TypeError(message("generate", "model", model, "a model with a method decoding"))
+        if not isinstance(model, Generative) or isinstance(model, type):
+            got = f"the class {model.__name__}" if isinstance(model, type) else describe(model)
+            raise TypeError(message("generate", "model", got, "a model with a method decoding"))
         if sliding and inputs:
             raise ValueError(message("generate", "sliding", True, "False for a model that reads inputs"))
         self.model, self.inputs, self.sliding, self.looks_back = model, read_inputs(model, inputs), sliding, looks_back
