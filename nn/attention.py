@@ -299,9 +299,9 @@ class MultiHeadAttention(Module):
             features = query.shape[-1]
             size = known_extent(self.head_dim, _share(self.key, self.num_kv_heads)) or self.divided(features)
             reads = (getattr(self.output, "in_features", None) or 0) // self.num_heads
-            own = known_extent(self._value_dim, _share(self.value, self.num_kv_heads), reads, size)
+            own = known_extent(self._value_dim, _share(self.value, self.num_kv_heads), reads) or size
             if options is not None:
-                self._try(query, key, value, (size, size, own or size), options)
+                self._try(query, key, value, (size, size, own), options)
             for layer, given, made in (
                 (self.query, features, self.num_heads * size),
                 (self.key, key.shape[-1], self.num_kv_heads * size),

@@ -94,9 +94,7 @@ class TransformerEncoderLayer(Module):
         **attention: Any,
     ) -> None:
         self.norm_first = norm_first(type(self).__name__, norm)
-        if not callable(norm_layer):
-            need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
-            raise TypeError(message(type(self).__name__, "norm_layer", describe(norm_layer), need))
+        check_norm_layer(type(self).__name__, norm_layer)
         given: dict[str, Any] = {
             "features": features, "bias": bias, "kernel_initializer": kernel_initializer, "dtype": dtype
         }  # fmt: skip
@@ -120,7 +118,7 @@ class TransformerEncoderLayer(Module):
 
     def begin(self, x: Tensor) -> None:
         """Refuse features that the heads do not divide before the normalization takes them for its own."""
-        part = self.self_attention
+        part: Module = self.self_attention  # another layer may be put in its place
         if isinstance(part, MultiHeadAttention) and part.head_dim is None and x.ndim and x.shape[-1]:
             part.divided(x.shape[-1])
 
@@ -264,3 +262,10 @@ def norm_first(who: str, norm: str) -> bool:
     if norm not in ("pre", "post"):
         raise ValueError(message(who, "norm", repr(norm), "'pre' or 'post'"))
     return norm == "pre"
+
+
+def check_norm_layer(who: str, norm_layer: Any) -> None:
+    """Raise where it can make no normalization."""
+    if not callable(norm_layer):
+        need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
+        raise TypeError(message(who, "norm_layer", describe(norm_layer), need))
