@@ -129,6 +129,8 @@ class BatchNorm(Normalization):
             if self.training and n == 1:
                 hint = "Leave out a last batch of one sample, or call eval()"
                 raise ShapeError(message(who, "x", x, "more than one element a channel while training", hint))
+            if not n and x.shape[axis]:
+                raise ShapeError(message(who, "x", x, "a batch of at least one element"))
             x = self._check(x, axis)
             out, batch_mean, batch_var = ops.batch_norm_training(x, self.weight, self.bias, self.eps, axis=axis)
             if self.training and mean is not None and var is not None:

@@ -222,6 +222,9 @@ class LearnedPositions(Module):
         if last > self.max_length:
             need = f"at most {self.max_length} positions, max_length of the layer"
             raise ShapeError(message("LearnedPositions", "x", f"{x.dtype} {x.shape} up to position {last - 1}", need))
+        known = self.weight.shape[1]
+        if not x.shape[-1] or (known and x.shape[-1] != known):
+            raise ShapeError(message("LearnedPositions", "x", x, f"shape (..., length, {known or 'features'})"))
         self.weight.initialize((self.max_length, x.shape[-1]))
         if isinstance(start, int):
             return x + self.weight[start : start + length]

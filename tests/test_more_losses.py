@@ -315,6 +315,32 @@ def test_the_mean_of_nothing_is_0(module: nn.Module, args: tuple[Any, ...]) -> N
     assert not values(slope).any()
 
 
+CLASSES = mg.tensor([0, 2])
+BROKEN: list[tuple[nn.Module, tuple[Any, ...]]] = [
+    (nn.BCEWithLogitsLoss(), (ONES,)),
+    (nn.CosineEmbeddingLoss(), (ONES, mg.tensor([-1, -1]))),
+    (nn.CrossEntropyLoss(), (CLASSES,)),
+    (nn.HingeLoss(), (ONES,)),
+    (nn.HuberLoss(), (ONES,)),
+    (nn.KLDivLoss(), (ONES,)),
+    (nn.L1Loss(), (ONES,)),
+    (nn.MSELoss(), (ONES,)),
+    (nn.MarginRankingLoss(), (ONES, ONES)),
+    (nn.NLLLoss(), (CLASSES,)),
+    (nn.SigmoidFocalLoss(), (ONES,)),
+    (nn.SmoothL1Loss(), (ONES,)),
+    (nn.SoftmaxFocalLoss(), (CLASSES,)),
+    (nn.TripletMarginLoss(), (ONES, ONES)),
+]
+
+
+@pytest.mark.parametrize(("module", "args"), BROKEN, ids=lambda v: type(v).__name__)
+def test_a_prediction_that_is_nan_makes_the_loss_nan(module: nn.Module, args: tuple[Any, ...]) -> None:
+    x = ONES.clone()
+    x[0, 0] = x[1, 2] = mg.nan
+    assert np.isnan(module(x, *args).item())
+
+
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: nn.HingeLoss(reduction="avg"), ValueError, "HingeLoss: reduction is 'avg', needs one of mean, sum, none"),
     (lambda: nn.HingeLoss(margin=mg.nan), ValueError, "HingeLoss: margin is nan, needs a finite number"),

@@ -492,6 +492,16 @@ ERRORS: list[tuple[type[Exception], str, Any]] = [
     (ShapeError, r"x is float64 \(3,\), needs shape", lambda: nn.SinusoidalPositions()(tensor(3))),
     (ValueError, "offset is -1, needs a position", lambda: nn.SinusoidalPositions()(tensor(2, 3), -1)),
     (TypeError, r"offset is 1\.5, needs an integer", lambda: nn.SinusoidalPositions()(tensor(2, 3), 1.5)),
+    (
+        ShapeError,
+        r"LearnedPositions: x is .* \(2, 0\), needs shape \(\.\.\., length, features\)",
+        lambda: nn.LearnedPositions(4)(tensor(2, 0)),
+    ),
+    (
+        ShapeError,
+        r"LearnedPositions: x is .* \(2, 3\), needs shape \(\.\.\., length, 5\)",
+        lambda: nn.LearnedPositions(4, 5)(tensor(2, 3)),
+    ),
     (ShapeError, "up to position 4, needs at most 4", lambda: nn.LearnedPositions(4)(tensor(2, 3), 3)),
 ]
 

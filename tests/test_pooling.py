@@ -211,3 +211,9 @@ def test_layers(layer: nn.Module, shape: tuple[int, ...], expected: Any, text: s
     x = mg.asarray(normal(*shape))
     np.testing.assert_array_equal(layer(x).numpy(), expected(x).numpy())
     assert repr(layer) == text
+
+
+def test_global_pooling_takes_what_is_like_an_array() -> None:
+    assert nn.GlobalAvgPool1D()([[[1.0, 3.0]]]).tolist() == [[2.0]]
+    with pytest.raises(ShapeError, match=r"GlobalAvgPool2D: x is int64 \(\), needs 4 axes"):
+        nn.GlobalAvgPool2D()(3)
