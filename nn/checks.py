@@ -22,18 +22,24 @@ __all__ = [
     "check_options",
     "extent",
     "finite",
+    "integer",
     "number",
     "positive",
     "write",
 ]
 
 
-def extent(who: str, name: str, value: Any) -> int:
-    """A positive extent; `who` is the layer and `name` its argument."""
+def integer(who: str, name: str, value: Any) -> int:
+    """An int."""
     try:
-        found = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(message(who, name, describe(value), "an int")) from None
+
+
+def extent(who: str, name: str, value: Any) -> int:
+    """A positive extent; `who` is the layer and `name` its argument."""
+    found = integer(who, name, value)
     if found < 1:
         raise ShapeError(message(who, name, f"{found}", "at least 1"))
     return found

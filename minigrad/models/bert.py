@@ -12,6 +12,7 @@ from minigrad import dtypes, ops
 from minigrad.errors import ShapeError, message
 from minigrad.io import NameMap, Rename, load_weights
 from minigrad.models.language_model import read_config
+from minigrad.models.pretrained import check_config
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
@@ -193,6 +194,7 @@ class Bert(Module):
     """
 
     def __init__(self, config: BertConfig, *, pooler: bool = True, dtype: Any = None) -> None:
+        check_config(type(self).__name__, config, BertConfig)
         self.config = config
         fill = functools.partial(init.normal, std=config.initializer_range)
         table: dict[str, Any] = {"embeddings_initializer": fill, "dtype": dtype}
@@ -378,6 +380,7 @@ class BertForMaskedLM(Module):
     """
 
     def __init__(self, config: BertConfig, *, dtype: Any = None) -> None:
+        check_config(type(self).__name__, config, BertConfig)
         self.config = config
         self.bert = Bert(config, pooler=False, dtype=dtype)
         self.head = MaskedLMHead(config, dtype=dtype)

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from minigrad.data.download import DataError
-from minigrad.errors import message
+from minigrad.errors import describe, message
 
-__all__ = ["CONFIG", "read_config"]
+__all__ = ["CONFIG", "check_config", "read_config"]
 
 CONFIG = "config.json"
+
+
+def check_config(who: str, config: Any, kind: type) -> None:
+    """Raise where the configuration of a model is of another kind."""
+    if not isinstance(config, kind):
+        raise TypeError(message(who, "config", describe(config), f"a {kind.__name__}"))
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
