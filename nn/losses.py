@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
-from minigrad.nn.checks import number
+from minigrad.nn.checks import integer, number
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -74,7 +74,7 @@ class CrossEntropyLoss(Loss):
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(message("CrossEntropyLoss", "label_smoothing", label_smoothing, "a number from 0 to 1"))
         self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = _read_index(type(self).__name__, ignore_index)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
@@ -96,7 +96,7 @@ class NLLLoss(Loss):
     def __init__(self, *, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = _read_index(type(self).__name__, ignore_index)
 
     def forward(self, log_probabilities: Tensor, targets: Any) -> Tensor:
         """The loss of log-probabilities (..., classes)."""
@@ -189,7 +189,8 @@ class SoftmaxFocalLoss(Loss):
     ) -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
-        self.gamma, self.ignore_index = _read_gamma("SoftmaxFocalLoss", gamma), ignore_index
+        self.gamma = _read_gamma("SoftmaxFocalLoss", gamma)
+        self.ignore_index = _read_index("SoftmaxFocalLoss", ignore_index)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
@@ -304,6 +305,11 @@ class KLDivLoss(Loss):
     def forward(self, prediction: Tensor, target: Any) -> Tensor:
         """The loss of a prediction and a target of one shape."""
         return ops.kl_div(prediction, target, log_target=self.log_target, reduction=self.reduction)
+
+
+def _read_index(who: str, ignore_index: Any) -> int | None:
+    """The target that does not count, or None."""
+    return None if ignore_index is None else integer(who, "ignore_index", ignore_index)
 
 
 def _read_gamma(who: str, gamma: Any) -> float:
