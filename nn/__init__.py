@@ -1,6 +1,6 @@
 """Layers, losses and initializers: ``from minigrad import nn``."""
 
-from minigrad.nn import activations, functional, init
+from minigrad.nn import activations, constraints, functional, init, regularizers
 from minigrad.nn.activations import (
     ELU,
     GELU,
@@ -19,6 +19,7 @@ from minigrad.nn.activations import (
 )
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.batch_norm import BatchNorm, BatchNorm1D, BatchNorm2D
+from minigrad.nn.constraints import Constraint, MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from minigrad.nn.containers import Lambda, ModuleDict, ModuleList, Residual
 from minigrad.nn.convolution import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose
 from minigrad.nn.dense import Dense
@@ -57,22 +58,24 @@ from minigrad.nn.pooling import (
 from minigrad.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions, alibi_slopes
 from minigrad.nn.recurrent import GRU, LSTM, RNN
 from minigrad.nn.recurrent_cells import GRUCell, LSTMCell, RNNCell
+from minigrad.nn.regularizers import L1, L1L2, L2, ProximalL1, Regularizer, penalty, regularize
 from minigrad.nn.sequential import Sequential
 from minigrad.nn.shape import Flatten, Reshape
 from minigrad.nn.transformer import Transformer, TransformerDecoder, TransformerEncoder
 from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
-    "ELU", "GELU", "GRU", "LSTM", "RNN", "SELU", "AdaptiveAvgPool1D", "AdaptiveAvgPool2D", "AvgPool1D", "AvgPool2D",
-    "BCELoss", "BCEWithLogitsLoss", "BatchNorm", "BatchNorm1D", "BatchNorm2D", "CTCLoss", "Conv1D",
-    "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "CosineEmbeddingLoss", "CrossEntropyLoss", "DecoderCache",
-    "Dense", "Dropout", "Embedding", "FeedForward", "Flatten", "GRUCell", "GlobalAvgPool1D", "GlobalAvgPool2D",
-    "GroupNorm", "HingeLoss", "HuberLoss", "Identity", "InstanceNorm", "KLDivLoss", "KVCache", "L1Loss", "LSTMCell",
-    "Lambda", "LayerCache", "LayerNorm", "LeakyReLU", "LearnedPositions", "LoadReport", "LogSigmoid", "LogSoftmax",
-    "MSELoss", "MarginRankingLoss", "MaxPool1D", "MaxPool2D", "Mish", "Module", "ModuleDict", "ModuleList",
-    "MultiHeadAttention", "NLLLoss", "Parameter", "RMSNorm", "RNNCell", "ReLU", "Reshape", "Residual",
-    "RotaryPositions", "Sequential", "SiLU", "Sigmoid", "SigmoidFocalLoss", "SinusoidalPositions", "SmoothL1Loss",
-    "Softmax", "SoftmaxFocalLoss", "Softplus", "Tanh", "Transformer", "TransformerDecoder",
-    "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "activations",
-    "alibi_slopes", "functional", "init",
+    "ELU", "GELU", "GRU", "L1", "L1L2", "L2", "LSTM", "RNN", "SELU", "AdaptiveAvgPool1D", "AdaptiveAvgPool2D",
+    "AvgPool1D", "AvgPool2D", "BCELoss", "BCEWithLogitsLoss", "BatchNorm", "BatchNorm1D", "BatchNorm2D", "CTCLoss",
+    "Constraint", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "CosineEmbeddingLoss", "CrossEntropyLoss",
+    "DecoderCache", "Dense", "Dropout", "Embedding", "FeedForward", "Flatten", "GRUCell", "GlobalAvgPool1D",
+    "GlobalAvgPool2D", "GroupNorm", "HingeLoss", "HuberLoss", "Identity", "InstanceNorm", "KLDivLoss", "KVCache",
+    "L1Loss", "LSTMCell", "Lambda", "LayerCache", "LayerNorm", "LeakyReLU", "LearnedPositions", "LoadReport",
+    "LogSigmoid", "LogSoftmax", "MSELoss", "MarginRankingLoss", "MaxNorm", "MaxPool1D", "MaxPool2D", "MinMaxNorm",
+    "Mish", "Module", "ModuleDict", "ModuleList", "MultiHeadAttention", "NLLLoss", "NonNegative", "Parameter",
+    "ProximalL1", "RMSNorm", "RNNCell", "ReLU", "Regularizer", "Reshape", "Residual", "RotaryPositions", "Sequential",
+    "SiLU", "Sigmoid", "SigmoidFocalLoss", "SinusoidalPositions", "SmoothL1Loss", "Softmax", "SoftmaxFocalLoss",
+    "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "TransformerEncoderLayer", "TripletMarginLoss", "UnitNorm", "activations", "alibi_slopes", "constraints",
+    "functional", "init", "penalty", "regularize", "regularizers",
 ]  # fmt: skip

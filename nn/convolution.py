@@ -12,6 +12,7 @@ from minigrad.errors import ShapeError, message
 from minigrad.nn import activations, init
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.regularizers import Regularizer, attach
 from minigrad.ops.windows import sizes
 from minigrad.tensor import Tensor
 
@@ -51,6 +52,8 @@ class _Convolution(Module):
         kernel_initializer: str | Callable[..., Any],
         bias_initializer: str | Callable[..., Any],
         dtype: Any,
+        kernel_rules: tuple[Any, Any],
+        bias_rules: tuple[Any, Any],
     ) -> None:
         who, n = type(self).__name__, self.axes
         self.filters, self.groups = sizes(who, "filters", filters, 1)[0], sizes(who, "groups", groups, 1)[0]
@@ -65,10 +68,12 @@ class _Convolution(Module):
         self.activation = activations.get(activation)
         fill = functools.partial(_fill, init.get(kernel_initializer), self.transposed)
         self.weight = Parameter.deferred(self._weight_shape(None), fill, dtype=dtype)
+        attach(self.weight, *kernel_rules)
         self.bias: Parameter | None = None
         if bias:
             self.bias = Parameter.deferred((self.filters,), init.get(bias_initializer), dtype=dtype)
             self.bias.initialize((self.filters,))
+            attach(self.bias, *bias_rules)
         if in_channels is not None:
             self._initialize(sizes(who, "in_channels", in_channels, 1)[0])
 
@@ -139,11 +144,16 @@ class _Forward(_Convolution):
         in_channels: int | None = None,
         kernel_initializer: str | Callable[..., Any] = "glorot_uniform",
         bias_initializer: str | Callable[..., Any] = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
+        bias_regularizer: str | Regularizer | None = None,
+        kernel_constraint: str | Callable[[Any], Any] | None = None,
+        bias_constraint: str | Callable[[Any], Any] | None = None,
         dtype: Any = None,
     ) -> None:
         super().__init__(
             filters, kernel_size, stride, padding, dilation, groups, activation, bias, in_channels,
             kernel_initializer, bias_initializer, dtype,
+            (kernel_regularizer, kernel_constraint), (bias_regularizer, bias_constraint),
         )  # fmt: skip
 
     def _apply(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -169,12 +179,17 @@ class _Transposed(_Convolution):
         in_channels: int | None = None,
         kernel_initializer: str | Callable[..., Any] = "glorot_uniform",
         bias_initializer: str | Callable[..., Any] = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
+        bias_regularizer: str | Regularizer | None = None,
+        kernel_constraint: str | Callable[[Any], Any] | None = None,
+        bias_constraint: str | Callable[[Any], Any] | None = None,
         dtype: Any = None,
     ) -> None:
         self.output_padding = sizes(type(self).__name__, "output_padding", output_padding, self.axes, 0)
         super().__init__(
             filters, kernel_size, stride, padding, dilation, groups, activation, bias, in_channels,
             kernel_initializer, bias_initializer, dtype,
+            (kernel_regularizer, kernel_constraint), (bias_regularizer, bias_constraint),
         )  # fmt: skip
 
     def _apply(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -228,6 +243,10 @@ class Conv2D(_Forward):
     kernel_initializer, bias_initializer : str or callable
         What fills the weight and the bias: a function of `minigrad.nn.init`, or its name. It sees the weight as
         (*kernel, in / groups, out), on which the fans are counted.
+    kernel_regularizer, bias_regularizer : Regularizer or str, optional
+        Penalties that optimizers add, such as ``nn.L2(1e-4)`` or ``"l1"``; see `minigrad.nn.regularizers`.
+    kernel_constraint, bias_constraint : callable or str, optional
+        What optimizers hold the parameters to, such as ``nn.MaxNorm(2.0)``; see `minigrad.nn.constraints`.
     dtype : dtype, optional
         Of the parameters; float32 by default.
 
@@ -288,7 +307,8 @@ class Conv2DTranspose(_Transposed):
         As for `Conv2D`, but the padding in numbers: those of the convolution that leads back.
     output_padding : int or tuple of int
         Rows added behind each axis, less than its stride.
-    in_channels, kernel_initializer, bias_initializer, dtype
+    in_channels, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, \
+    bias_constraint, dtype
         As for `Conv2D`.
 
     Attributes

@@ -134,6 +134,11 @@ class Deferred(Tensor):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
+    def __copy__(self) -> Self:
+        made = super().__copy__()
+        vars(made).update(vars(self))
+        return made  # type: ignore[return-value]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         made = super().__deepcopy__(memo)
         vars(made).update(copy.deepcopy(vars(self), memo))

@@ -11,6 +11,7 @@ from minigrad.nn import activations, init
 from minigrad.nn.checks import extent
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.regularizers import Regularizer, attach
 from minigrad.tensor import Tensor
 
 __all__ = ["Dense"]
@@ -34,6 +35,10 @@ class Dense(Module):
         `state_dict` and an optimizer's `step` raise, and `load_state_dict` gives the weight its shape.
     kernel_initializer, bias_initializer : str or callable
         What fills the weight and the bias: a function of `minigrad.nn.init`, or its name.
+    kernel_regularizer, bias_regularizer : Regularizer or str, optional
+        Penalties that optimizers add, such as ``nn.L2(1e-4)`` or ``"l1"``; see `minigrad.nn.regularizers`.
+    kernel_constraint, bias_constraint : callable or str, optional
+        What optimizers hold the parameters to, such as ``nn.MaxNorm(2.0)``; see `minigrad.nn.constraints`.
     dtype : dtype, optional
         Of the parameters; float32 by default.
 
@@ -73,6 +78,10 @@ class Dense(Module):
         in_features: int | None = None,
         kernel_initializer: str | Callable[..., Any] = "glorot_uniform",
         bias_initializer: str | Callable[..., Any] = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
+        bias_regularizer: str | Regularizer | None = None,
+        kernel_constraint: str | Callable[[Any], Any] | None = None,
+        bias_constraint: str | Callable[[Any], Any] | None = None,
         dtype: Any = None,
     ) -> None:
         self.units = extent("Dense", "units", units)
@@ -84,10 +93,12 @@ class Dense(Module):
                 message("Dense", "activation", activation, "a name, a function or a module", hint)
             ) from None
         self.weight = Parameter.deferred((None, self.units), init.get(kernel_initializer), dtype=dtype)
+        attach(self.weight, kernel_regularizer, kernel_constraint)
         self.bias: Parameter | None = None
         if bias:
             self.bias = Parameter.deferred((self.units,), init.get(bias_initializer), dtype=dtype)
             self.bias.initialize((self.units,))
+            attach(self.bias, bias_regularizer, bias_constraint)
         if in_features is not None:
             self.weight.initialize((extent("Dense", "in_features", in_features), self.units))
 

@@ -11,6 +11,7 @@ from minigrad.nn import init
 from minigrad.nn.checks import extent
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.regularizers import Regularizer, attach
 from minigrad.tensor import Tensor
 
 __all__ = ["Embedding"]
@@ -32,6 +33,10 @@ class Embedding(Module):
     embeddings_initializer : str or callable
         What fills the table: a function of `minigrad.nn.init`, or its name. By default the standard normal
         distribution.
+    embeddings_regularizer : Regularizer or str, optional
+        A penalty that optimizers add, such as ``nn.L2(1e-4)`` or ``"l1"``; with `sparse`, on the rows used alone.
+    embeddings_constraint : callable or str, optional
+        What optimizers hold the table to, such as ``nn.MaxNorm(2.0, axis=1)``.
     dtype : dtype, optional
         Of the table; float32 by default.
     sparse : bool
@@ -75,6 +80,8 @@ class Embedding(Module):
         *,
         padding_idx: int | None = None,
         embeddings_initializer: str | Callable[..., Any] = "normal",
+        embeddings_regularizer: str | Regularizer | None = None,
+        embeddings_constraint: str | Callable[[Any], Any] | None = None,
         dtype: Any = None,
         sparse: bool = False,
     ) -> None:
@@ -83,6 +90,7 @@ class Embedding(Module):
         self.sparse = sparse
         self.weight = Parameter.deferred(shape, init.get(embeddings_initializer), dtype=dtype)
         self.weight.initialize(shape)
+        attach(self.weight, embeddings_regularizer, embeddings_constraint)
         if padding_idx is not None:
             self.weight.detach()[padding_idx] = 0.0
 

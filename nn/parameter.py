@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes, ops
 from minigrad.errors import DTypeError, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
+
+if TYPE_CHECKING:
+    from minigrad.nn.regularizers import Regularizer
 
 __all__ = ["Parameter"]
 
@@ -29,6 +33,15 @@ class Parameter(Deferred):
     device : str, optional
         Where it lives.
 
+    Attributes
+    ----------
+    regularizer : Regularizer or None
+        A penalty that an optimizer's `step` adds, such as ``nn.L2(1e-4)``.
+    constraint : callable or None
+        What `step` calls with the new values, an array to change in place, such as ``nn.MaxNorm(2.0)``.
+    mask : array_like of bool or None
+        Of this shape, or one that stretches to it. Where it is False, `step` sets the gradient and the weight to 0.
+
     Raises
     ------
     DTypeError
@@ -42,6 +55,10 @@ class Parameter(Deferred):
     >>> w.grad
     tensor([2., 4.])
     """
+
+    regularizer: Regularizer | None = None
+    constraint: Callable[[Any], Any] | None = None
+    mask: Any = None
 
     def __init__(self, data: Any, requires_grad: bool = True, *, dtype: Any = None, device: Any = None) -> None:
         values = data.detach() if isinstance(data, Tensor) else data

@@ -156,7 +156,7 @@ class RNN(Recurrent):
     bias : bool
         Whether the cells have biases.
     kernel_initializer, recurrent_initializer, bias_initializer, dtype : optional
-        As for `RNNCell`.
+        As for `RNNCell`, which takes regularizers and constraints too.
 
     Raises
     ------
@@ -210,7 +210,7 @@ class LSTM(Recurrent):
     bias : bool
         Whether the cells have biases.
     unit_forget_bias, kernel_initializer, recurrent_initializer, bias_initializer, dtype : optional
-        As for `LSTMCell`.
+        As for `LSTMCell`, which takes regularizers and constraints too.
 
     Raises
     ------
@@ -268,7 +268,7 @@ class GRU(Recurrent):
     bias : bool
         Whether the cells have biases.
     kernel_initializer, recurrent_initializer, bias_initializer, dtype : optional
-        As for `GRUCell`.
+        As for `GRUCell`, which takes regularizers and constraints too.
 
     Raises
     ------

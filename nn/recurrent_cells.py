@@ -12,6 +12,7 @@ from minigrad.nn import init
 from minigrad.nn.checks import extent
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.regularizers import Regularizer, attach
 from minigrad.tensor import Tensor
 
 __all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell"]
@@ -42,21 +43,30 @@ class Cell(Module):
         kernel_initializer: Fill = "glorot_uniform",
         recurrent_initializer: Fill = "orthogonal",
         bias_initializer: Fill = "zeros",
+        kernel_regularizer: str | Regularizer | None = None,
+        recurrent_regularizer: str | Regularizer | None = None,
+        bias_regularizer: str | Regularizer | None = None,
+        kernel_constraint: str | Callable[[Any], Any] | None = None,
+        recurrent_constraint: str | Callable[[Any], Any] | None = None,
+        bias_constraint: str | Callable[[Any], Any] | None = None,
         dtype: Any = None,
     ) -> None:
         who = type(self).__name__
         self.units = extent(who, "units", units)
         width = self.gates * self.units
         self.weight_ih = Parameter.deferred((None, width), init.get(kernel_initializer), dtype=dtype)
+        attach(self.weight_ih, kernel_regularizer, kernel_constraint)
         self.weight_hh = Parameter.deferred((self.units, width), init.get(recurrent_initializer), dtype=dtype)
         self.weight_hh.initialize((self.units, width))
+        attach(self.weight_hh, recurrent_regularizer, recurrent_constraint)
         self.bias_ih: Parameter | None = None
         self.bias_hh: Parameter | None = None
         if bias:
             fill = init.get(bias_initializer)
             self.bias_ih, self.bias_hh = (Parameter.deferred((width,), fill, dtype=dtype) for _ in range(2))
-            self.bias_ih.initialize((width,))
-            self.bias_hh.initialize((width,))
+            for p in (self.bias_ih, self.bias_hh):
+                p.initialize((width,))
+                attach(p, bias_regularizer, bias_constraint)
         if in_features is not None:
             self.weight_ih.initialize((extent(who, "in_features", in_features), width))
 
@@ -116,6 +126,10 @@ class RNNCell(Cell):
         Features of the input; left out, they are read from the first batch.
     kernel_initializer, recurrent_initializer, bias_initializer : str or callable
         What fills `weight_ih`, `weight_hh` and both biases: functions of `minigrad.nn.init`, or their names.
+    kernel_regularizer, recurrent_regularizer, bias_regularizer : Regularizer or str, optional
+        Penalties on the same three, as for `Dense`.
+    kernel_constraint, recurrent_constraint, bias_constraint : callable or str, optional
+        Constraints on the same three, as for `Dense`.
     dtype : dtype, optional
         Of the parameters; float32 by default.
 
@@ -173,6 +187,10 @@ class LSTMCell(Cell):
         Features of the input; left out, they are read from the first batch.
     kernel_initializer, recurrent_initializer, bias_initializer : str or callable
         What fills `weight_ih`, `weight_hh` and both biases: functions of `minigrad.nn.init`, or their names.
+    kernel_regularizer, recurrent_regularizer, bias_regularizer : Regularizer or str, optional
+        Penalties on the same three, as for `Dense`.
+    kernel_constraint, recurrent_constraint, bias_constraint : callable or str, optional
+        Constraints on the same three, as for `Dense`.
     dtype : dtype, optional
         Of the parameters; float32 by default.
 
@@ -226,6 +244,10 @@ class GRUCell(Cell):
         Features of the input; left out, they are read from the first batch.
     kernel_initializer, recurrent_initializer, bias_initializer : str or callable
         What fills `weight_ih`, `weight_hh` and both biases: functions of `minigrad.nn.init`, or their names.
+    kernel_regularizer, recurrent_regularizer, bias_regularizer : Regularizer or str, optional
+        Penalties on the same three, as for `Dense`.
+    kernel_constraint, recurrent_constraint, bias_constraint : callable or str, optional
+        Constraints on the same three, as for `Dense`.
     dtype : dtype, optional
         Of the parameters; float32 by default.
 

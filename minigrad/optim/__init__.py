@@ -1,7 +1,8 @@
 """Optimizers: ``from minigrad import optim``."""
 
 from minigrad.optim.adam import Adam, AdamW
+from minigrad.optim.gradients import unscale_
 from minigrad.optim.optimizer import Optimizer
 from minigrad.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "unscale_"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import arrays, tape
+from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, GradError, describe, message
 from minigrad.nn.module import Module, check_initialized, clear_gradients
 from minigrad.nn.parameter import Parameter
+from minigrad.optim.stages import MASTER, Stages, wide
 from minigrad.tensor import Tensor
 
 __all__ = ["Array", "Group", "Optimizer", "State"]
@@ -23,16 +25,18 @@ Array = Any  # an array of the parameter's backend
 Group = dict[str, Any]  # hyperparameters, "params" (tensors) and "names"
 State = dict[str, Any]  # arrays and numbers
 
-TRAINED = frozenset({dtypes.float32, dtypes.float64})
-KEEP = "Keep the parameters in float32: model.to(mg.float32)"
+Due = tuple[list[Tensor], list[Array], list[Array], list[State], list[Stages]]
 
 
 class Optimizer:
     """Base of the optimizers.
 
     A subclass is two functions on arrays, `init` and `update`, and `check` for its hyperparameters. A step writes into
-    the memory of the parameters and records nothing. Parameters are float32 or float64; a half one is refused, because
-    an update smaller than half its last digit would be lost.
+    the memory of the parameters and records nothing. What surrounds the rule (regularizers, constraints, masks, master
+    weights) is the same for all of them: docs/training_step.md.
+
+    A rule sees float32 or float64. Where a parameter is half, an update smaller than half its last digit would be lost;
+    so its state holds float32 master weights, ``"master"``, which the rule updates, and which are rounded to it.
 
     Parameters
     ----------
@@ -56,7 +60,7 @@ class Optimizer:
     GradError
         If a tensor is no leaf.
     DTypeError
-        If a parameter is neither float32 nor float64.
+        If a parameter is not floating.
 
     Examples
     --------
@@ -143,32 +147,51 @@ class Optimizer:
 
     # --- what a training loop calls ---------------------------------------------------------------------------------
 
-    def step(self) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; a step that is refused changes none.
+
+        The gradient of a half parameter becomes float32; the regularizer's gradient is added, and what the mask leaves
+        out set to 0; the rule computes the new values, with the decay of the weights where it has one; threshold and
+        constraint follow, the mask again, and the way back to half. See docs/training_step.md, also for what comes
+        before: unscaling and clipping.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Zeroes the gradients, computes the loss, calls its ``backward`` and returns it; called first.
+
+        Returns
+        -------
+        object
+            What the closure returned, None without one.
 
         Raises
         ------
         ShapeError
-            If a parameter still waits for the batch that completes its shape.
-        DTypeError
-            If a parameter has become a half one.
+            If a parameter still waits for the batch that completes its shape, or a mask does not fit.
         ValueError
             If a parameter lies in memory that is read-only.
         """
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
         due = [self._due(group) for group in self.param_groups]
         changed: list[Tensor] = []
         try:
-            for group, (params, xs, gs, states) in zip(self.param_groups, due, strict=True):
+            for group, (params, xs, gs, states, stages) in zip(self.param_groups, due, strict=True):
                 changed += params
-                self._update_rows(xs, gs, states, group)
                 self.update_all(xs, gs, states, group)
+                for stage in stages:
+                    stage.finish()
         finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
+        return loss
 
-    def _due(self, group: Group) -> tuple[list[Tensor], list[Array], list[Array], list[State]]:
-        """The parameters of a group that have a gradient, their arrays, gradients and states."""
+    def _due(self, group: Group) -> Due:
+        """The parameters of a group that have a gradient, and what the rule is to see of them; most need no stages."""
         params: list[Tensor] = []
-        xs, gs, states = [], [], []
+        xs, gs, states, stages = [], [], [], []
         known, usual = self.state, dtypes.float32  # hashing a dtype costs as much as a small update
         for p in group["params"]:
             grad = p._grad
@@ -176,13 +199,10 @@ class Optimizer:
                 if isinstance(p, Parameter) and not p.is_initialized:
                     check_initialized(f"{self._who}.step", self._name(group, p), p)
                 continue
-            x = p._array
-            if x.dtype is not usual and x.dtype not in TRAINED:
-                self._check_dtype(group, p)
+            x, g = p._array, grad._array
             state = known.get(p)
             if state is None:
-                state = known[p] = self.init(x, group)
-            g = grad._array
+                state = known[p] = self.init(wide(x), group)
             if type(g) is RowSparse and not self.by_row:
                 hint = "Make the table with sparse=False, or give it to an optimizer of its own"
                 got = "row-sparse"
@@ -191,30 +211,24 @@ class Optimizer:
             xs.append(x)
             gs.append(g)
             states.append(state)
+            if (
+                type(g) is RowSparse
+                or (x.dtype is not usual and x.dtype in dtypes.HALF)
+                or MASTER in state
+                or (isinstance(p, Parameter) and not p.mask is p.regularizer is p.constraint is None)
+            ):
+                stages.append(len(xs) - 1)
         frozen = arrays.first_read_only(xs)
         if frozen >= 0:
             where = self._name(group, params[frozen])
             hint = "Copy it: mg.tensor(array, requires_grad=True)"
             raise ValueError(message(f"{self._who}.step", where, "read-only", "memory to write to", hint))
-        return params, xs, gs, states
-
-    def _update_rows(self, xs: list[Array], gs: list[Array], states: list[State], group: Group) -> None:
-        """Update, and take out of the lists, the parameters whose gradients are row-sparse: their rows alone."""
-        for i in reversed([i for i, g in enumerate(gs) if type(g) is RowSparse]):
-            x, g, state = xs.pop(i), gs.pop(i), states.pop(i)
-            self.conform(x, state)
-            rows = x[g.ids]
-            part = {name: v[g.ids] if getattr(v, "shape", None) == x.shape else v for name, v in state.items()}
-            self.update_all([rows], [g.values], [part], group)
-            x[g.ids] = rows
-            for name, value in part.items():
-                if name in state and getattr(state[name], "shape", None) == x.shape:
-                    state[name][g.ids] = value
-                elif hasattr(value, "dtype"):  # made by this step, such as a momentum that was switched on
-                    state[name] = np.zeros_like(x)
-                    state[name][g.ids] = value
-                else:
-                    state[name] = value
+        made = []
+        for i in stages:
+            where = f"{self._who}.step: {self._name(group, params[i])}"
+            made.append(Stages(where, params[i], states[i], group, self.conform))
+            xs[i], gs[i], states[i] = made[-1].x, made[-1].g, made[-1].state
+        return params, xs, gs, states, made
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
@@ -262,8 +276,8 @@ class Optimizer:
         self.param_groups.append(made)
 
     def _check_dtype(self, group: Group, p: Tensor) -> None:
-        if p.dtype not in TRAINED:
-            raise DTypeError(message(self._who, self._name(group, p), describe(p), "float32 or float64", KEEP))
+        if p.dtype not in dtypes.FLOATING:
+            raise DTypeError(message(self._who, self._name(group, p), describe(p), "a floating dtype"))
 
     def _name(self, group: Group, p: Tensor) -> str:
         i = next(i for i, other in enumerate(group["params"]) if other is p)
@@ -330,13 +344,22 @@ class Optimizer:
             self.check(hyper[-1])
             for key, p in zip(own, group["params"], strict=True):
                 if key in state["state"]:
-                    loaded[p] = self._restored(key, p, self.init(p._array, hyper[-1]), state["state"][key])
+                    loaded[p] = self._restored(key, p, self.init(wide(p._array), hyper[-1]), state["state"][key])
         for group, values in zip(self.param_groups, hyper, strict=True):
             group.update(values)
         self.state = loaded
 
     def _restored(self, key: str, p: Tensor, fresh: State, given: Mapping[str, Any]) -> State:
-        """The state of one parameter, of the kinds, shapes and dtypes that a fresh one has."""
+        """The state of one parameter, of the kinds, shapes and dtypes that a fresh one has.
+
+        Master weights are taken where there are some and the parameter is half; else they are made by the next step.
+        """
+        if MASTER in given:
+            given = dict(given)
+            if p.dtype in dtypes.HALF:
+                fresh[MASTER] = wide(p._array)
+            else:
+                del given[MASTER]
         self._compare(f"state of parameter {key!r}", sorted(given), sorted(fresh))
         made: State = {}
         for name, like in fresh.items():

@@ -1,0 +1,170 @@
+"""Stages: what a step does before and after the update rule, for parameters that need more than the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from minigrad import dtypes
+from minigrad.backend.rows import RowSparse
+from minigrad.errors import ShapeError, describe, message
+from minigrad.optim.gradients import cast, values_of
+from minigrad.tensor import Tensor
+
+__all__ = ["MASTER", "Stages", "wide"]
+
+Array = Any
+State = dict[str, Any]
+MASTER = "master"  # the key of the master weights in the state of a half parameter
+
+
+class Stages:
+    """The stages around the rule for one parameter; docs/training_step.md has all of them in their order.
+
+    Made before anything has changed, it raises what there is to refuse and holds what the rule is to see: `x`, `g` and
+    `state`, of the rows used alone where the gradient is row-sparse. `finish` takes it from there.
+
+    Parameters
+    ----------
+    where : str
+        The parameter's name for errors.
+    p : Tensor
+        The parameter; it has a gradient.
+    state : dict
+        Its state.
+    group : dict
+        The hyperparameters of its group.
+    conform : callable
+        The optimizer's, which casts a state to the dtype of an array.
+    """
+
+    __slots__ = ("constraint", "g", "keep", "lr", "p", "regularizer", "rows", "state", "whole", "whole_state", "x")
+
+    def __init__(
+        self, where: str, p: Tensor, state: State, group: dict[str, Any], conform: Callable[[Array, State], None]
+    ) -> None:
+        grad = p._grad
+        assert grad is not None
+        self.p, self.whole_state = p, state
+        self.rows = grad._array.ids if type(grad._array) is RowSparse else None
+        self.regularizer = getattr(p, "regularizer", None)  # a tensor that is no Parameter has none of the three
+        self.constraint = getattr(p, "constraint", None)
+        self.keep = _kept(where, getattr(p, "mask", None), p.shape)
+        self.lr = _learning_rate(where, self.regularizer, group)
+        self.whole = self._whole()
+        self.g = values_of(grad._array)
+        if self.rows is None:
+            self.x, self.state = self.whole, state
+        else:
+            conform(self.whole, state)
+            self.x = self.whole[self.rows]
+            self.state = {
+                name: value[self.rows] if getattr(value, "shape", None) == p.shape else value
+                for name, value in state.items()
+                if name != MASTER
+            }
+        if p.dtype in dtypes.HALF:
+            _follow(self.x, p._array if self.rows is None else p._array[self.rows])
+        self._penalize(-1.0 if group.get("maximize") else 1.0)
+
+    def _whole(self) -> Array:
+        """The parameter's array, or its master weights, which are made where it is half, and dropped where not."""
+        if self.p.dtype not in dtypes.HALF:
+            self.whole_state.pop(MASTER, None)
+            return self.p._array
+        if MASTER not in self.whole_state:
+            self.whole_state[MASTER] = wide(self.p._array)
+        return self.whole_state[MASTER]
+
+    def _penalize(self, sign: float) -> None:
+        """Add the penalty to the gradient, and set what the mask leaves out to 0."""
+        if self.regularizer is not None:
+            # a rule that ascends turns the sign of all that it sees
+            slope = sign * self.regularizer.gradient(self.x)
+            self.g = np.add(self.g, slope, dtype=self.x.dtype, casting="same_kind")
+        if self.keep is not None:
+            self.g = np.where(self._keep_rows(), self.g, 0)
+
+    def _keep_rows(self) -> Array:
+        assert self.keep is not None
+        return self.keep if self.rows is None else self.keep[self.rows]
+
+    def finish(self) -> None:
+        """After the rule: threshold, constraint, mask on the weight, rows to their table, master weights to half."""
+        x, p, whole = self.x, self.p, self.whole
+        half = p.dtype in dtypes.HALF
+        by_row = self.rows is None or getattr(self.constraint, "by_row", False)
+        prox = getattr(self.regularizer, "prox", None)
+        if prox is not None:
+            prox(x, self.lr)
+        if self.constraint is not None and by_row:
+            self.constraint(x)
+        if self.keep is not None:
+            np.copyto(x, 0, where=~self._keep_rows())
+        if self.rows is None:
+            if half:
+                p._array[...] = cast(x, p.dtype)
+            return
+        whole[self.rows] = x
+        self._return_state()
+        if self.constraint is not None and not by_row:
+            self.constraint(whole)
+            if self.keep is not None:
+                np.copyto(whole, 0, where=~self.keep)
+            if half:
+                p._array[...] = cast(whole, p.dtype)
+        elif half:
+            p._array[self.rows] = cast(x, p.dtype)
+
+    def _return_state(self) -> None:
+        """Write the state of the rows into that of the table."""
+        state, rows = self.whole_state, self.rows
+        for name, value in self.state.items():
+            if name in state and getattr(state[name], "shape", None) == self.p.shape:
+                state[name][rows] = value
+            elif hasattr(value, "dtype"):  # made by this step, such as a momentum that was switched on
+                state[name] = np.zeros_like(self.whole)
+                state[name][rows] = value
+            else:
+                state[name] = value
+
+
+def wide(x: Array) -> Array:
+    """What a rule works on: the array of a parameter, in float32 where it is half."""
+    return cast(x, dtypes.float32) if x.dtype in dtypes.HALF else x
+
+
+def _follow(master: Array, x: Array) -> None:
+    """Where a half weight is no longer its master weight rounded, somebody has written to it: take its value."""
+    other = np.asarray(cast(master, x.dtype)).view(np.uint16) != np.asarray(x).view(np.uint16)
+    if other.any():
+        np.copyto(master, cast(x, dtypes.float32), where=other)
+
+
+def _kept(where: str, mask: Any, shape: tuple[int, ...]) -> Array | None:
+    """The mask as bools of the parameter's shape."""
+    if mask is None:
+        return None
+    keep = np.asarray(mask._array if isinstance(mask, Tensor) else mask)
+    if keep.dtype != np.bool_:
+        keep = keep != 0
+    if keep.shape != shape:
+        try:
+            keep = np.broadcast_to(keep, shape)
+        except ValueError:
+            raise ShapeError(message(where, "mask", keep, f"{shape}, or what stretches to it")) from None
+    return keep
+
+
+def _learning_rate(where: str, regularizer: Any, group: dict[str, Any]) -> float:
+    """What `prox` is called with."""
+    lr = group.get("lr")
+    if getattr(regularizer, "prox", None) is None:
+        return 0.0
+    if not isinstance(lr, Real):
+        need = "a number, as the threshold of the regularizer depends on it"
+        raise ValueError(message(where, "lr", describe(lr), need))
+    return float(lr)
