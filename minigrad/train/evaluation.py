@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import ops
 from minigrad.autograd import no_grad
-from minigrad.data import DataLoader, Dataset, IterableDataset
+from minigrad.data import DataLoader
 from minigrad.errors import message
 from minigrad.tensor import Tensor
 from minigrad.train.accumulate import denominator
 from minigrad.train.batch import call, converted, inputs_of, length
 from minigrad.train.interrupt import Interrupt, Interrupted
-from minigrad.train.source import Source, plain
+from minigrad.train.source import Source, is_dataset, plain
 from minigrad.train.sums import Sums
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["evaluate", "evaluating", "predict"]
 def evaluating(trainer: Trainer) -> Iterator[None]:
     """Evaluation mode, no graph, and the averaged weights where there are some; all as before afterwards."""
     modes = [(module, module.training) for module in trainer.model.modules()]
-    averaged = nullcontext() if trainer.ema is None or not trainer.step else trainer.ema.average()
+    averaged = trainer.ema.average() if trainer.ema is not None and trainer.ema.updates else nullcontext()
     trainer.model.eval()
     try:
         with no_grad(), averaged:
@@ -78,7 +78,7 @@ def _input_batches(x: Any, batch_size: int, dtype: Any) -> Iterator[Any]:
             part = {key: array[start : start + batch_size] for key, array in arrays.items()}
             yield part if isinstance(x, Mapping) else tuple(part.values())
         return
-    if isinstance(x, (Dataset, IterableDataset)):
+    if is_dataset(x):
         x = DataLoader(x, batch_size)
     source = Source(x, "x")
     while batches := source.take(1):

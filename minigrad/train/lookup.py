@@ -8,6 +8,7 @@ from typing import Any
 from minigrad import nn, optim
 from minigrad.errors import message
 from minigrad.nn.module import Module
+from minigrad.optim import schedules
 
 __all__ = ["LOSSES", "SCHEDULES", "find_loss", "find_optimizer", "find_schedule", "name_of", "optimizers"]
 
@@ -28,12 +29,12 @@ LOSSES: dict[str, Callable[[], Any]] = {
 
 # name -> the schedule of an optimizer over so many steps
 SCHEDULES: dict[str, Callable[[Any, int], Any]] = {
-    "cosine": lambda optimizer, steps: optim.CosineAnnealingLR(optimizer, steps),
-    "linear": lambda optimizer, steps: optim.LinearLR(optimizer, 1.0, 0.0, steps),
-    "one_cycle": lambda optimizer, steps: optim.OneCycleLR(
+    "cosine": lambda optimizer, steps: schedules.CosineAnnealingLR(optimizer, steps),
+    "linear": lambda optimizer, steps: schedules.LinearLR(optimizer, 1.0, 0.0, steps),
+    "one_cycle": lambda optimizer, steps: schedules.OneCycleLR(
         optimizer, optimizer.param_groups[0]["lr"], total_steps=steps
     ),
-    "warmup_cosine": lambda optimizer, steps: optim.WarmupCosineLR(optimizer, max(steps // 20, 1), steps),
+    "warmup_cosine": lambda optimizer, steps: schedules.WarmupCosineLR(optimizer, max(steps // 20, 1), steps),
 }
 
 

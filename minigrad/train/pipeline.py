@@ -31,6 +31,7 @@ class Pipeline:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.overflows = 0  # losses that were not finite, in a row
+        self._measured = True  # whether the logs count what is computed now
         self._random: Any = None  # the random state before the batch at hand
 
     def run(self, batches: Sequence[Any]) -> bool:
@@ -39,11 +40,11 @@ class Pipeline:
         parts = [self.prepare(batch) for batch in batches]
         counts = [denominator(t.loss, targets, examples) for _, targets, examples in parts]
         weighted = list(zip(batches, parts, counts, shares(counts), strict=True))
-        if getattr(t.optimizer, "needs_closure", False):
-            return self._run_closure(weighted)
-        t.optimizer.zero_grad()
-        for part in weighted:
-            self._gradients(*part)
+        self._measured = True
+        if isinstance(t.optimizer, optim.SAM):
+            t.optimizer.ascend(lambda: self._all_gradients(weighted))
+        else:
+            self._all_gradients(weighted)
         return self._update()
 
     def prepare(self, batch: Any) -> tuple[Inputs, Any, int]:
@@ -82,10 +83,15 @@ class Pipeline:
 
     # --- the parts of a step ----------------------------------------------------------------------------------------
 
-    def _gradients(
-        self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float, measured: bool = True
-    ) -> float:
-        """Add the gradient of one part to those of the parameters; its loss."""
+    def _all_gradients(self, weighted: Sequence[Any]) -> None:
+        """The gradient of all parts together; where it is asked for again, the logs do not count it again."""
+        self.trainer.optimizer.zero_grad()
+        for part in weighted:
+            self._gradients(*part)
+        self._measured = False
+
+    def _gradients(self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float) -> None:
+        """Add the gradient of one part to those of the parameters."""
         t = self.trainer
         t.batch = batch
         inputs, targets, examples = part
@@ -110,40 +116,20 @@ class Pipeline:
         else:
             alone = inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
             loss = t.adversary(compute, alone, backward, self._replay)
-        value = float(loss.item())
-        if measured:
+        if self._measured:
             self.measure(t.metrics, seen[0], targets)
-            t.sums.add(value, count, examples)
-        return value
+            t.sums.add(float(loss.item()), count, examples)
 
     def _replay(self) -> None:
         """A step between the replays of one batch."""
         self._update()
         self.trainer.optimizer.zero_grad()
 
-    def _run_closure(self, weighted: Sequence[Any]) -> bool:
-        """A step of an optimizer that asks for the gradient several times, at several places."""
-        t = self.trainer
-        calls = 0
-
-        def closure() -> float:
-            nonlocal calls
-            t.optimizer.zero_grad()
-            total = sum(self._gradients(*part, measured=calls == 0) * part[-1] for part in weighted)
-            self._clip()
-            calls += 1
-            return total
-
-        t.prepare_averages()
-        t.optimizer.step(closure)
-        self._advance()
-        return True
-
     def _clip(self) -> None:
         t = self.trainer
         if t.clip_norm is not None:
             norm = float(optim.clip_grad_norm_(t.trained(), t.clip_norm))
-            if t.scaler is None and not math.isfinite(norm):
+            if t.scaler is None and t.nan == "raise" and not math.isfinite(norm):
                 self._fail(f"the norm of the gradient is {norm}", self.prepare(t.batch))
             if math.isfinite(norm):
                 t.sums.norm(norm)
@@ -153,28 +139,24 @@ class Pipeline:
     def _update(self) -> bool:
         """Gradients to weights; False where an overflow skipped the step, and nothing advances."""
         t = self.trainer
+        rule = t.optimizer.optimizer if isinstance(t.optimizer, optim.SAM) else t.optimizer
         if t.scaler is not None:
-            t.scaler.unscale_(t.optimizer)
+            t.scaler.unscale_(rule)
         self._clip()
-        t.prepare_averages()
         if t.scaler is None:
-            t.optimizer.step()
+            rule.step()
         else:
-            done = t.scaler.step(t.optimizer)
+            done = t.scaler.step(rule)
             t.scaler.update()
             if not done:
                 t.skipped += 1
                 return False
-        self._advance()
-        return True
-
-    def _advance(self) -> None:
-        t = self.trainer
         t.step += 1
         if t.schedule is not None and t.schedule_per == "step":
             t.schedule.step()
         if t.ema is not None:
             t.ema.update()
+        return True
 
     # --- errors -----------------------------------------------------------------------------------------------------
 

@@ -58,9 +58,9 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         got = f"of format {state.get('format')}" if isinstance(state, Mapping) else state
         raise ValueError(message(who, "state", got, f"what state_dict gives, format {FORMAT}"))
-    made = {"schedule": t.schedule_name, "ema": t.ema_decay}  # what is made later, of a string or a number
     for name in PARTS:
-        if state[name] is not None and getattr(t, name) is None and made.get(name) is None:
+        later = name == "schedule" and t.schedule_name is not None  # made by fit
+        if state[name] is not None and getattr(t, name) is None and not later:
             hint = f"Make the trainer with {'precision' if name == 'scaler' else name}= as the one that was saved"
             raise ValueError(message(who, name, "in the state alone", "both or none", hint))
     if len(state["metrics"]) != len(t.metrics):
@@ -68,8 +68,6 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         raise ValueError(message(who, "the metrics", *counts, "Make the trainer with metrics= as the one that was saved"))
     t.model.load_state_dict(state["model"])
     t.optimizer.load_state_dict(state["optimizer"])
-    if state["ema"] is not None:
-        t.prepare_averages()
     for name in PARTS:
         if state[name] is not None and getattr(t, name) is not None:
             getattr(t, name).load_state_dict(state[name])

@@ -108,9 +108,15 @@ def make_source(
             got = f"of {', '.join(str(length(part)) for part in data)} examples"
             raise ValueError(message("Trainer", name, got, "arrays of as many examples each"))
         data = TensorDataset(*(plain(part, dtype) for part in data))
-    if isinstance(data, (Dataset, IterableDataset)):
+    if is_dataset(data):
         data = DataLoader(data, batch_size, shuffle and not isinstance(data, IterableDataset), seed=seed)
     return Source(data, name)
+
+
+def is_dataset(data: Any) -> bool:
+    """Whether it has items, not batches: a dataset, or what looks like one and cannot be iterated otherwise."""
+    counted = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not hasattr(data, "__iter__")
+    return counted or isinstance(data, (Dataset, IterableDataset))
 
 
 def plain(array: Any, dtype: Any) -> Any:

@@ -164,10 +164,9 @@ class Trainer:
         self.schedule: Any = None
         if schedule is not None and self.schedule_name is None:
             self.schedule = find_schedule(schedule, self.optimizer, None)
-        self.schedule_per = "epoch" if isinstance(self.schedule, optim.ReduceLROnPlateau) else schedule_per
+        self.schedule_per = "epoch" if isinstance(self.schedule, optim.schedules.ReduceLROnPlateau) else schedule_per
         self._first_lrs = self._lrs()
-        self.ema: Any = None if isinstance(ema, (int, float)) else ema
-        self.ema_decay = ema if isinstance(ema, (int, float)) else None
+        self.ema: Any = optim.EMA(model, ema) if isinstance(ema, (int, float)) else ema
         self.callbacks = CallbackList(callbacks)
         self.callbacks.set_trainer(self)
         self.pipeline = Pipeline(self)
@@ -324,7 +323,7 @@ class Trainer:
         """Close the logs, note them down, and tell the callbacks."""
         self.logs.update({metric.name: metric.result() for metric in self.metrics})
         if self.schedule is not None and self.schedule_per == "epoch":
-            plateau = isinstance(self.schedule, optim.ReduceLROnPlateau)
+            plateau = isinstance(self.schedule, optim.schedules.ReduceLROnPlateau)
             self.schedule.step(*([self.logs.get("val_loss", self.logs["loss"])] if plateau else []))
         for name, value in self.logs.items():
             self.history.setdefault(name, []).append(value)
@@ -368,11 +367,6 @@ class Trainer:
     def _called(self, verbose: str | int) -> CallbackList:
         """The callbacks, and what prints."""
         return self.callbacks
-
-    def prepare_averages(self) -> None:
-        """Make the average of the weights, now that their shapes are known."""
-        if self.ema is None and self.ema_decay is not None:
-            self.ema = optim.EMA(self.model, self.ema_decay)
 
     def trained(self) -> list[Tensor]:
         """The parameters that the optimizer holds."""
