@@ -1,6 +1,8 @@
-"""The training loop and what belongs to it."""
+"""The training loop and what belongs to it: ``from minigrad import train``."""
 
+from minigrad.train.accumulate import accumulate
 from minigrad.train.callbacks import Callback
 from minigrad.train.metrics import Metric
+from minigrad.train.trainer import Trainer
 
-__all__ = ["Callback", "Metric"]
+__all__ = ["Callback", "Metric", "Trainer", "accumulate"]
