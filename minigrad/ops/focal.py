@@ -183,5 +183,5 @@ def softmax_focal_loss(
     loss = total(losses)
     if reduction == "sum":
         return loss
-    count = index.size if counted is None else counted.sum().item()
+    count = index.size if counted is None else max(counted.sum().item(), 1)  # the mean of nothing is 0, as in cross_entropy
     return loss / count

@@ -28,6 +28,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "optimizer": t.optimizer.state_dict(),
         "epoch": t.epoch + ended,
         "batch": 0 if ended else t.batch_index,
+        "trained": t.epoch_trained and not ended,
         "step": t.step,
         "skipped": t.skipped,
         "overflows": t.pipeline.overflows,
@@ -37,7 +38,6 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "logs": {} if ended else {k: v for k, v in t.logs.items() if isinstance(v, (bool, int, float, str))},
         "sums": t.sums.state_dict(),
         "metrics": [metric.state_dict() for metric in t.metrics],
-        "loader_seed": t.loader_seed,
     }
     for name in PARTS:
         part = getattr(t, name)
@@ -76,8 +76,9 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     t.sums.load_state_dict(state["sums"])
     t.epoch, t.batch_index, t.step = int(state["epoch"]), int(state["batch"]), int(state["step"])
     t.skipped, t.pipeline.overflows = int(state["skipped"]), int(state["overflows"])
-    t.first_epoch, t.loader_seed = int(state["first_epoch"]), state["loader_seed"]
-    t.stop_training, t.history = bool(state["stop_training"]), copy.deepcopy(dict(state["history"]))
+    t.epoch_trained = bool(state["trained"])
+    t.first_epoch, t.stop_training = int(state["first_epoch"]), bool(state["stop_training"])
+    t.history = {name: list(values) for name, values in state["history"].items()}
     t.resumed = state
     _load_last(t, state)
 

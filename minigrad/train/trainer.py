@@ -180,8 +180,8 @@ class Trainer:
         self.sums = Sums()
         self.stop_training = False
         self.first_epoch = 0  # of this call of fit
+        self.epoch_trained = False  # whether the epoch has no steps left, and only its validation may be missing
         self.epoch_ended = False  # whether the epoch is done and its number not yet counted up
-        self.loader_seed: int | None = seed
         self.source: Source | None = None
         self.held_out: Source | None = None
         self.resumed: Mapping[str, Any] | None = None  # a state whose loader and callbacks wait for fit
@@ -242,11 +242,10 @@ class Trainer:
             steps_per_epoch = extent("Trainer.fit", "steps_per_epoch", steps_per_epoch)
         state, self.logs = self.resumed, {}
         if state is None:
-            self.first_epoch, self.batch_index, self.stop_training = self.epoch, 0, False
-            if self.loader_seed is None:
-                self.loader_seed = int(random.integers(1 << 62).item())
+            self.first_epoch, self.batch_index, self.epoch_trained = self.epoch, 0, False
+            self.stop_training = False
         options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype}
-        seed = self.loader_seed + self.first_epoch  # a second fit has another order than the first
+        seed = None if self.seed is None else self.seed + self.first_epoch  # a second fit has another order
         source = make_source(train, "train", shuffle=shuffle, seed=seed, **options)
         held_out = None if validation is None else make_source(validation, "validation", **options)
         self.epochs = self.first_epoch + epochs
@@ -287,7 +286,7 @@ class Trainer:
             self.sums = Sums()
             self.logs = {}
             callbacks.on_epoch_begin(self.epoch, self.logs)
-        while (steps is None or self.batch_index < steps) and not self.stop_training:
+        while not (self.epoch_trained or self.stop_training or self.batch_index == steps):
             batches = source.take(self.accumulate)
             if not batches:
                 if steps is None:
@@ -301,6 +300,7 @@ class Trainer:
             callbacks.on_train_batch_end(self.batch_index - 1, self.logs)
             if interrupt.received:
                 raise Interrupted
+        self.epoch_trained = True
         if held_out is not None:
             self._validate(held_out, callbacks, interrupt)
         self._end_epoch(callbacks)
@@ -331,7 +331,7 @@ class Trainer:
         try:
             callbacks.on_epoch_end(self.epoch, self.logs)
         finally:
-            self.epoch, self.batch_index, self.epoch_ended = self.epoch + 1, 0, False
+            self.epoch, self.batch_index, self.epoch_trained, self.epoch_ended = self.epoch + 1, 0, False, False
 
     def _log(self, lr: float) -> None:
         """Bring the logs up to date after a step."""
