@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.errors import message
+from minigrad.errors import describe, message
 from minigrad.nn.checks import number
 
 __all__ = ["Constraint", "MaxNorm", "MinMaxNorm", "NonNegative", "UnitNorm", "get"]
@@ -248,7 +248,7 @@ def _bound(constraint: Constraint, name: str, value: Any) -> float:
 def _axes(constraint: Constraint, axis: Any) -> int | tuple[int, ...]:
     found = tuple(axis) if isinstance(axis, Sequence) and not isinstance(axis, str) else axis
     if not all(isinstance(a, int) and not isinstance(a, bool) for a in _tuple(found)) or found == ():
-        raise ValueError(message(type(constraint).__name__, "axis", axis, "an int or several"))
+        raise ValueError(message(type(constraint).__name__, "axis", describe(axis), "an int or several"))
     return found  # type: ignore[no-any-return]
 
 
