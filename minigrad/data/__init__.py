@@ -1,8 +1,50 @@
-"""Real data: the 8x8 digits that come with the package; MNIST and a pronouncing dictionary, with download and cache."""
+"""Datasets, samplers, the loader with its workers, files of data; digits in the package, other sets by download."""
 
 from minigrad.data.cmudict import load_cmudict
+from minigrad.data.collate import default_collate, pad_collate
+from minigrad.data.dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from minigrad.data.digits import Digits, load_digits
 from minigrad.data.download import DataError
+from minigrad.data.files import Table, load_arrays, load_csv
+from minigrad.data.loader import DataLoader
 from minigrad.data.mnist import load_mnist
+from minigrad.data.samplers import (
+    BatchSampler,
+    BucketSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
+from minigrad.data.streams import item_rng
+from minigrad.data.text import RaggedDataset, TextDataset, tokenize
 
-__all__ = ["DataError", "Digits", "load_cmudict", "load_digits", "load_mnist"]
+__all__ = [
+    "BatchSampler",
+    "BucketSampler",
+    "ConcatDataset",
+    "DataError",
+    "DataLoader",
+    "Dataset",
+    "Digits",
+    "IterableDataset",
+    "RaggedDataset",
+    "RandomSampler",
+    "Sampler",
+    "SequentialSampler",
+    "Subset",
+    "Table",
+    "TensorDataset",
+    "TextDataset",
+    "WeightedRandomSampler",
+    "default_collate",
+    "item_rng",
+    "load_arrays",
+    "load_cmudict",
+    "load_csv",
+    "load_digits",
+    "load_mnist",
+    "pad_collate",
+    "random_split",
+    "tokenize",
+]

@@ -1,0 +1,363 @@
+"""DataLoader: batches of a dataset, in an order that seed and epoch determine, made here or by worker processes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+
+import numpy as np
+
+from minigrad import random
+from minigrad.data.collate import map_leaves, to_tensor
+from minigrad.data.fetcher import END, Fetcher, Job
+from minigrad.data.samplers import (
+    BatchSampler,
+    Given,
+    GivenBatches,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    as_indices,
+    as_sampler,
+    positive,
+)
+from minigrad.data.shards import count_batches, cut, deal
+from minigrad.data.streams import LOADER, derive
+from minigrad.errors import describe, message
+
+if TYPE_CHECKING:
+    from minigrad.data.memory import Memory
+    from minigrad.data.pool import Pool
+
+__all__ = ["DataLoader"]
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+Plan = Sequence[Indices] | None  # the batches of an epoch; None for a stream
+WORD = 1 << 64
+
+
+class DataLoader:
+    """Batches of a dataset; every loop over the loader is an epoch, with an order of its own.
+
+    Batches, order and every random number are functions of (seed, epoch, place): neither the number of workers nor an
+    interruption changes them.
+
+    Parameters
+    ----------
+    dataset : Dataset or IterableDataset
+        What has ``__len__`` and ``__getitem__``, or else is a stream with ``__iter__``.
+    batch_size : int
+        Items of a batch, for each rank.
+    shuffle : bool
+        Take the items in random order.
+    sampler : Sampler or iterable of int, optional
+        The order of the items instead; an iterable is read anew in every epoch.
+    batch_sampler : BatchSampler or iterable of sequences of int, optional
+        The batches instead of `batch_size`, `shuffle`, `sampler` and `drop_last`.
+    drop_last : bool
+        Leave out a last batch that is smaller.
+    collate : callable, optional
+        From a list of items to a batch; by default arrays are stacked, see `default_collate`.
+    num_workers : int
+        Processes that make the batches, started by `spawn` at the first epoch and kept; 0 makes them in this one.
+    prefetch : int
+        Batches that each worker makes ahead: so many places in shared memory it has.
+    seed : int, optional
+        0 <= seed < 2**64. Without one it is drawn from `mg.random`.
+    rank, world_size : int
+        Which part of every round of ``world_size`` batches this loader gives. All ranks have the same number of
+        batches: the last round is divided evenly where it is smaller. All must have the same seed.
+    transform : callable, optional
+        ``transform(batch, rng)`` is given the collated arrays and a `numpy.random.Generator` of the batch; see
+        `data.transforms`.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that is running, or else comes next: a loop that is left early ends its epoch when the next one
+        begins. Setting it begins that epoch anew.
+    seed : int
+        The seed.
+
+    Raises
+    ------
+    ValueError, DTypeError
+        An argument is out of range, or two exclude each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minigrad import data
+    >>> dataset = data.TensorDataset(np.arange(5.0, dtype=np.float32), np.arange(5))
+    >>> loader = data.DataLoader(dataset, batch_size=2)
+    >>> len(loader), [labels.tolist() for _, labels in loader]
+    (3, [[0, 1], [2, 3], [4]])
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: SupportsIndex = 1,
+        shuffle: bool = False,
+        *,
+        sampler: Any = None,
+        batch_sampler: Any = None,
+        drop_last: bool = False,
+        collate: Callable[[Any], Any] | None = None,
+        num_workers: SupportsIndex = 0,
+        prefetch: SupportsIndex = 2,
+        seed: SupportsIndex | None = None,
+        rank: SupportsIndex = 0,
+        world_size: SupportsIndex = 1,
+        transform: Callable[..., Any] | None = None,
+    ) -> None:
+        who = "DataLoader"
+        self.dataset = dataset
+        self.batch_size = positive(who, "batch_size", batch_size)
+        self.num_workers = positive(who, "num_workers", num_workers, least=0)
+        self.prefetch = positive(who, "prefetch", prefetch)
+        self.world_size = positive(who, "world_size", world_size)
+        self.rank = positive(who, "rank", rank, least=0)
+        self.drop_last = bool(drop_last)
+        if self.rank >= self.world_size:
+            raise ValueError(message(who, "rank", self.rank, f"less than world_size, {self.world_size}"))
+        for name, function in (("collate", collate), ("transform", transform)):
+            if function is not None and not callable(function):
+                raise TypeError(message(who, name, describe(function), "a callable"))
+        self._job = Job(dataset, collate, transform, self.batch_size, self.drop_last, self.rank, self.world_size)
+        self.sampler, self.batch_sampler = self._samplers(bool(shuffle), sampler, batch_sampler)
+        self.seed = self._seed(seed, shuffle or sampler is not None or batch_sampler is not None)
+        self._fetcher = Fetcher(self._job)
+        self._epoch = self._step = 0  # the batches of the epoch that were given
+        self._running: object = None  # the token of the iterator that has begun the epoch
+        self._idle: Pool | None = None
+        self._sent: tuple[Memory, int] | None = None
+
+    def _samplers(self, shuffle: bool, sampler: Any, batch_sampler: Any) -> tuple[Any, Any]:
+        who, stream = "DataLoader", self._job.streams
+        given = {"shuffle": shuffle, "sampler": sampler is not None, "drop_last": self.drop_last}
+        if stream:
+            if not hasattr(self.dataset, "__iter__"):
+                need = "a dataset with __len__ and __getitem__, or with __iter__"
+                raise TypeError(message(who, "dataset", describe(self.dataset), need))
+            if shuffle or sampler is not None or batch_sampler is not None:
+                need = "no shuffle, sampler or batch_sampler: a stream has one order"
+                raise ValueError(message(who, "dataset", describe(self.dataset), need))
+            return None, None
+        if batch_sampler is not None:
+            for name, there in {**given, "batch_size": self.batch_size != 1}.items():
+                if there:
+                    raise ValueError(
+                        message(who, name, "given", "to be left out beside batch_sampler, which decides it")
+                    )
+            return None, as_sampler(batch_sampler, "batch_sampler", BatchSampler, GivenBatches)
+        if sampler is not None:
+            if shuffle:
+                raise ValueError(message(who, "shuffle", "True", "False beside a sampler, which decides the order"))
+            return as_sampler(sampler, "sampler", Sampler, Given), None
+        n = len(self.dataset)
+        return (RandomSampler(n) if shuffle else SequentialSampler(n)), None
+
+    def _seed(self, seed: SupportsIndex | None, draws: bool) -> int:
+        if seed is not None:
+            number = positive("DataLoader", "seed", seed, least=0)
+            if number >= WORD:
+                raise ValueError(message("DataLoader", "seed", number, "less than 2**64"))
+            return number
+        if self.world_size > 1 and draws:
+            need = "an int, the same on every rank: their batches are parts of one order"
+            raise ValueError(message("DataLoader", "seed", "None", need))
+        return derive(*random.draw_key(), LOADER)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is running, or else comes next."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: SupportsIndex) -> None:
+        self._epoch, self._step, self._running = positive("DataLoader", "epoch", epoch, least=0), 0, None
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        if self._job.streams:
+            if not hasattr(self.dataset, "__len__"):
+                raise TypeError(message("DataLoader", "dataset", describe(self.dataset), "__len__, to count batches"))
+            n, whole = len(self.dataset), self.batch_size * self.world_size
+            if self.drop_last or self.world_size == 1:
+                return n // whole if self.drop_last else -(-n // whole)
+            return (n + self.batch_size - 1) // whole  # the last rank needs an item of the last round
+        if self.batch_sampler is not None:
+            return -(-len(self.batch_sampler) // self.world_size)
+        return count_batches(len(self.sampler), self.batch_size, self.drop_last, self.world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Begin an epoch, or go on with the one of a state that was loaded."""
+        if self._running is not None:  # the one before was left in the middle
+            self.epoch += 1
+        batches = Batches(self, self._epoch, self._step)
+        self._running = batches.token
+        return batches
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the loader is: plain data. The batches after those that were given are what it leads back to.
+
+        Examples
+        --------
+        >>> from minigrad import data
+        >>> loader = data.DataLoader(range(6), batch_size=2, shuffle=True, seed=1)
+        >>> batches = iter(loader)
+        >>> _ = next(batches)
+        >>> state = loader.state_dict()
+        >>> other = data.DataLoader(range(6), batch_size=2, shuffle=True)
+        >>> other.load_state_dict(state)
+        >>> [batch.tolist() for batch in other] == [batch.tolist() for batch in batches]
+        True
+        """
+        state = {"seed": self.seed, "epoch": self.epoch, "batch": self._step}
+        return state | self._sizes()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state: the next loop gives what was left of its epoch.
+
+        Raises
+        ------
+        ValueError
+            The state is that of a loader over other items, or with other sizes of batches.
+        """
+        for name in ("seed", "epoch", "batch"):
+            positive("DataLoader.load_state_dict", name, state.get(name), least=0)
+        for name, size in self._sizes().items():
+            if state.get(name) != size:
+                hint = "The batches would be others"
+                raise ValueError(
+                    message("DataLoader.load_state_dict", name, describe(state.get(name)), f"{size}", hint)
+                )
+        self.seed, self.epoch = operator.index(state["seed"]), state["epoch"]
+        self._step = operator.index(state["batch"])
+
+    def _sizes(self) -> dict[str, int]:
+        """What must be the same for a state to fit."""
+        sizes = {"batch_size": self.batch_size, "world_size": self.world_size, "drop_last": int(self.drop_last)}
+        if self._job.streams:
+            return sizes
+        items = len(self.sampler) if self.batch_sampler is None else len(self.batch_sampler)
+        return {"items": len(self.dataset), "drawn": items, **sizes}
+
+    def close(self) -> None:
+        """End the workers that wait for the next epoch. Garbage collection and the end of the program do that too."""
+        if self._idle is not None:
+            self._idle.close()
+        self._idle = self._sent = None
+
+    # --- what an iterator asks for ---------------------------------------------------------------------------------
+
+    def _plan(self, epoch: int) -> Plan:
+        """The batches of an epoch."""
+        if self._job.streams:
+            return None
+        n = len(self.dataset)
+        if self.batch_sampler is None:
+            found = self.sampler.order(self.seed, epoch)
+            order = as_indices(found, n, f"{type(self.sampler).__name__}.order")
+            return cut(order, self.batch_size, self.drop_last, self.rank, self.world_size)
+        who = f"{type(self.batch_sampler).__name__}.batches"
+        batches = [as_indices(batch, n, who) for batch in self.batch_sampler.batches(self.seed, epoch)]
+        return deal(batches, self.rank, self.world_size)
+
+    def _take_pool(self) -> Pool:
+        """The workers that wait, or new ones: two iterators at once have workers of their own."""
+        from minigrad.data.pool import Pool, pack
+
+        pool, self._idle = self._idle, None
+        if pool is None:
+            self._sent = self._sent or pack(self._job)
+            return Pool(self._sent, self.num_workers, self.prefetch)
+        return pool
+
+    def _give_back(self, pool: Pool) -> None:
+        if self._idle is None:
+            self._idle = pool
+        else:
+            pool.close()
+
+
+class Batches(Iterator[Any]):
+    """One epoch, from a step on."""
+
+    def __init__(self, loader: DataLoader, epoch: int, step: int) -> None:
+        self.token = object()  # the loader knows it by this, and holds no iterator
+        self.loader, self.epoch, self.step = loader, epoch, step
+        self.seed = loader.seed
+        self.plan = loader._plan(epoch)
+        self.pool: Pool | None = None
+        self.ahead = step  # the first step that no worker has
+        self.done = False
+        if loader.num_workers and (self.plan is None or step < len(self.plan)):
+            self.pool = loader._take_pool()
+            try:
+                self.pool.drain()
+                for _ in range(len(self.pool) * loader.prefetch):
+                    self._submit()
+            except BaseException:
+                self._finish()
+                raise
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self.done:
+            raise StopIteration
+        try:
+            batch = END if self.plan is not None and self.step >= len(self.plan) else self._read()
+        except StopIteration as error:  # of the dataset, and not the end of the epoch
+            self._finish()
+            raise RuntimeError("DataLoader: the dataset, collate or transform raised StopIteration") from error
+        except BaseException:
+            self._finish()
+            raise
+        loader = self.loader
+        if batch is END:
+            self._finish()
+            if loader._running is self.token:
+                loader.epoch = self.epoch + 1
+            raise StopIteration
+        self.step += 1
+        if loader._running is self.token:
+            loader._step = self.step
+        return map_leaves(to_tensor, batch, np.ndarray)
+
+    def _read(self) -> Any:
+        if self.pool is None:
+            indices = None if self.plan is None else self.plan[self.step]
+            return self.loader._fetcher.batch(self.seed, self.epoch, self.step, indices)
+        batch = self.pool.receive(self.step % len(self.pool))
+        if batch is not END:
+            self._submit()
+        return batch
+
+    def _submit(self) -> None:
+        """Give the next step to the worker whose turn it is."""
+        assert self.pool is not None
+        if self.plan is None or self.ahead < len(self.plan):
+            indices = None if self.plan is None else self.plan[self.ahead]
+            self.pool.submit(self.ahead % len(self.pool), self.seed, self.epoch, self.ahead, indices)
+            self.ahead += 1
+
+    def _finish(self) -> None:
+        """Give the workers back, which pass over what they have not begun; end them where one of them cannot go on."""
+        self.done = True
+        pool, self.pool = self.pool, None
+        if pool is None:
+            return
+        if pool.broken:
+            pool.close()
+        else:
+            pool.cancel()
+            self.loader._give_back(pool)
+
+    def __del__(self) -> None:
+        if not getattr(self, "done", True):
+            self._finish()
