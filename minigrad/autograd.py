@@ -21,8 +21,12 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Mode(tape.Mode):
-    """A mode for a ``with`` block or a decorated function."""
+class Decorating:
+    """What lets a mode, which is for a ``with`` block, decorate a function too."""
+
+    def again(self) -> tape.Mode:
+        """Another mode of this kind: each call enters its own, so that threads do not leave each other's."""
+        raise NotImplementedError(f"{type(self).__name__}: needs a method again(self)")
 
     def __call__(self, function: F) -> F:
         if getattr(function, "__code__", None) and function.__code__.co_flags & (0x20 | 0x80 | 0x200):
@@ -33,10 +37,15 @@ class _Mode(tape.Mode):
 
         @functools.wraps(function)
         def inner(*args: Any, **kwargs: Any) -> Any:
-            with self:
+            with self.again():
                 return function(*args, **kwargs)
 
         return inner  # type: ignore[return-value]
+
+
+class _Mode(Decorating, tape.Mode):
+    def again(self) -> tape.Mode:
+        return tape.Mode(self.variable, self.value)
 
 
 class no_grad(_Mode):
@@ -131,6 +140,10 @@ class detect_anomaly(_Mode):
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         tape.count_anomaly_user(-1)
+
+    def again(self) -> tape.Mode:
+        """Another one, which counts itself."""
+        return detect_anomaly()
 
 
 def is_grad_enabled() -> bool:

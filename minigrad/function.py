@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minigrad import random
+from minigrad import dtypes, ops, random
 from minigrad._core import engine, tape
 from minigrad.autograd import enable_grad, no_grad
 from minigrad.errors import GradError, describe, message
+from minigrad.ops.registry import POLICIES
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
@@ -60,6 +61,15 @@ class Function:
     gives one gradient (or None) for each argument of forward. Backward is made of ordinary operations, so with
     ``create_graph=True`` it is recorded and can be differentiated again. Call ``MyFunction.apply(*args)``.
 
+    Under `minigrad.amp.autocast` a Function is an op like the others: its tensors are cast by the class attribute
+    ``amp``, one of ``"half"``, ``"float32"``, ``"widest"`` and ``"keep"`` (docs/mixed_precision.md), and the operations
+    in forward and backward are left alone.
+
+    Attributes
+    ----------
+    amp : str
+        What autocast does with the tensors that `apply` is given by position; ``"keep"`` by default.
+
     Examples
     --------
     >>> import minigrad as mg
@@ -78,6 +88,8 @@ class Function:
     (tensor(12., grad_fn=<multiply>), tensor(12.))
     """
 
+    amp = "keep"
+
     @staticmethod
     def forward(ctx: Context, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs, a tensor or a tuple of tensors; arguments may be anything."""
@@ -91,6 +103,8 @@ class Function:
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
         """Run forward, and record the operation where an argument requires grad."""
+        if tape.autocast_dtype() is not None:
+            args = cls._cast(args)
         edges = tuple(tape.edge(a) if isinstance(a, tape.TensorBase) and tape.is_recording() else None for a in args)
         ctx = Context(tuple(edge is not None for edge in edges))
         for name, value in kwargs.items():
@@ -98,7 +112,7 @@ class Function:
                 hint = "Pass it by position"
                 need = "no tensor that requires grad: keyword arguments get no gradient"
                 raise GradError(message(f"{cls.__name__}.apply", name, describe(value), need, hint))
-        with no_grad():
+        with no_grad(), tape.AutocastMode(None):
             result = cls.forward(ctx, *args, **kwargs)
         many = result if isinstance(result, tuple) else (result,)
         for t in many:
@@ -122,6 +136,20 @@ class Function:
             if made.requires_grad:
                 ctx._node = tape.node_reference(made)
         return tuple(outputs) if isinstance(result, tuple) else outputs[0]
+
+    @classmethod
+    def _cast(cls, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments as autocast has them."""
+        if cls.amp not in POLICIES:
+            raise ValueError(message(cls.__name__, "amp", repr(cls.amp), f"one of {', '.join(POLICIES)}"))
+        wanted = tape.autocast_dtype() if cls.amp == "half" else dtypes.float32
+        floats = [a for a in args if isinstance(a, tape.TensorBase) and a.dtype in dtypes.FLOATING]
+        if cls.amp == "keep" or not floats:
+            return args
+        if cls.amp == "widest":
+            wanted = ops.result_type(*floats)
+        changed = {id(a) for a in floats if a.dtype != dtypes.float64 or cls.amp == "widest"}
+        return tuple(ops.astype(a, wanted, copy=False) if id(a) in changed else a for a in args)
 
     @classmethod
     def _pull(cls, node: tape.Node, cotangent: Any, create: bool) -> list[Any]:
@@ -154,7 +182,7 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run `f` without keeping what its backward needs; backward runs it again.
 
     Memory for the inside of `f` is held only while it runs and while its backward runs, for about a third more time.
-    The random state is put back for the second run, so dropout draws the same masks. Gradients reach the arguments and
+    The random state is put back for the second run, so dropout draws the same masks, and so is `amp.autocast`. Gradients reach the arguments and
     everything else that `f` uses (parameters, closures), by ``backward`` and by ``grad``, to any order.
 
     Parameters
@@ -184,7 +212,7 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
     if not tape.is_recording():
         return f(*args, **kwargs)
-    state = random.get_state()
+    state, region = random.get_state(), tape.autocast_dtype()
     since = tape.clock()
     result = f(*args, **kwargs)
     many = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -201,7 +229,7 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         now = random.get_state()
         random.set_state(state)
         try:
-            with enable_grad():
+            with enable_grad(), tape.AutocastMode(region):
                 again = f(*args, **kwargs)
         finally:
             random.set_state(now)

@@ -450,7 +450,7 @@ def test_too_many_positional_arguments():
 
 @pytest.mark.parametrize(("answer", "text"), [((1.0,), "gave 1, needs a tuple of 2"), (None, "gave NoneType")])
 def test_a_joint_rule_must_answer_for_every_input(answer, text):
-    @registry.op(name="planted_sum")
+    @registry.op(name="planted_sum", amp="widest")
     def planted(xp, x, y, /):
         return x + y
 

@@ -245,7 +245,7 @@ def plant() -> Iterator[Callable[..., Op[Any]]]:
         def _planted(xp: Any, x: Any, /) -> Any:
             return x * x
 
-        made: Op[Any] = op(**{"ref": "numpy.square", "name": "planted", **record})(body or _planted)
+        made: Op[Any] = op(**{"ref": "numpy.square", "name": "planted", "amp": "widest", **record})(body or _planted)
         planted.append(made.name)
         if rule is not None:
             made.vjp(0)(rule)

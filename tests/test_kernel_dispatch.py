@@ -19,7 +19,7 @@ from minigrad.ops.registry import REGISTRY, Op, op, promote
 def scaled() -> Iterator[Op[Any]]:
     """An op ``x * w`` with rules but no kernels yet."""
 
-    @op(dtype=promote)
+    @op(dtype=promote, amp="widest")
     def scaled(xp: Any, x: Any, w: Any, /) -> Any:
         return x * w
 

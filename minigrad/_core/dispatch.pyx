@@ -10,8 +10,8 @@ from minigrad._core.arrays cimport (
 )
 from minigrad._core.cpu cimport Kernel
 from minigrad._core.tape cimport (
-    Node, Rule, TensorBase, anomaly, check_versions, edge_of, new_node, new_pick, out_versions, raise_freed,
-    recording, version_of, versions, wrap,
+    Node, Region, Rule, TensorBase, anomaly, check_versions, edge_of, enter_region, leave_region, new_node, new_pick,
+    out_versions, raise_freed, recording, region_here, version_of, versions, wrap,
 )
 
 import numpy as np
@@ -26,6 +26,11 @@ cdef enum Residual:
     OUT = 1
     SHAPE = 2
     DTYPE = 3
+
+cdef enum Policy:    # which floating inputs autocast casts
+    KEEP = 0         # none
+    HALF = 1         # those below float64, to its half type
+    FLOAT32 = 2      # half ones, to float32
 
 cdef bint _kernels = os.environ.get("MINIGRAD_KERNELS", "1") != "0"
 cdef object _numpy_backend = None    # the record of the NumPy backend
@@ -71,6 +76,33 @@ def use_kernels(bint on):
     return bool(before)
 
 
+cdef TensorBase policy_cast(TensorBase t, Policy policy, Region region):
+    """The tensor in the dtype of a policy, by a recorded cast; itself where it has that dtype or takes no part.
+
+    The values of a cast leaf are kept as long as the block lasts, so that a parameter is cast once. Each use still has
+    a node of its own: their gradients are added up in the dtype of the parameter.
+    """
+    cdef object array = t._array, dtype = dtype_of(array), half
+    cdef long version
+    cdef tuple entry
+    if dtype.kind not in "fV" or dtype.itemsize > 4:
+        return t
+    if policy == FLOAT32:
+        return t if dtype is _float32 or dtype.itemsize == 4 else _astype.apply((t,), _to_float32)
+    if dtype == region.dtype:
+        return t
+    if not t._leaf or type(array) is not ndarray:
+        return _astype.apply((t,), region.params)
+    version = 0 if t._version is None else t._version.value
+    entry = region.kept.get(id(t))
+    if entry is not None and entry[1] is array and entry[2] == version:
+        half = entry[3]
+    else:
+        half = recast(array, region.dtype)
+        region.kept[id(t)] = (t, array, version, half)
+    return _astype.finish([t], half, None, region.params, recording())
+
+
 cdef class Vjp:
     """The rule for one input (or, for a joint rule, for all of them) and the residuals it asks for."""
     cdef readonly object rule
@@ -107,6 +139,8 @@ cdef class Op(Rule):
     cdef readonly tuple skip             # per input: the dtype rule leaves it alone
     cdef readonly object result          # dtype rule of the output: "same" or None
     cdef readonly bint view
+    cdef readonly str amp                # what autocast does: "half", "float32", "widest" or "keep"
+    cdef Policy policy                   # the same for C
     cdef readonly int code               # of the small-array loops, 0 where there is none
     cdef readonly tuple vjps             # per input: Vjp or None; one Vjp for all inputs under `joint`
     cdef readonly object joint
@@ -120,7 +154,8 @@ cdef class Op(Rule):
     cdef dict __dict__
 
     def __init__(
-        self, name, body, inputs, variadic, input_defaults, params, positional, defaults, dtype_rule, skip, view, code
+        self, name, body, inputs, variadic, input_defaults, params, positional, defaults, dtype_rule, skip, view, code,
+        amp,
     ):
         self.name = name
         self.body = body
@@ -137,6 +172,8 @@ cdef class Op(Rule):
         self.skip = skip
         self.view = view
         self.code = FLAGS[code] if code else 0
+        self.amp = amp
+        self.policy = HALF if amp == "half" else FLOAT32 if amp == "float32" else KEEP
         self.vjps = (None,) * len(inputs)
         self.joint = None
         self.n_residuals = 0
@@ -302,6 +339,11 @@ cdef class Op(Rule):
         cdef object compute = None, result = None, common = None
         cdef bint record = False, uniform = True
         cdef TensorBase t
+        cdef Region region = None
+        if self.policy != KEEP or self.composed:
+            region = region_here()
+            if region is not None and self.policy != KEEP:
+                self.cast_inputs(tensors, region)
         for i in range(n):
             x = tensors[i]
             if x is None:
@@ -365,7 +407,7 @@ cdef class Op(Rule):
                     t if t is None or skipped or t.dtype == compute else _namespace.astype(t, compute)
                     for t, skipped in zip(tensors, self.skip * n if self.variadic else self.skip, strict=True)
                 ]
-            out = self.compose(tensors, params)
+            out = self.compose(tensors, params, region is not None)
             if result is not None and result is not compute:
                 out = cast_all(out, compute, result)
             return out
@@ -416,14 +458,46 @@ cdef class Op(Rule):
         finally:
             unhush(token)
 
-    cdef object compose(self, list tensors, dict params):
-        """Run the generic body on tensors, so that the ops inside it are recorded."""
+    cdef object compose(self, list tensors, dict params, bint autocast):
+        """Run the generic body on tensors, so that the ops inside it are recorded; autocast leaves them alone."""
+        cdef object token = leave_region() if autocast else None
         try:
             return self.body(_namespace, *tensors, **params)
         except (DTypeError, GradError, DeviceError):
             raise
         except (ValueError, TypeError, IndexError) as error:
             raise _explain(self, tensors, params, error) from None
+        finally:
+            if autocast:
+                enter_region(token)
+
+    def autocast(self, *tensors):
+        """The tensors as autocast would have the op take them; as they are outside of its blocks.
+
+        For functions that do something with their operands before or after they call the op.
+        """
+        cdef list given = list(tensors)
+        cdef Region region = region_here()
+        cdef Py_ssize_t i
+        if region is not None:
+            for i in range(len(given)):
+                if isinstance(given[i], TensorBase):
+                    given[i] = policy_cast(<TensorBase>given[i], self.policy, region)
+        return given
+
+    cdef cast_inputs(self, list tensors, Region region):
+        """Cast the inputs by the policy of the op; what the dtype rule skips stays as it is."""
+        cdef Py_ssize_t i
+        cdef object x
+        for i in range(len(tensors)):
+            x = tensors[i]
+            if x is None or self.skip[0 if self.variadic else i]:
+                continue
+            if not isinstance(x, TensorBase):
+                if isinstance(x, (int, float, complex, np.generic)):    # weak, they take any dtype
+                    continue
+                x = _convert(self, self.inputs[0 if self.variadic else i], x)
+            tensors[i] = policy_cast(<TensorBase>x, self.policy, region)
 
     def find_backend(self, tensors):
         """The backend that every input lives on."""
@@ -793,12 +867,14 @@ def cast_all(out, compute, result):
     return _namespace.astype(out, result) if out.dtype == compute else out
 
 
-cdef Op _add, _subtract, _multiply, _divide, _negative
+cdef Op _add, _subtract, _multiply, _divide, _negative, _astype
+cdef dict _to_float32 = {"dtype": _float32, "copy": False}
 
 
 def bind_operators(ops):
-    """Give the arithmetic operators of tensors their ops, by name."""
-    global _add, _subtract, _multiply, _divide, _negative
+    """Give the arithmetic operators of tensors, and autocast, their ops, by name."""
+    global _add, _subtract, _multiply, _divide, _negative, _astype
+    _astype = ops["astype"]
     _add, _subtract, _multiply, _divide, _negative = (
         ops["add"], ops["subtract"], ops["multiply"], ops["divide"], ops["negative"]
     )

@@ -10,7 +10,9 @@ from minigrad._core.arrays cimport (
     ADD, add_to, binary, dense, dtype_of, expand, filled, hush, is_partial, same_shape, sole, unhush,
 )
 from minigrad._core.dispatch cimport recast
-from minigrad._core.tape cimport Node, TensorBase, Version, anomaly, edge_of, raise_freed, version_of, wrap
+from minigrad._core.tape cimport (
+    Node, TensorBase, Version, anomaly, edge_of, enter_region, leave_region, raise_freed, region_here, version_of, wrap,
+)
 
 import os
 import weakref
@@ -650,7 +652,7 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
     cdef Py_ssize_t slot, k
     cdef list roots = [], values = []
     cdef list which = []
-    cdef object token
+    cdef object token, region
     run.create = create
     run.retain = retain
     run.accumulate = inputs is None
@@ -670,9 +672,12 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
     seed = None
     seeds.clear()
     token, quiet = PyContextVar_Set(_grad_mode, create), hush()
+    region = None if region_here() is None else leave_region()    # rules keep to the dtypes of the forward
     try:
         run.go(roots, values)
     finally:
+        if region is not None:
+            enter_region(region)
         unhush(quiet)
         PyContextVar_Reset(_grad_mode, token)
     values.clear()

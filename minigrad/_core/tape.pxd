@@ -32,6 +32,12 @@ cdef class Node:
     cdef object __weakref__
 
 
+cdef class Region:
+    cdef readonly object dtype    # the half type
+    cdef readonly dict params     # of the op astype, for a cast to it
+    cdef dict kept                # id of a leaf -> the leaf, its array and version, and the cast array
+
+
 cdef class TensorBase:
     cdef public object _array
     cdef public Node _node
@@ -45,6 +51,9 @@ cdef class TensorBase:
 cdef TensorBase wrap(object array, Node node)
 cdef bint recording() except -1
 cdef bint anomaly() except -1
+cdef Region region_here()
+cdef object leave_region()
+cdef int enter_region(object token) except -1
 cdef Version version_of(TensorBase t)
 cdef Node new_node(Rule rule, dict params, tuple parents, tuple saved, object array)
 cdef Node new_pick(Node source, int index, object array)

@@ -18,15 +18,19 @@ import_array()
 
 cdef extern from "Python.h":
     int PyContextVar_Get(object var, PyObject* default, PyObject** value) except -1
+    int PyContextVar_Reset(object var, object token) except -1
+    object PyContextVar_Set(object var, object value)
     Py_ssize_t Py_REFCNT(PyObject*)
     object PyLong_FromSsize_t(Py_ssize_t)
 
 
 grad_mode = contextvars.ContextVar("minigrad_grad_mode", default=True)
 anomaly_mode = contextvars.ContextVar("minigrad_anomaly_mode", default=False)
+autocast_mode = contextvars.ContextVar("minigrad_autocast_mode", default=None)
 
 cdef object _grad_mode = grad_mode
 cdef object _anomaly_mode = anomaly_mode
+cdef object _autocast_mode = autocast_mode
 cdef object _tensor_type = None
 cdef object _no_args = ()
 cdef unsigned long long _seq = 0
@@ -59,12 +63,53 @@ def count_anomaly_user(int step):
     _anomaly_users += step
 
 
+# whether an autocast block was ever entered: before that, nobody reads the context variable
+cdef bint _autocast_used = False
+
+
+@cython.final
+cdef class Region:
+    """What ops know of the autocast block that they are called in."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.params = {"dtype": dtype, "copy": False}
+        self.kept = {}
+
+
+cdef Region region_here():
+    """The autocast block in force; None where there is none."""
+    cdef PyObject* value = NULL
+    if not _autocast_used:
+        return None
+    PyContextVar_Get(_autocast_mode, NULL, &value)
+    cdef object found = <object>value
+    Py_XDECREF(value)
+    return <Region>found
+
+
+cdef object leave_region():
+    """Switch autocast off; returns what `enter_region` needs to switch it on again."""
+    return PyContextVar_Set(_autocast_mode, None)
+
+
+cdef int enter_region(object token) except -1:
+    PyContextVar_Reset(_autocast_mode, token)
+    return 0
+
+
+def autocast_dtype():
+    """The half type of the autocast block in force; None where there is none."""
+    cdef Region region = region_here()
+    return None if region is None else region.dtype
+
+
 cdef class Mode:
     """Sets a context variable inside a ``with`` block.
 
     Compiled, so that an interrupt from the keyboard cannot come between a change and its undoing.
     """
-    cdef object variable, value
+    cdef readonly object variable, value
     cdef list tokens
 
     def __cinit__(self, *args, **kwargs):
@@ -80,6 +125,24 @@ cdef class Mode:
 
     def __exit__(self, kind, error, trace):
         self.variable.reset(self.tokens.pop())
+
+
+cdef class AutocastMode(Mode):
+    """Autocast to a half type inside a ``with`` block, or none where the value is None."""
+
+    def __init__(self, dtype):
+        super().__init__(_autocast_mode, dtype)
+
+    def __enter__(self):
+        global _autocast_used
+        cdef Region region = None
+        if self.value is not None:
+            _autocast_used = True
+            region = region_here()
+            if region is None or region.dtype != self.value:    # an inner block of one dtype shares what is kept
+                region = Region(self.value)
+        self.tokens.append(PyContextVar_Set(_autocast_mode, region))
+        return self
 
 
 def is_recording():

@@ -20,7 +20,7 @@ real = floating.but(kinds=dtypes.ALL - dtypes.COMPLEX)
 EXTREME = case([-3e38, -1e4, -88.0, 0.0, 88.0, 1e4, 3e38])
 
 
-@op(dtype=real, ref="scipy.special.erf")
+@op(dtype=real, ref="scipy.special.erf", amp="widest")
 def erf(xp: Any, x: Array, /) -> Array:
     """Error function ``2 / sqrt(pi) * integral of exp(-t**2) from 0 to x``.
 
@@ -37,7 +37,7 @@ erf.vjp(0)(lambda xp, g, x: 2 / math.sqrt(math.pi) * g * xp.exp(-x * x))
 erf.samples(*unary())
 
 
-@op(dtype=real, ref="scipy.special.expit")
+@op(dtype=real, ref="scipy.special.expit", amp="widest")
 def sigmoid(xp: Any, x: Array, /) -> Array:
     """Logistic function ``1 / (1 + exp(-x))``.
 
@@ -54,7 +54,7 @@ sigmoid.vjp(0)(lambda xp, g, out: g * out * (1 - out))
 sigmoid.samples(*unary())
 
 
-@op(dtype=real)
+@op(dtype=real, amp="float32")
 def softplus(xp: Any, x: Array, /) -> Array:
     """``log(1 + exp(x))``, a smooth relu.
 
@@ -71,7 +71,7 @@ softplus.vjp(0)(lambda xp, g, x: g * xp.sigmoid(x))
 softplus.samples(*unary())
 
 
-@op(dtype=real, ref="scipy.special.log_expit")
+@op(dtype=real, ref="scipy.special.log_expit", amp="float32")
 def log_sigmoid(xp: Any, x: Array, /) -> Array:
     """``log(sigmoid(x))`` without underflow.
 
@@ -88,7 +88,7 @@ log_sigmoid.vjp(0)(lambda xp, g, x: g * xp.sigmoid(-x))
 log_sigmoid.samples(*unary())
 
 
-@op(dtype=promote.but(kinds=dtypes.INTEGER | dtypes.FLOATING))
+@op(dtype=promote.but(kinds=dtypes.INTEGER | dtypes.FLOATING), amp="widest")
 def relu(xp: Any, x: Array, /) -> Array:
     """``maximum(x, 0)``; its derivative at 0 is 0.
 
@@ -105,7 +105,7 @@ relu.vjp(0)(lambda xp, g, out: xp.where(out > 0, g, 0.0))
 relu.samples(*unary(avoid=(0.0,)), case(A((3,), -3, 4, kind="int")), error(DTypeError, "relu", A((2,), kind="bool")))
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def leaky_relu(xp: Any, x: Array, /, negative_slope: float = 0.01) -> Array:
     """``x`` where it is positive, else ``negative_slope * x``; its derivative at 0 is the slope.
 
@@ -133,7 +133,7 @@ leaky_relu.vjp(0)(lambda xp, g, x, *, negative_slope: xp.where(x > 0, g, negativ
 leaky_relu.samples(*unary(avoid=(0.0,)), case(A((3,), avoid=(0.0,)), negative_slope=0.3))
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def elu(xp: Any, x: Array, /, alpha: float = 1.0) -> Array:
     """``x`` where it is positive, else ``alpha * (exp(x) - 1)``; its derivative at 0 is `alpha`.
 
@@ -170,7 +170,7 @@ elu.samples(*unary(avoid=(0.0,)), case(A((3,), avoid=(0.0,)), alpha=0.5), EXTREM
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def selu(xp: Any, x: Array, /) -> Array:
     """Scaled elu with a fixed point at mean 0 and variance 1: ``1.0507 * elu(x, 1.6733)``; at 0 its left derivative.
 
@@ -193,7 +193,7 @@ def _(xp: Any, g: Array, x: Array) -> Array:
 selu.samples(*unary(avoid=(0.0,)), EXTREME)
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def _gelu(xp: Any, x: Array, /) -> Array:
     return 0.5 * x * (1 + xp.erf(x / math.sqrt(2)))
 
@@ -217,7 +217,7 @@ def gelu_gate(xp: Any, x: Array) -> tuple[Array, Array]:
     return xp.sigmoid(twice), twice
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def _gelu_tanh(xp: Any, x: Array, /) -> Array:
     return x * gelu_gate(xp, x)[0]
 
@@ -265,7 +265,7 @@ def gelu(x: Any, /, approximate: str = "none") -> Any:
     return _gelu(x) if approximate == "none" else _gelu_tanh(x)
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def silu(xp: Any, x: Array, /) -> Array:
     """``x * sigmoid(x)``, also known as swish.
 
@@ -290,7 +290,7 @@ def _(xp: Any, g: Array, x: Array) -> Array:
 silu.samples(*unary(), EXTREME)
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def mish(xp: Any, x: Array, /) -> Array:
     """``x * tanh(softplus(x))``.
 
@@ -315,7 +315,7 @@ def _(xp: Any, g: Array, x: Array) -> Array:
 mish.samples(*unary(), EXTREME)
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def hardsigmoid(xp: Any, x: Array, /) -> Array:
     """``clip(x / 6 + 1/2, 0, 1)``; its derivative at -3 and 3 is 0.
 
@@ -332,7 +332,7 @@ hardsigmoid.vjp(0)(lambda xp, g, x: xp.where(xp.abs(x) < 3, g / 6, 0.0))
 hardsigmoid.samples(*unary(-5.0, 5.0, avoid=(-3.0, 3.0)), EXTREME)
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def hardswish(xp: Any, x: Array, /) -> Array:
     """``x * clip(x / 6 + 1/2, 0, 1)``; its derivative at -3 is 0, at 3 it is 1.
 

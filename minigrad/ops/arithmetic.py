@@ -17,7 +17,7 @@ __all__ = [
 numeric = promote.but(kinds=dtypes.ALL - dtypes.BOOL)
 
 
-@op(ref="numpy.add", code="add")
+@op(ref="numpy.add", code="add", amp="widest")
 def add(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise sum ``x1 + x2``.
 
@@ -34,7 +34,7 @@ add.vjp(0, 1)(lambda xp, g: g)
 add.samples(*binary(), error(ValueError, "shapes that broadcast together", (2, 3), (2,)))
 
 
-@op(dtype=numeric, ref="numpy.subtract", code="subtract")
+@op(dtype=numeric, ref="numpy.subtract", code="subtract", amp="widest")
 def subtract(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise difference ``x1 - x2``.
 
@@ -56,7 +56,7 @@ subtract.samples(
 )
 
 
-@op(ref="numpy.multiply", code="multiply")
+@op(ref="numpy.multiply", code="multiply", amp="widest")
 def multiply(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise product ``x1 * x2``.
 
@@ -74,7 +74,7 @@ multiply.vjp(1)(lambda xp, g, x1: g * x1)
 multiply.samples(*binary(), error(ValueError, "x1 float64 (2, 3)", (2, 3), (2,)))
 
 
-@op(dtype=floating, ref="numpy.divide", code="divide")
+@op(dtype=floating, ref="numpy.divide", code="divide", amp="widest")
 def divide(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise quotient ``x1 / x2``; integers give the default floating dtype. 0/0 is NaN, x/0 is infinite.
 
@@ -92,7 +92,7 @@ divide.vjp(1)(lambda xp, g, x1, x2: -g * x1 / (x2 * x2))
 divide.samples(*binary(second=(0.5, 2.0)), error(ValueError, "shapes that broadcast together", (2,), (3,)))
 
 
-@op(dtype=numeric, ref="numpy.negative", code="negative")
+@op(dtype=numeric, ref="numpy.negative", code="negative", amp="widest")
 def negative(xp: Any, x: Array, /) -> Array:
     """Elementwise ``-x``.
 
@@ -109,7 +109,7 @@ negative.vjp(0)(lambda xp, g: -g)
 negative.samples(*unary(), error(DTypeError, "negative", A((2,), kind="bool")))
 
 
-@op(dtype=numeric, ref="numpy.positive")
+@op(dtype=numeric, ref="numpy.positive", amp="widest")
 def positive(xp: Any, x: Array, /) -> Array:
     """Elementwise ``+x``, a copy.
 
@@ -126,7 +126,7 @@ positive.vjp(0)(lambda xp, g: g)
 positive.samples(*unary(), error(DTypeError, "positive: got bool, needs one of", A((2,), kind="bool")))
 
 
-@op(dtype=numeric.but(same=False), ref="numpy.abs")
+@op(dtype=numeric.but(same=False), ref="numpy.abs", amp="widest")
 def abs(xp: Any, x: Array, /) -> Array:
     """Elementwise absolute value; its derivative at 0 is 0. Complex numbers give their magnitude.
 
@@ -146,6 +146,7 @@ abs.samples(*unary(avoid=(0.0,)), error(DTypeError, "abs", A((2,), kind="bool"))
 @op(
     dtype=numeric,
     ref="numpy.power",
+    amp="float32",
 )
 def pow(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise power ``x1 ** x2``.
@@ -189,7 +190,7 @@ pow.samples(
 )
 
 
-@op(dtype=numeric, ref="numpy.square")
+@op(dtype=numeric, ref="numpy.square", amp="float32")
 def square(xp: Any, x: Array, /) -> Array:
     """Elementwise ``x * x``.
 
@@ -206,7 +207,7 @@ square.vjp(0)(lambda xp, g, x: 2 * g * x)
 square.samples(*unary(), error(DTypeError, "square: got bool, needs one of", A((2,), kind="bool")))
 
 
-@op(dtype=floating, ref="numpy.reciprocal")
+@op(dtype=floating, ref="numpy.reciprocal", amp="float32")
 def reciprocal(xp: Any, x: Array, /) -> Array:
     """Elementwise ``1 / x``.
 
@@ -226,7 +227,7 @@ reciprocal.samples(*unary(0.5, 2.0))
 real = dtypes.INTEGER | dtypes.FLOATING
 
 
-@op(dtype=promote.but(kinds=real), ref="numpy.floor_divide")
+@op(dtype=promote.but(kinds=real), ref="numpy.floor_divide", amp="widest")
 def floor_divide(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise ``floor(x1 / x2)``, as ``//``; its derivative is 0. Division of integers by zero gives 0.
 
@@ -248,7 +249,7 @@ floor_divide.samples(
 )
 
 
-@op(dtype=promote.but(kinds=real), ref="numpy.remainder")
+@op(dtype=promote.but(kinds=real), ref="numpy.remainder", amp="widest")
 def remainder(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise remainder with the sign of the divisor, as ``%``: ``x1 - floor(x1 / x2) * x2``.
 

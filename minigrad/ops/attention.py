@@ -120,6 +120,7 @@ def scores(
     skip="mask key_lengths",
     needs="query (batch, heads, queries, features), key (batch, key heads, keys, features) and value (batch, key "
     "heads, keys, value features), heads a multiple of key heads",
+    amp="half",
 )
 def _attention(
     xp: Any,
@@ -305,6 +306,7 @@ def scaled_dot_product_attention(
     """
     query, key, value = (as_operand(NAME, n, x) for n, x in (("query", query), ("key", key), ("value", value)))
     check_operands(NAME, query, key, value)
+    query, key, value = _attention.autocast(query, key, value)
     whole = (*query.shape[:-1], key.shape[-2])
     floats = [query, key, value]
     if mask is not None:
@@ -317,6 +319,7 @@ def scaled_dot_product_attention(
         if bias.dtype not in dtypes.FLOATING:
             hint = "Bools that say what is attended are mask="
             raise DTypeError(message(NAME, "bias", bias, "floating numbers", hint))
+        (bias,) = _attention.autocast(bias)
         floats.append(bias)
         bias = over_scores("bias", bias, whole)
     if alibi_slopes is not None:
@@ -324,6 +327,7 @@ def scaled_dot_product_attention(
         heads = query.shape[-3:-2] or (1,)
         if alibi_slopes.shape != heads:
             raise ShapeError(message(NAME, "alibi_slopes", alibi_slopes, f"shape {heads}, one slope a head"))
+        (alibi_slopes,) = _attention.autocast(alibi_slopes)
         floats.append(alibi_slopes)
     if key_lengths is not None:
         key_lengths = read_lengths(key_lengths, query.shape[:-3], key.shape[-2])

@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
+from minigrad._core import tape
 from minigrad.errors import ShapeError, message
-from minigrad.ops.attention import Window, four_axes, over_scores, products, read_window, scores
+from minigrad.ops.attention import Window, _attention, four_axes, over_scores, products, read_window, scores
 from minigrad.ops.conversion import as_operand, astype
 from minigrad.ops.datatypes import result_type
 from minigrad.ops.exponential import exp
@@ -72,25 +73,27 @@ def attention_weights(
     if query.shape[:-3] != key.shape[:-3] or query.shape[-1] != key.shape[-1] or own[0] % max(shared[0], 1):
         raise ShapeError(message(NAME, "key", key, f"the axes of query {query.shape}, but for heads and length"))
     whole = (*query.shape[:-1], key.shape[-2])
+    query, key, bias, alibi_slopes = _attention.autocast(query, key, bias, alibi_slopes)
     floats = [x for x in (query, key, bias, alibi_slopes) if x is not None]
     result = result_type(*floats)
     if result in dtypes.HALF:
         query, key = astype(query, dtypes.float32), astype(key, dtypes.float32)
     factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
-    s = scores(
-        xp,
-        products(xp, four_axes(query) * factor, four_axes(key)),
-        None if mask is None else over_scores("mask", mask, whole),
-        None if bias is None else over_scores("bias", bias, whole),
-        alibi_slopes,
-        None if key_lengths is None else reshape(key_lengths, (math.prod(query.shape[:-3]),)),
-        is_causal,
-        read_window(window),
-        softcap,
-    )
-    if lse is None:
-        weights = normalized_exp(xp, s, -1)
-    else:
-        top = reshape(lse, s.shape[:-1])
-        weights = exp(s - expand_dims(where(top == -math.inf, 0.0, top), axis=-1))
+    with tape.AutocastMode(None):
+        s = scores(
+            xp,
+            products(xp, four_axes(query) * factor, four_axes(key)),
+            None if mask is None else over_scores("mask", mask, whole),
+            None if bias is None else over_scores("bias", bias, whole),
+            alibi_slopes,
+            None if key_lengths is None else reshape(key_lengths, (math.prod(query.shape[:-3]),)),
+            is_causal,
+            read_window(window),
+            softcap,
+        )
+        if lse is None:
+            weights = normalized_exp(xp, s, -1)
+        else:
+            top = reshape(lse, s.shape[:-1])
+            weights = exp(s - expand_dims(where(top == -math.inf, 0.0, top), axis=-1))
     return astype(reshape(weights, whole), result, copy=False)

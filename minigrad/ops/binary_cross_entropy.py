@@ -15,7 +15,7 @@ LOWEST = -100.0  # of a logarithm, as in PyTorch: a wrong certainty costs much, 
 LEAST = 1e-12  # of what the gradient is divided by
 
 
-@op(dtype=real, needs="probabilities and targets of one shape")
+@op(dtype=real, needs="probabilities and targets of one shape", amp="float32")
 def binary_cross_entropy(
     xp: Any, probabilities: Array, target: Array, weight: Array | None = None, /, *, reduction: str = "mean"
 ) -> Array:

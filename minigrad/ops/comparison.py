@@ -256,7 +256,7 @@ def logical_not(xp: Any, x: Array, /) -> Array:
 logical_not.samples(*special, case(A((), kind="bool")), case(A((2, 3), kind="bool")))
 
 
-@predicate(dtype=comparison.but(accumulate=True), ref="numpy.isclose")
+@predicate(dtype=comparison.but(accumulate=True), ref="numpy.isclose", amp="widest")
 def isclose(xp: Any, x1: Array, x2: Array, /, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Array:
     """Elementwise ``abs(x1 - x2) <= atol + rtol * abs(x2)``.
 

@@ -66,7 +66,7 @@ conj.vjp(0)(lambda xp, g: g)
 conj.samples(*unary(), points)
 
 
-@op(dtype=floating.but(same=False), ref="numpy.angle")
+@op(dtype=floating.but(same=False), ref="numpy.angle", amp="widest")
 def angle(xp: Any, x: Array, /) -> Array:
     """Elementwise argument in radians; 0 or pi for real tensors, with derivative 0.
 

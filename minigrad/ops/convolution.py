@@ -76,7 +76,7 @@ def _shift(xp: Any, y: Array, bias: Array | None) -> Array:
 # ---- convolution -----------------------------------------------------------------------------------------------------
 
 
-@op(dtype=real)
+@op(dtype=real, amp="half")
 def _conv(xp: Any, x: Array, weight: Array, bias: Array | None = None, /, *, geometry: Geometry) -> Array:
     """Convolution; `conv1d` and `conv2d` are the public functions.
 
@@ -107,7 +107,7 @@ def _(xp: Any, g: Array, x: Array, weight_shape: Shape, *, geometry: Geometry) -
 # ---- its transpose ---------------------------------------------------------------------------------------------------
 
 
-@op(dtype=real)
+@op(dtype=real, amp="half")
 def _conv_transpose(
     xp: Any, x: Array, weight: Array, bias: Array | None = None, /, *, extents: Sizes, geometry: Geometry
 ) -> Array:
@@ -152,7 +152,7 @@ def _sum_channels(xp: Any, g: Array) -> Array:
 # ---- the gradient of the weight --------------------------------------------------------------------------------------
 
 
-@op(dtype=real)
+@op(dtype=real, amp="half")
 def _conv_kernel(xp: Any, x: Array, y: Array, /, *, kernel: Sizes, geometry: Geometry) -> Array:
     """The gradient of a convolution's weight: the sum over the batch and all windows of y times the window of x.
 

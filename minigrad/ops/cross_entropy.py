@@ -83,7 +83,13 @@ def log_probabilities(xp: Any, logits: Array, counted: Array, ignore_index: int 
 CLASS_NEEDS = "logits (rows, classes), a class index for each row and a weight for each class"
 
 
-@op(dtype=real, skip="targets", needs=CLASS_NEEDS, hint="Rows that shall not count have the index ignore_index")
+@op(
+    dtype=real,
+    skip="targets",
+    needs=CLASS_NEEDS,
+    hint="Rows that shall not count have the index ignore_index",
+    amp="float32",
+)
 def _cross_entropy(
     xp: Any,
     logits: Array,
@@ -197,7 +203,9 @@ def per_row(xp: Any, g: Array, n: int, reduction: str) -> Array:
     return g / max(n, 1) if reduction == "mean" else g
 
 
-@op(dtype=real, needs="logits and probabilities (rows, classes) of one shape and a weight for each class")
+@op(
+    dtype=real, needs="logits and probabilities (rows, classes) of one shape and a weight for each class", amp="float32"
+)
 def _soft_cross_entropy(
     xp: Any,
     logits: Array,
@@ -326,7 +334,13 @@ def cross_entropy(
     return shaped(losses, logits.shape[:-1]) if reduction == "none" else losses
 
 
-@op(dtype=real, skip="targets", needs=CLASS_NEEDS, hint="Rows that shall not count have the index ignore_index")
+@op(
+    dtype=real,
+    skip="targets",
+    needs=CLASS_NEEDS,
+    hint="Rows that shall not count have the index ignore_index",
+    amp="float32",
+)
 def _nll_loss(
     xp: Any,
     log_probabilities: Array,

@@ -101,6 +101,7 @@ class Lattice:
     dtype=real,
     skip="targets input_lengths target_lengths",
     needs="log-probabilities (batch, length, classes), targets (batch, labels), two lengths a sequence",
+    amp="float32",
 )
 def _ctc_loss(
     xp: Any,

@@ -56,6 +56,7 @@ def symmetric_part(xp: Any, x: Array) -> Array:
     needs="symmetric positive definite matrices",
     hint="Rounding may have cost a small eigenvalue its sign: add a little to the diagonal.",
     name="linalg.cholesky",
+    amp="float32",
 )
 def cholesky(xp: Any, x: Array, /, *, upper: bool = False) -> Array:
     """Triangular factor of symmetric positive definite matrices, ``x = L @ L.T``.
@@ -120,7 +121,9 @@ cholesky.samples(
 )
 
 
-@op(dtype=floating.but(same=False), ref="numpy.linalg.qr", needs="matrices (..., m, n)", name="linalg.qr")
+@op(
+    dtype=floating.but(same=False), ref="numpy.linalg.qr", needs="matrices (..., m, n)", name="linalg.qr", amp="float32"
+)
 def _qr(xp: Any, x: Array, /, *, mode: str = "reduced") -> tuple[Array, Array]:
     require_matrix("linalg.qr", x)
     if mode not in ("reduced", "complete"):

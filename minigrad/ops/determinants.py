@@ -24,7 +24,7 @@ class SlogdetResult(NamedTuple):
     logabsdet: Tensor
 
 
-@op(dtype=floating, needs="square matrices (..., n, n)", name="linalg.cofactor")
+@op(dtype=floating, needs="square matrices (..., n, n)", name="linalg.cofactor", amp="float32")
 def _cofactor(xp: Any, x: Array, /) -> Array:
     """The derivative of the determinant: ``det(x) * inv(x).T``, and its limit where `x` is singular.
 
@@ -66,7 +66,7 @@ _cofactor.samples(
 )
 
 
-@op(dtype=floating, ref="numpy.linalg.det", needs="square matrices (..., n, n)", name="linalg.det")
+@op(dtype=floating, ref="numpy.linalg.det", needs="square matrices (..., n, n)", name="linalg.det", amp="float32")
 def det(xp: Any, x: Array, /) -> Array:
     """Determinant of square matrices.
 
@@ -121,6 +121,7 @@ det.samples(
     ref="numpy.linalg.slogdet",
     needs="square matrices (..., n, n)",
     name="linalg.slogdet",
+    amp="float32",
 )
 def _slogdet(xp: Any, x: Array, /) -> tuple[Array, Array]:
     require_square("linalg.slogdet", x)

@@ -92,7 +92,7 @@ class Plan(NamedTuple):
     last: Move
 
 
-@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), view=True, needs="subscripts that fit the operands")
+@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), view=True, needs="subscripts that fit the operands", amp="half")
 def _einsum(xp: Any, *operands: Array, subscripts: str) -> Array:
     todo = list(operands)
     plan = make_plan(subscripts, tuple(x.shape for x in operands))

@@ -18,7 +18,7 @@ __all__ = [
 real = floating.but(kinds=dtypes.ALL - dtypes.COMPLEX)
 
 
-@op(dtype=floating, ref="numpy.exp")
+@op(dtype=floating, ref="numpy.exp", amp="float32")
 def exp(xp: Any, x: Array, /) -> Array:
     """Elementwise ``e**x``.
 
@@ -35,7 +35,7 @@ exp.vjp(0)(lambda xp, g, out: g * out)
 exp.samples(*unary())
 
 
-@op(dtype=real, ref="numpy.exp2")
+@op(dtype=real, ref="numpy.exp2", amp="float32")
 def exp2(xp: Any, x: Array, /) -> Array:
     """Elementwise ``2**x``.
 
@@ -52,7 +52,7 @@ exp2.vjp(0)(lambda xp, g, out: math.log(2) * g * out)
 exp2.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.expm1")
+@op(dtype=floating, ref="numpy.expm1", amp="float32")
 def expm1(xp: Any, x: Array, /) -> Array:
     """Elementwise ``e**x - 1``, exact near 0.
 
@@ -69,7 +69,7 @@ expm1.vjp(0)(lambda xp, g, out: g * (out + 1))
 expm1.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.log")
+@op(dtype=floating, ref="numpy.log", amp="float32")
 def log(xp: Any, x: Array, /) -> Array:
     """Elementwise natural logarithm; ``log(0)`` is -inf.
 
@@ -86,7 +86,7 @@ log.vjp(0)(lambda xp, g, x: g / x)
 log.samples(*unary(0.3, 3.0))
 
 
-@op(dtype=floating, ref="numpy.log1p")
+@op(dtype=floating, ref="numpy.log1p", amp="float32")
 def log1p(xp: Any, x: Array, /) -> Array:
     """Elementwise ``log(1 + x)``, exact near 0.
 
@@ -103,7 +103,7 @@ log1p.vjp(0)(lambda xp, g, x: g / (1 + x))
 log1p.samples(*unary(-0.6, 3.0))
 
 
-@op(dtype=floating, ref="numpy.log2")
+@op(dtype=floating, ref="numpy.log2", amp="float32")
 def log2(xp: Any, x: Array, /) -> Array:
     """Elementwise logarithm to base 2.
 
@@ -120,7 +120,7 @@ log2.vjp(0)(lambda xp, g, x: g / (math.log(2) * x))
 log2.samples(*unary(0.3, 3.0))
 
 
-@op(dtype=floating, ref="numpy.log10")
+@op(dtype=floating, ref="numpy.log10", amp="float32")
 def log10(xp: Any, x: Array, /) -> Array:
     """Elementwise logarithm to base 10.
 
@@ -137,7 +137,7 @@ log10.vjp(0)(lambda xp, g, x: g / (math.log(10) * x))
 log10.samples(*unary(0.3, 3.0))
 
 
-@op(dtype=real, ref="numpy.logaddexp")
+@op(dtype=real, ref="numpy.logaddexp", amp="float32")
 def logaddexp(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise ``log(exp(x1) + exp(x2))`` without overflow.
 
@@ -169,7 +169,7 @@ logaddexp.samples(
 )
 
 
-@op(dtype=floating, ref="numpy.sqrt")
+@op(dtype=floating, ref="numpy.sqrt", amp="widest")
 def sqrt(xp: Any, x: Array, /) -> Array:
     """Elementwise square root; its derivative at 0 is infinite.
 
@@ -186,7 +186,7 @@ sqrt.vjp(0)(lambda xp, g, out: 0.5 * g / out)
 sqrt.samples(*unary(0.3, 3.0))
 
 
-@op(dtype=floating)
+@op(dtype=floating, amp="float32")
 def rsqrt(xp: Any, x: Array, /) -> Array:
     """Elementwise ``1 / sqrt(x)``.
 
@@ -203,7 +203,7 @@ rsqrt.vjp(0)(lambda xp, g, out: -0.5 * g * out * out * out)
 rsqrt.samples(*unary(0.3, 3.0))
 
 
-@op(dtype=real, ref="numpy.hypot")
+@op(dtype=real, ref="numpy.hypot", amp="widest")
 def hypot(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise ``sqrt(x1**2 + x2**2)`` without overflow; its derivatives at (0, 0) are 0, of order 2 as well.
 

@@ -34,7 +34,7 @@ def _along(axis: int, places: Any) -> tuple[Any, ...]:
     return (slice(None),) * axis + (places,)
 
 
-@op(dtype=promote, needs="values of its dtype, and an element on every axis that is padded from its own")
+@op(dtype=promote, needs="values of its dtype, and an element on every axis that is padded from its own", amp="widest")
 def _pad(xp: Any, x: Array, /, widths: Widths, mode: str, value: complex) -> Array:
     fill = {"constant_values": value} if mode == "constant" else {}
     return xp.pad(x, widths or 0, mode, **fill)  # NumPy wants no empty widths, even without axes
@@ -121,7 +121,12 @@ def pad(x: Tensor, pad_width: Any, /, mode: str = "constant", *, constant_values
     return _pad(x, tuple(map(tuple, pairs)), mode, value)
 
 
-@op(dtype=promote, ref="numpy.repeat", needs="counts of at least 0: one, or one for each element of the axis")
+@op(
+    dtype=promote,
+    ref="numpy.repeat",
+    needs="counts of at least 0: one, or one for each element of the axis",
+    amp="widest",
+)
 def _repeat(xp: Any, x: Array, /, repeats: Any, axis: int | None) -> Array:
     return xp.repeat(x, repeats, axis=axis)
 
@@ -189,7 +194,7 @@ def repeat(x: Tensor, repeats: Any, /, axis: int | None = None) -> Tensor:
     return _repeat(x, int(counts.item()) if counts.size == 1 else counts.astype(np.int64), axis and axis % x.ndim)
 
 
-@op(dtype=promote, ref="numpy.tile", needs="counts of at least 0")
+@op(dtype=promote, ref="numpy.tile", needs="counts of at least 0", amp="widest")
 def tile(xp: Any, x: Array, /, repetitions: tuple[int, ...]) -> Array:
     """Lay copies of `x` side by side, ``repetitions[i]`` of them along axis i.
 

@@ -10,7 +10,7 @@ import minigrad.ops as xp
 from minigrad import dtypes
 from minigrad._core import engine, tape
 from minigrad.errors import DTypeError, ShapeError, describe, message
-from minigrad.ops.attention import check_operands, four_axes, mixed, mixed_back, products
+from minigrad.ops.attention import _attention, check_operands, four_axes, mixed, mixed_back, products
 from minigrad.ops.conversion import as_index, as_number, as_operand, astype, new
 from minigrad.ops.datatypes import broadcast_shapes, result_type
 from minigrad.ops.manipulation import reshape
@@ -112,13 +112,15 @@ def flex_attention(
     size = as_index(NAME, "block_size", block_size)
     if size < 1:
         raise ValueError(message(NAME, "block_size", size, "a positive number"))
+    query, key, value = _attention.autocast(query, key, value)
     kind = result_type(query, key, value)
     if kind in dtypes.COMPLEX:
         raise DTypeError(message(NAME, "query, key or value", f"{kind}", "real numbers"))
     compute = dtypes.float64 if kind == dtypes.float64 else dtypes.float32
     factor = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else as_number(NAME, "scale", scale, (int, float))
     rows, keys, values = (four_axes(astype(x, compute, copy=False)) for x in (query, key, value))
-    out, lse = attend(rows * factor, keys, values, score_mod, mask_mod, size)
+    with tape.AutocastMode(None):  # backward computes the blocks again, without it
+        out, lse = attend(rows * factor, keys, values, score_mod, mask_mod, size)
     if query.ndim != 4:
         out, lse = reshape(out, (*query.shape[:-1], value.shape[-1])), reshape(lse, query.shape[:-1])
     if kind in dtypes.HALF:

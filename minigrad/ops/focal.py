@@ -33,7 +33,7 @@ def check_gamma(who: str, gamma: float) -> None:
         raise ValueError(message(who, "gamma", gamma, "a number of at least 0", "At 0 it is cross entropy"))
 
 
-@op(dtype=real, needs="logits and targets of one shape")
+@op(dtype=real, needs="logits and targets of one shape", amp="float32")
 def sigmoid_focal_loss(
     xp: Any,
     logits: Array,
@@ -100,7 +100,7 @@ sigmoid_focal_loss.samples(
 )
 
 
-@op(dtype=real, needs="losses")
+@op(dtype=real, needs="losses", amp="float32")
 def _focal(xp: Any, losses: Array, /, *, gamma: float = 2.0) -> Array:
     """Cross entropies times ``(1 - exp(-losses)) ** gamma``."""
     return losses * power(xp, -xp.expm1(-losses), gamma)

@@ -30,7 +30,7 @@ def layout(x: Array, num_groups: Any, **vectors: Array | None) -> tuple[tuple[in
     return (x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups), aligned
 
 
-@op(dtype=real)
+@op(dtype=real, amp="float32")
 def _group_norm(
     xp: Any, x: Array, weight: Array | None = None, bias: Array | None = None, /, *, num_groups: int, eps: float
 ) -> Array:

@@ -16,7 +16,14 @@ __all__ = ["inv", "pinv", "solve"]
 REGULAR = "square matrices (..., n, n) that are not singular"
 
 
-@op(dtype=floating, ref="numpy.linalg.inv", needs=REGULAR, hint="mg.linalg.pinv takes any matrix.", name="linalg.inv")
+@op(
+    dtype=floating,
+    ref="numpy.linalg.inv",
+    needs=REGULAR,
+    hint="mg.linalg.pinv takes any matrix.",
+    name="linalg.inv",
+    amp="float32",
+)
 def inv(xp: Any, x: Array, /) -> Array:
     """Inverse of square matrices.
 
@@ -64,7 +71,13 @@ inv.samples(
 )
 
 
-@op(dtype=floating, ref="numpy.linalg.solve", needs=f"a: {REGULAR}; b: (n,) or (..., n, k)", name="linalg.solve")
+@op(
+    dtype=floating,
+    ref="numpy.linalg.solve",
+    needs=f"a: {REGULAR}; b: (n,) or (..., n, k)",
+    name="linalg.solve",
+    amp="float32",
+)
 def solve(xp: Any, a: Array, b: Array, /) -> Array:
     """Solution x of the linear systems ``a @ x = b``.
 
@@ -132,7 +145,7 @@ def default_tolerance(x: Array, rtol: Any) -> Any:
     return max(x.shape[-2:]) * float(np.finfo(x.dtype).eps) if rtol is None else rtol
 
 
-@op(dtype=floating, ref="numpy.linalg.pinv", needs="matrices (..., m, n)", name="linalg.pinv")
+@op(dtype=floating, ref="numpy.linalg.pinv", needs="matrices (..., m, n)", name="linalg.pinv", amp="float32")
 def pinv(xp: Any, x: Array, /, *, rtol: float | None = None) -> Array:
     """Moore-Penrose inverse of matrices.
 

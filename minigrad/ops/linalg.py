@@ -67,7 +67,7 @@ diagonal.samples(
 )
 
 
-@op(dtype=accumulating, ref="numpy.linalg.trace", needs="at least two axes", name="linalg.trace")
+@op(dtype=accumulating, ref="numpy.linalg.trace", needs="at least two axes", name="linalg.trace", amp="float32")
 def _trace(xp: Any, x: Array, /, *, offset: int = 0) -> Array:
     require_matrix("linalg.trace", x)
     return xp.sum(xp.linalg.diagonal(x, offset=offset), axis=-1)
@@ -121,6 +121,7 @@ def trace(x: Tensor, /, *, offset: int = 0, dtype: Any = None) -> Tensor:
     ref="numpy.linalg.cross",
     needs="vectors of 3 elements, and other axes that broadcast together",
     name="linalg.cross",
+    amp="widest",
 )
 def cross(xp: Any, x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
     """Cross product of vectors of 3 elements along an axis; the other axes broadcast.
@@ -154,6 +155,7 @@ cross.samples(
     ref="numpy.linalg.matrix_rank",
     needs="matrices (..., m, n)",
     name="linalg.matrix_rank",
+    amp="float32",
 )
 def matrix_rank(xp: Any, x: Array, /, *, rtol: Any = None) -> Array:
     """Rank of matrices: how many singular values are above a tolerance. It has no gradient.
@@ -206,6 +208,7 @@ matrix_rank.samples(
     ref="numpy.linalg.matrix_power",
     needs=REGULAR,
     name="linalg.matrix_power",
+    amp="float32",
 )
 def matrix_power(xp: Any, x: Array, /, n: int) -> Array:
     """Product of a square matrix with itself, `n` times, by repeated squaring.

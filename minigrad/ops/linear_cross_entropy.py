@@ -45,7 +45,12 @@ def divisor(xp: Any, targets: Array, class_weight: Array | None, ignore_index: i
     return total_weight(xp, row_weights(xp, counted, index, class_weight, dtype))
 
 
-@op(dtype=real, skip="targets", needs="x (rows, in), weight (in, classes), a class index for each row, bias (classes,)")
+@op(
+    dtype=real,
+    skip="targets",
+    needs="x (rows, in), weight (in, classes), a class index for each row, bias (classes,)",
+    amp="float32",
+)
 def _linear_cross_entropy(
     xp: Any,
     x: Array,

@@ -66,7 +66,7 @@ def refusals(name: str) -> list[Case]:
     ]
 
 
-@op(dtype=real, needs="a prediction and a target of one shape")
+@op(dtype=real, needs="a prediction and a target of one shape", amp="float32")
 def mse_loss(xp: Any, prediction: Array, target: Array, /, *, reduction: str = "mean") -> Array:
     """Squared error ``(prediction - target)**2``.
 
@@ -107,7 +107,7 @@ def _(xp: Any, g: Array, prediction: Array, target: Array, *, reduction: str) ->
 mse_loss.samples(*pairs(), *refusals("mse_loss"))
 
 
-@op(dtype=real, needs="a prediction and a target of one shape")
+@op(dtype=real, needs="a prediction and a target of one shape", amp="float32")
 def l1_loss(xp: Any, prediction: Array, target: Array, /, *, reduction: str = "mean") -> Array:
     """Absolute error ``abs(prediction - target)``; its derivative at 0 is 0.
 
@@ -148,7 +148,7 @@ def _(xp: Any, g: Array, prediction: Array, target: Array, *, reduction: str) ->
 l1_loss.samples(*pairs(), *refusals("l1_loss"))
 
 
-@op(dtype=real, needs="a prediction and a target of one shape")
+@op(dtype=real, needs="a prediction and a target of one shape", amp="float32")
 def huber_loss(xp: Any, prediction: Array, target: Array, /, *, delta: float = 1.0, reduction: str = "mean") -> Array:
     """Squared error near 0, absolute error beyond: ``d**2 / 2`` where ``d <= delta``, else ``delta * (d - delta / 2)``.
 
@@ -200,7 +200,7 @@ huber_loss.samples(
 )
 
 
-@op(dtype=real, needs="a prediction and a target of one shape")
+@op(dtype=real, needs="a prediction and a target of one shape", amp="float32")
 def smooth_l1_loss(
     xp: Any, prediction: Array, target: Array, /, *, beta: float = 1.0, reduction: str = "mean"
 ) -> Array:
@@ -254,7 +254,7 @@ smooth_l1_loss.samples(
 )
 
 
-@op(dtype=real, needs="logits and targets of one shape")
+@op(dtype=real, needs="logits and targets of one shape", amp="float32")
 def binary_cross_entropy_with_logits(
     xp: Any,
     logits: Array,
@@ -322,7 +322,7 @@ binary_cross_entropy_with_logits.samples(
 )
 
 
-@op(dtype=real, needs="log-probabilities and a target of one shape")
+@op(dtype=real, needs="log-probabilities and a target of one shape", amp="float32")
 def kl_div(xp: Any, prediction: Array, target: Array, /, *, log_target: bool = False, reduction: str = "mean") -> Array:
     """Kullback-Leibler divergence ``target * (log(target) - prediction)`` of log-probabilities from probabilities.
 

@@ -27,7 +27,7 @@ def check_signs(who: str, target: Array) -> None:
         raise ValueError(message(who, "target", "something else", "1 and -1 only", hint))
 
 
-@op(dtype=real, skip="target", needs="predictions and targets of one shape")
+@op(dtype=real, skip="target", needs="predictions and targets of one shape", amp="float32")
 def hinge_loss(xp: Any, prediction: Array, target: Array, /, *, margin: float = 1.0, reduction: str = "mean") -> Array:
     """Hinge loss ``max(0, margin - target * prediction)`` of a support vector machine.
 
@@ -79,7 +79,7 @@ hinge_loss.samples(
 )
 
 
-@op(dtype=real, skip="target", needs="two scores and a target of one shape")
+@op(dtype=real, skip="target", needs="two scores and a target of one shape", amp="float32")
 def margin_ranking_loss(
     xp: Any, x1: Array, x2: Array, target: Array, /, *, margin: float = 0.0, reduction: str = "mean"
 ) -> Array:
@@ -137,7 +137,7 @@ margin_ranking_loss.samples(
 )
 
 
-@op(dtype=real, skip="target", needs="two vectors (..., features) and a target (...)")
+@op(dtype=real, skip="target", needs="two vectors (..., features) and a target (...)", amp="float32")
 def cosine_embedding_loss(
     xp: Any, x1: Array, x2: Array, target: Array, /, *, margin: float = 0.0, reduction: str = "mean"
 ) -> Array:
@@ -214,7 +214,7 @@ def distance(xp: Any, x1: Array, x2: Array, p: float, eps: float) -> Array:
     return xp.where(total == 0, 0.0, xp.sqrt(root) if p == 2 else root ** (1 / p))
 
 
-@op(dtype=real, needs="three vectors of one shape (..., features)")
+@op(dtype=real, needs="three vectors of one shape (..., features)", amp="float32")
 def triplet_margin_loss(
     xp: Any,
     anchor: Array,

@@ -97,6 +97,7 @@ def _right(xp: Any, g: Array, x1: Array, x2_shape: Shape) -> Array:
     ref="numpy.matmul",
     needs="x1 (..., m, k) and x2 (..., k, n) with one k and leading axes that broadcast together",
     hint="A vector is a row on the left and a column on the right; numbers are multiplied with *.",
+    amp="half",
 )
 def matmul(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Matrix product ``x1 @ x2`` of stacks of matrices.
@@ -161,6 +162,7 @@ _kernels(matmul, "matmul")
     dtype=numeric,
     needs="x (..., k), weight (k, n) and bias (n,)",
     hint="The weight is (in, out): y = x @ weight + bias.",
+    amp="half",
 )
 def linear(xp: Any, x: Array, weight: Array, bias: Array | None = None, /) -> Array:
     """Affine map ``x @ weight + bias``.
@@ -237,6 +239,7 @@ _kernels(linear, "linear")
     dtype=numeric.but(kinds=dtypes.INTEGER | dtypes.FLOATING),
     needs="x (..., k), weight (k, n) and bias (n,)",
     hint="The weight is (in, out): y = relu(x @ weight + bias).",
+    amp="half",
 )
 def linear_relu(xp: Any, x: Array, weight: Array, bias: Array | None = None, /) -> Array:
     """``relu(x @ weight + bias)`` in one piece, which keeps the result only; see `linear` and `relu`.
@@ -283,6 +286,7 @@ _kernels(linear_relu, "linear_relu", bfloat=False)
     dtype=numeric,
     ref="numpy.vecdot",
     needs="vectors of one length on the axis, and other axes that broadcast together",
+    amp="half",
 )
 def vecdot(xp: Any, x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
     """Dot product of vectors along an axis, ``sum(conj(x1) * x2)``; the other axes broadcast.
@@ -330,7 +334,7 @@ vecdot.samples(
 )
 
 
-@op(dtype=numeric, ref="numpy.outer", needs="two vectors")
+@op(dtype=numeric, ref="numpy.outer", needs="two vectors", amp="widest")
 def outer(xp: Any, x1: Array, x2: Array, /) -> Array:
     """All products of two vectors, ``out[i, j] = x1[i] * x2[j]``.
 
@@ -354,7 +358,7 @@ outer.samples(
 )  # fmt: skip
 
 
-@op(dtype=numeric, ref="numpy.tensordot", needs="contracted axes of equal extents")
+@op(dtype=numeric, ref="numpy.tensordot", needs="contracted axes of equal extents", amp="half")
 def _tensordot(xp: Any, x1: Array, x2: Array, /, *, axes: Axes = 2) -> Array:
     if isinstance(axes, int):
         both = min(x1.ndim, x2.ndim)

@@ -48,7 +48,7 @@ def drop(xp: Any, x: Array, rate: float, key: Key) -> Array:
     return xp.where(xp.keep_mask(x.shape, *key, rate), x * (1 / (1 - rate) if rate < 1 else 0.0), 0.0)
 
 
-@op(dtype=floating.but(kinds=dtypes.ALL - dtypes.COMPLEX))
+@op(dtype=floating.but(kinds=dtypes.ALL - dtypes.COMPLEX), amp="widest")
 def _dropout(xp: Any, x: Array, /, rate: float, key: Key) -> Array:
     return drop(xp, x, rate, key)
 

@@ -41,7 +41,7 @@ def standardize(xp: Any, x: Array, axes: tuple[int, ...], n: int, eps: float) ->
     return centered * scale, scale
 
 
-@op(dtype=real)
+@op(dtype=real, amp="float32")
 def layer_norm(
     xp: Any, x: Array, weight: Array | None = None, bias: Array | None = None, /, eps: float = 1e-5, *, axis: Axes = -1
 ) -> Array:
@@ -110,7 +110,7 @@ layer_norm.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("normalization",
 layer_norm.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(Kernel("normalization", "layer_norm_vjp"))
 
 
-@op(dtype=real)
+@op(dtype=real, amp="float32")
 def rms_norm(xp: Any, x: Array, weight: Array | None = None, /, eps: float = 1e-6, *, axis: Axes = -1) -> Array:
     """Root mean square normalization ``x / sqrt(mean(x**2) + eps) * weight``, the mean taken over the last axes.
 
@@ -205,7 +205,7 @@ def normalized(xp: Any, x: Array, aligned: tuple[int, ...], eps: float) -> tuple
     return centered * scale, scale, mean, var
 
 
-@op(dtype=real)
+@op(dtype=real, amp="float32")
 def batch_norm(
     xp: Any,
     x: Array,
@@ -292,7 +292,7 @@ batch_norm.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("batch_norm", "b
 batch_norm.kernel("cpu", dtypes.float32, dtypes.float64, vjp=-1)(Kernel("batch_norm", "batch_norm_vjp"))
 
 
-@op(dtype=real)
+@op(dtype=real, amp="float32")
 def _batch_norm_training(
     xp: Any, x: Array, weight: Array | None = None, bias: Array | None = None, /, *, eps: float, axis: int
 ) -> tuple[Array, Array, Array]:

@@ -26,6 +26,7 @@ Axis = int | tuple[int, ...] | None
     ref="numpy.linalg.vector_norm",
     needs="an axis of x, or a tuple of different ones, and at least one element for orders that are infinite",
     name="linalg.vector_norm",
+    amp="float32",
 )
 def vector_norm(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False, ord: float = 2) -> Array:
     """Norm of vectors, ``sum(abs(x) ** ord) ** (1 / ord)``.
@@ -115,6 +116,7 @@ vector_norm.samples(
     ref="numpy.linalg.matrix_norm",
     needs="matrices (..., m, n)",
     name="linalg.matrix_norm",
+    amp="float32",
 )
 def matrix_norm(xp: Any, x: Array, /, *, keepdims: bool = False, ord: float | str = "fro") -> Array:
     """Norm of matrices.

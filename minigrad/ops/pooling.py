@@ -33,7 +33,7 @@ def _check(who: str, x: Array, n: int) -> None:
         raise ShapeError(message(who, "x", x, f"{n + 2} axes, (batch, channels, {n} spatial)", hint))
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def _max_pool(xp: Any, x: Array, /, *, window: Sizes, stride: Sizes, padding: Pads, dilation: Sizes) -> Array:
     """Maxima of windows; `max_pool1d` and `max_pool2d` are the public functions.
 
@@ -91,7 +91,7 @@ def _scaled(xp: Any, x: Array, shares: Any) -> Array:
     return x * shares if isinstance(shares, float) else x * xp.asarray(shares, dtype=x.dtype)
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def _avg_pool(xp: Any, x: Array, /, *, window: Sizes, stride: Sizes, padding: Pads, count_include_pad: bool) -> Array:
     """Means of windows; `avg_pool1d` and `avg_pool2d` are the public functions.
 
@@ -141,7 +141,7 @@ def _means(extent: int, size: int) -> np.ndarray[Any, Any]:
     return matrix
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def _adaptive_avg_pool(xp: Any, x: Array, /, *, output: Sizes) -> Array:
     """Means of parts of each axis; `adaptive_avg_pool1d` and `adaptive_avg_pool2d` are the public functions.
 

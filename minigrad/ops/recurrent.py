@@ -82,6 +82,7 @@ def weight_gradient(xp: Any, h: Array, da: Array) -> Array:
     dtype=unrounded,
     skip="lengths",
     needs="pre (steps, batch, units), weight (units, units), hidden (batch, units), lengths (batch,)",
+    amp="half",
 )
 def _rnn(
     xp: Any,
@@ -139,6 +140,7 @@ def _(
     dtype=unrounded,
     skip="lengths",
     needs="pre (steps, batch, 4 * units), weight (units, 4 * units), hidden and cell (batch, units), lengths (batch,)",
+    amp="half",
 )
 def _lstm(
     xp: Any,
@@ -217,6 +219,7 @@ def _(
     skip="lengths",
     needs="pre (steps, batch, 3 * units), weight (units, 3 * units), hidden (batch, units), bias (3 * units,), "
     "lengths (batch,)",
+    amp="half",
 )
 def _gru(
     xp: Any,

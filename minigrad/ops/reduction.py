@@ -76,7 +76,7 @@ accumulating = Accumulating(kinds=dtypes.ALL)
 accumulating.plain = frozenset({dtypes.float32, dtypes.float64, dtypes.int64, dtypes.uint64}) | dtypes.COMPLEX
 
 
-@op(dtype=accumulating, ref="numpy.sum", needs="an axis of x, or a tuple of different ones")
+@op(dtype=accumulating, ref="numpy.sum", needs="an axis of x, or a tuple of different ones", amp="float32")
 def _sum(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     return xp.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
 
@@ -125,7 +125,7 @@ def sum(x: Tensor, /, axis: Axis = None, *, dtype: Any = None, keepdims: bool = 
     return astype(_sum(astype(x, dtype), axis=axis, keepdims=keepdims), dtype, copy=False)
 
 
-@op(dtype=accumulating, ref="numpy.prod", needs="an axis of x, or a tuple of different ones")
+@op(dtype=accumulating, ref="numpy.prod", needs="an axis of x, or a tuple of different ones", amp="float32")
 def _prod(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     return xp.prod(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
 

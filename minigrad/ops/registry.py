@@ -9,14 +9,14 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad._core import dispatch
-from minigrad.errors import AxisError, DeviceError, DTypeError, GradError, ShapeError, describe, layer_path
+from minigrad.errors import AxisError, DeviceError, DTypeError, GradError, ShapeError, describe, layer_path, message
 from minigrad.ops.samples import Case
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = [
-    "REGISTRY", "Array", "DTypeRule", "Op", "accumulate_float32", "comparison", "exact", "explain", "floating",
+    "POLICIES", "REGISTRY", "Array", "DTypeRule", "Op", "accumulate_float32", "comparison", "exact", "explain", "floating",
     "keep", "op", "promote",
 ]  # fmt: skip
 
@@ -26,6 +26,13 @@ Array = Any  # an array of whatever backend `xp` is, or a Tensor where `xp` is m
 REGISTRY: dict[str, Op[Any]] = {}
 
 BROADCAST = "shapes that broadcast together"
+
+POLICIES = {
+    "half": "floating inputs below float64 are cast to the half type of the block",
+    "float32": "half inputs are cast to float32",
+    "widest": "inputs of several dtypes are brought to the widest, as they are anywhere",
+    "keep": "inputs are left as they are",
+}
 
 
 class DTypeRule:
@@ -189,6 +196,7 @@ def op(
     hint: str = "",
     code: str | None = None,
     name: str | None = None,
+    amp: str | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], Any]], Op[P]]:
     """Make an op from its generic body.
 
@@ -208,6 +216,8 @@ def op(
         Name of the loop for small arrays in ``_core/arrays.pyx``.
     name : str, optional
         The name of the op; the body's by default.
+    amp : str, optional
+        What `minigrad.amp.autocast` does with floating inputs, one of `POLICIES`. An op that rounds must say it.
 
     Returns
     -------
@@ -226,6 +236,7 @@ def op(
         skipped = tuple(i in skip.split() for i in inputs)
         made: Op[P] = Op(
             title, body, inputs, variadic, input_defaults, params, positional, defaults, dtype, skipped, view, code,
+            policy_of(title, dtype, amp),
         )  # fmt: skip
         made.__doc__, made.__name__, made.__qualname__ = body.__doc__, title, title
         made.__module__ = body.__module__
@@ -236,6 +247,15 @@ def op(
         return made
 
     return make
+
+
+def policy_of(title: str, rule: DTypeRule, amp: str | None) -> str:
+    """What autocast does with an op; it follows from the dtype rule for ops that select or move values."""
+    if amp is None and rule.accumulate and rule.kinds & dtypes.HALF:
+        raise TypeError(f"op {title!r}: it rounds its results, so it must say amp=, one of {', '.join(POLICIES)}")
+    if amp is not None and amp not in POLICIES:
+        raise ValueError(message(f"op {title!r}", "amp", repr(amp), f"one of {', '.join(POLICIES)}"))
+    return amp or ("widest" if rule.promoted else "keep")
 
 
 def _sorted_arguments(

@@ -41,7 +41,7 @@ def turned(xp: Any, x: Array, cos: Array, sin: Array, interleaved: bool) -> Arra
     return xp.concat(parts, axis=-1)
 
 
-@op(dtype=First(floats=True, kinds=dtypes.ALL - dtypes.COMPLEX))
+@op(dtype=First(floats=True, kinds=dtypes.ALL - dtypes.COMPLEX), amp="widest")
 def rotary_embedding(xp: Any, x: Array, cos: Array, sin: Array, /, *, interleaved: bool = False) -> Array:
     """Turn pairs of features by angles: ``(a, b)`` becomes ``(a * cos - b * sin, b * cos + a * sin)``.
 

@@ -24,7 +24,7 @@ def integral(x: Array) -> bool:
     return bool(x.dtype.kind in "iu")
 
 
-@op(dtype=real, ref="numpy.ceil")
+@op(dtype=real, ref="numpy.ceil", amp="widest")
 def ceil(xp: Any, x: Array, /) -> Array:
     """Elementwise least integer not below `x`, in the dtype of `x`; its derivative is 0.
 
@@ -41,7 +41,7 @@ ceil.vjp(0)(lambda xp, g: xp.zeros_like(g))
 ceil.samples(*unary(avoid=steps), whole)
 
 
-@op(dtype=real, ref="numpy.floor")
+@op(dtype=real, ref="numpy.floor", amp="widest")
 def floor(xp: Any, x: Array, /) -> Array:
     """Elementwise greatest integer not above `x`, in the dtype of `x`; its derivative is 0.
 
@@ -58,7 +58,7 @@ floor.vjp(0)(lambda xp, g: xp.zeros_like(g))
 floor.samples(*unary(avoid=steps), whole, error(DTypeError, "floor", A((2,), kind="bool")))
 
 
-@op(dtype=real, ref="numpy.trunc")
+@op(dtype=real, ref="numpy.trunc", amp="widest")
 def trunc(xp: Any, x: Array, /) -> Array:
     """Elementwise rounding towards 0, in the dtype of `x`; its derivative is 0.
 
@@ -75,7 +75,7 @@ trunc.vjp(0)(lambda xp, g: xp.zeros_like(g))
 trunc.samples(*unary(avoid=steps), whole)
 
 
-@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), ref="numpy.round")
+@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), ref="numpy.round", amp="widest")
 def round(xp: Any, x: Array, /, decimals: int = 0) -> Array:
     """Elementwise rounding to so many decimals, halves to the even neighbor; its derivative is 0.
 
@@ -92,7 +92,7 @@ round.vjp(0)(lambda xp, g: xp.zeros_like(g))
 round.samples(*unary(avoid=(-1.5, -0.5, 0.5, 1.5)), whole, case(A((3,), 1.21, 1.24), decimals=1))
 
 
-@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), ref="numpy.sign")
+@op(dtype=promote.but(kinds=dtypes.ALL - dtypes.BOOL), ref="numpy.sign", amp="widest")
 def sign(xp: Any, x: Array, /) -> Array:
     """Elementwise sign: -1, 0 or 1, for complex numbers ``x / abs(x)``; its derivative is 0.
 
@@ -109,7 +109,7 @@ sign.vjp(0)(lambda xp, g: xp.zeros_like(g))
 sign.samples(*unary(avoid=(0.0,)), whole, error(DTypeError, "sign", A((2,), kind="bool")))
 
 
-@op(dtype=real_floating.but(same=False), ref="numpy.signbit")
+@op(dtype=real_floating.but(same=False), ref="numpy.signbit", amp="widest")
 def signbit(xp: Any, x: Array, /) -> Array:
     """Elementwise, whether the sign bit is set, as in -1.0 and -0.0.
 
@@ -126,7 +126,7 @@ signbit.vjp(0)(lambda xp, g: xp.zeros_like(g))
 signbit.samples(*unary())
 
 
-@op(dtype=real_floating, ref="numpy.copysign")
+@op(dtype=real_floating, ref="numpy.copysign", amp="widest")
 def copysign(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise magnitude of `x1` with the sign of `x2`; the derivative by `x1` at 0 is 0, the one by `x2` is 0.
 
@@ -172,7 +172,7 @@ def winner(xp: Any, g: Array, won: Array, tied: Array) -> Array:
     return xp.where(won, g, xp.where(tied, 0.5 * g, 0.0))
 
 
-@op(dtype=bounded, ref="numpy.maximum")
+@op(dtype=bounded, ref="numpy.maximum", amp="widest")
 def maximum(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise larger value; NaN where either is NaN. Equal values share the gradient.
 
@@ -190,7 +190,7 @@ maximum.vjp(1)(lambda xp, g, x1, x2: winner(xp, g, x2 > x1, x1 == x2))
 maximum.samples(*binary((-2.0, -0.1), (0.0, 2.0)), *binary((0.1, 2.0), (-2.0, 0.0)), *bounds, misfit)
 
 
-@op(dtype=bounded, ref="numpy.minimum")
+@op(dtype=bounded, ref="numpy.minimum", amp="widest")
 def minimum(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise smaller value; NaN where either is NaN. Equal values share the gradient.
 
@@ -208,7 +208,7 @@ minimum.vjp(1)(lambda xp, g, x1, x2: winner(xp, g, x2 < x1, x1 == x2))
 minimum.samples(*binary((-2.0, -0.1), (0.0, 2.0)), *binary((0.1, 2.0), (-2.0, 0.0)), *bounds, misfit)
 
 
-@op(dtype=real)
+@op(dtype=real, amp="widest")
 def clip(xp: Any, x: Array, min: Array | None = None, max: Array | None = None, /) -> Array:
     """Elementwise ``minimum(maximum(x, min), max)``: where the bounds cross, `max` wins.
 

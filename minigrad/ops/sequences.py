@@ -13,6 +13,7 @@ from minigrad.ops.manipulation import permute_dims, reshape
 from minigrad.ops.matmul import linear
 from minigrad.ops.ranges import arange
 from minigrad.ops.recurrent import ACTIVATIONS, _gru, _lstm, _rnn
+from minigrad.ops.registry import Op
 from minigrad.ops.searching import where
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ def gru(
 
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+OPS: dict[str, Op[Any]] = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
 
 
 def prepare(
@@ -258,6 +260,7 @@ def prepare(
     ends = None if lengths is None else read_lengths(who, lengths, x.shape[0], x.shape[1])
     if ends is not None:  # a NaN in the padding would reach the gradient of weight_ih as 0 * NaN
         x = where(reshape(arange(x.shape[1]) < reshape(ends, (-1, 1)), (*x.shape[:2], 1)), x, 0.0)
+    wh, *begin = OPS[who].autocast(wh, *begin)
     return linear(permute_dims(x, (1, 0, 2)), wi, bias), wh, begin, ends
 
 

@@ -41,7 +41,7 @@ def normalized_exp(xp: Any, x: Array, axis: Axis) -> Array:
     return e / xp.where(total == 0, 1.0, total)
 
 
-@op(dtype=real, ref="scipy.special.softmax", needs="an axis of x")
+@op(dtype=real, ref="scipy.special.softmax", needs="an axis of x", amp="float32")
 def softmax(xp: Any, x: Array, /, axis: int = -1) -> Array:
     """Exponentials that sum to 1 along an axis: ``exp(x) / sum(exp(x))``.
 
@@ -81,7 +81,7 @@ softmax.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("softmax", "softmax
 softmax.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("softmax", "softmax_vjp"))
 
 
-@op(dtype=real, ref="scipy.special.log_softmax", needs="an axis of x")
+@op(dtype=real, ref="scipy.special.log_softmax", needs="an axis of x", amp="float32")
 def log_softmax(xp: Any, x: Array, /, axis: int = -1) -> Array:
     """Logarithm of `softmax` without underflow: ``x - logsumexp(x)``.
 
@@ -125,7 +125,7 @@ log_softmax.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("softmax", "log
 log_softmax.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("softmax", "log_softmax_vjp"))
 
 
-@op(dtype=real, ref="scipy.special.logsumexp", needs="an axis of x, or a tuple of different ones")
+@op(dtype=real, ref="scipy.special.logsumexp", needs="an axis of x, or a tuple of different ones", amp="float32")
 def logsumexp(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """``log(sum(exp(x)))`` over axes, without overflow.
 

@@ -38,7 +38,7 @@ def _over(xp: Any, numerator: Array, gap: Array) -> Array:
     return numerator / xp.where((gap == 0) & (numerator == 0), math.inf, gap)
 
 
-@op(dtype=factors, needs="symmetric matrices", name="linalg.eigh")
+@op(dtype=factors, needs="symmetric matrices", name="linalg.eigh", amp="float32")
 def _eigh(xp: Any, x: Array, /) -> tuple[Array, Array]:
     require_square("linalg.eigh", x)
     return tuple(xp.linalg.eigh(symmetric_part(xp, x)))
@@ -97,7 +97,7 @@ def eigh(x: Tensor, /) -> EighResult:
     return EighResult(*_eigh(x))
 
 
-@op(dtype=factors, ref="numpy.linalg.eigvalsh", needs="symmetric matrices", name="linalg.eigvalsh")
+@op(dtype=factors, ref="numpy.linalg.eigvalsh", needs="symmetric matrices", name="linalg.eigvalsh", amp="float32")
 def eigvalsh(xp: Any, x: Array, /) -> Array:
     """Eigenvalues of symmetric matrices, ascending; see `eigh`.
 
@@ -140,7 +140,7 @@ eigvalsh.samples(
 )
 
 
-@op(dtype=factors, ref="numpy.linalg.svd", needs="matrices (..., m, n)", name="linalg.svd")
+@op(dtype=factors, ref="numpy.linalg.svd", needs="matrices (..., m, n)", name="linalg.svd", amp="float32")
 def _svd(xp: Any, x: Array, /, *, full_matrices: bool = True) -> tuple[Array, Array, Array]:
     require_matrix("linalg.svd", x)
     return tuple(xp.linalg.svd(x, full_matrices=full_matrices))
@@ -221,7 +221,7 @@ def svd(x: Tensor, /, *, full_matrices: bool = True) -> SVDResult:
     return SVDResult(*_svd(x, full_matrices=full_matrices))
 
 
-@op(dtype=factors, ref="numpy.linalg.svdvals", needs="matrices (..., m, n)", name="linalg.svdvals")
+@op(dtype=factors, ref="numpy.linalg.svdvals", needs="matrices (..., m, n)", name="linalg.svdvals", amp="float32")
 def svdvals(xp: Any, x: Array, /) -> Array:
     """Singular values, descending; see `svd`.
 

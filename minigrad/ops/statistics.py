@@ -30,7 +30,7 @@ def count(shape: tuple[int, ...], axis: Axis) -> int:
     return math.prod(n for n, one in zip(shape, kept(shape, axis), strict=True) if one == 1)
 
 
-@op(dtype=accumulate_float32, ref="numpy.mean", needs="an axis of x, or a tuple of different ones")
+@op(dtype=accumulate_float32, ref="numpy.mean", needs="an axis of x, or a tuple of different ones", amp="float32")
 def mean(xp: Any, x: Array, /, axis: Axis = None, *, keepdims: bool = False) -> Array:
     """Mean over axes, accumulated at least in float32; integers give the default floating dtype.
 
@@ -80,7 +80,7 @@ def squares(xp: Any, x: Array, axis: Axis, correction: float, keepdims: bool) ->
     return xp.sum(deviation * deviation, axis=axis, keepdims=keepdims) / freedom
 
 
-@op(dtype=real, needs="an axis of x, or a tuple of different ones")
+@op(dtype=real, needs="an axis of x, or a tuple of different ones", amp="float32")
 def var(xp: Any, x: Array, /, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False) -> Array:
     """Variance over axes: ``sum((x - mean(x))**2) / (n - correction)``.
 
@@ -129,7 +129,7 @@ var.samples(
 )
 
 
-@op(dtype=real, needs="an axis of x, or a tuple of different ones")
+@op(dtype=real, needs="an axis of x, or a tuple of different ones", amp="float32")
 def std(xp: Any, x: Array, /, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False) -> Array:
     """Standard deviation over axes: the square root of `var`. Its derivative where all values are equal is 0.
 
@@ -185,7 +185,7 @@ std.samples(
 )
 
 
-@op(dtype=accumulating, needs="an axis of x; only a tensor with one axis may leave it out")
+@op(dtype=accumulating, needs="an axis of x; only a tensor with one axis may leave it out", amp="float32")
 def _cumulative_sum(xp: Any, x: Array, /, axis: int, *, include_initial: bool = False) -> Array:
     return xp.cumulative_sum(x, axis=axis, dtype=x.dtype, include_initial=include_initial)
 
@@ -262,7 +262,7 @@ def only_axis(who: str, x: Tensor, axis: int | None) -> int:
     return 0 if axis is None else axis
 
 
-@op(dtype=accumulating, needs="an axis of x; only a tensor with one axis may leave it out")
+@op(dtype=accumulating, needs="an axis of x; only a tensor with one axis may leave it out", amp="float32")
 def _cumulative_prod(xp: Any, x: Array, /, axis: int, *, include_initial: bool = False) -> Array:
     return xp.cumulative_prod(x, axis=axis, dtype=x.dtype, include_initial=include_initial)
 

@@ -15,7 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@op(dtype=floating, ref="numpy.sin")
+@op(dtype=floating, ref="numpy.sin", amp="widest")
 def sin(xp: Any, x: Array, /) -> Array:
     """Elementwise sine.
 
@@ -32,7 +32,7 @@ sin.vjp(0)(lambda xp, g, x: g * xp.cos(x))
 sin.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.cos")
+@op(dtype=floating, ref="numpy.cos", amp="widest")
 def cos(xp: Any, x: Array, /) -> Array:
     """Elementwise cosine.
 
@@ -49,7 +49,7 @@ cos.vjp(0)(lambda xp, g, x: -g * xp.sin(x))
 cos.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.tan")
+@op(dtype=floating, ref="numpy.tan", amp="float32")
 def tan(xp: Any, x: Array, /) -> Array:
     """Elementwise tangent.
 
@@ -66,7 +66,7 @@ tan.vjp(0)(lambda xp, g, out: g * (1 + out * out))
 tan.samples(*unary(-1.2, 1.2))
 
 
-@op(dtype=floating, ref="numpy.asin")
+@op(dtype=floating, ref="numpy.asin", amp="float32")
 def asin(xp: Any, x: Array, /) -> Array:
     """Elementwise arc sine, between -pi/2 and pi/2; its derivative at -1 and 1 is infinite.
 
@@ -83,7 +83,7 @@ asin.vjp(0)(lambda xp, g, x: g / xp.sqrt((1 - x) * (1 + x)))
 asin.samples(*unary(-0.8, 0.8))
 
 
-@op(dtype=floating, ref="numpy.acos")
+@op(dtype=floating, ref="numpy.acos", amp="float32")
 def acos(xp: Any, x: Array, /) -> Array:
     """Elementwise arc cosine, between 0 and pi; its derivative at -1 and 1 is infinite.
 
@@ -100,7 +100,7 @@ acos.vjp(0)(lambda xp, g, x: -g / xp.sqrt((1 - x) * (1 + x)))
 acos.samples(*unary(-0.8, 0.8))
 
 
-@op(dtype=floating, ref="numpy.atan")
+@op(dtype=floating, ref="numpy.atan", amp="widest")
 def atan(xp: Any, x: Array, /) -> Array:
     """Elementwise arc tangent, between -pi/2 and pi/2.
 
@@ -117,7 +117,7 @@ atan.vjp(0)(lambda xp, g, x: g / (1 + x * x))
 atan.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.sinh")
+@op(dtype=floating, ref="numpy.sinh", amp="float32")
 def sinh(xp: Any, x: Array, /) -> Array:
     """Elementwise hyperbolic sine.
 
@@ -134,7 +134,7 @@ sinh.vjp(0)(lambda xp, g, x: g * xp.cosh(x))
 sinh.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.cosh")
+@op(dtype=floating, ref="numpy.cosh", amp="float32")
 def cosh(xp: Any, x: Array, /) -> Array:
     """Elementwise hyperbolic cosine.
 
@@ -151,7 +151,7 @@ cosh.vjp(0)(lambda xp, g, x: g * xp.sinh(x))
 cosh.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.tanh")
+@op(dtype=floating, ref="numpy.tanh", amp="widest")
 def tanh(xp: Any, x: Array, /) -> Array:
     """Elementwise hyperbolic tangent.
 
@@ -168,7 +168,7 @@ tanh.vjp(0)(lambda xp, g, out: g * (1 - out * out))
 tanh.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.asinh")
+@op(dtype=floating, ref="numpy.asinh", amp="widest")
 def asinh(xp: Any, x: Array, /) -> Array:
     """Elementwise inverse hyperbolic sine.
 
@@ -185,7 +185,7 @@ asinh.vjp(0)(lambda xp, g, x: g / xp.sqrt(x * x + 1))
 asinh.samples(*unary())
 
 
-@op(dtype=floating, ref="numpy.acosh")
+@op(dtype=floating, ref="numpy.acosh", amp="float32")
 def acosh(xp: Any, x: Array, /) -> Array:
     """Elementwise inverse hyperbolic cosine; its derivative at 1 is infinite.
 
@@ -202,7 +202,7 @@ acosh.vjp(0)(lambda xp, g, x: g / xp.sqrt((x - 1) * (x + 1)))
 acosh.samples(*unary(1.3, 3.0))
 
 
-@op(dtype=floating, ref="numpy.atanh")
+@op(dtype=floating, ref="numpy.atanh", amp="float32")
 def atanh(xp: Any, x: Array, /) -> Array:
     """Elementwise inverse hyperbolic tangent; it is infinite at -1 and 1.
 
@@ -219,7 +219,7 @@ atanh.vjp(0)(lambda xp, g, x: g / (1 - x * x))
 atanh.samples(*unary(-0.7, 0.7))
 
 
-@op(dtype=floating.but(kinds=dtypes.ALL - dtypes.COMPLEX), ref="numpy.atan2")
+@op(dtype=floating.but(kinds=dtypes.ALL - dtypes.COMPLEX), ref="numpy.atan2", amp="widest")
 def atan2(xp: Any, x1: Array, x2: Array, /) -> Array:
     """Elementwise angle of the point (x2, x1), between -pi and pi; its derivatives at (0, 0) are 0, of order 2 as well.
 

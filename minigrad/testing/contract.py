@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import sys
 import weakref
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad._core import cpu
+from minigrad._core import cpu, tape
 from minigrad.backend.numpy import backend
 from minigrad.errors import DTypeError
 from minigrad.ops.conversion import new
@@ -21,7 +22,7 @@ from minigrad.ops.samples import A
 from minigrad.testing.gradcheck import gradcheck
 from minigrad.testing.samples import LAYOUTS, draw_case, relayout, seed_of
 from minigrad.testing.tolerances import RELATIVE, assert_close
-from minigrad.testing.trial import FLOATS, Trial, cast, is_tensor, trials
+from minigrad.testing.trial import FLOATS, Trial, cast, is_float, is_tensor, trials
 from minigrad.testing.variants import generic, variant
 
 __all__ = ["CHECKS"]
@@ -235,6 +236,42 @@ def check_kernels(trial: Trial) -> None:
                     assert_close(a, b, held, what, floor=CANCELLED, each=trial.literal)
 
 
+def everything(trial: Trial, inputs: list[Any], cotangents: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Results, results on the tape, and gradients."""
+    recorded = [t._array for t in trial.run(inputs, grad=True)[1]]
+    return trial.outputs(inputs), recorded, trial.pull(inputs, cotangents)
+
+
+def autocast_to(amp: str, own: dtypes.DType, half: dtypes.DType) -> dtypes.DType:
+    """The dtype to which a policy casts an input of dtype `own` in a block of type `half`."""
+    if amp == "half":
+        return half if own != dtypes.float64 else own
+    return dtypes.float32 if amp == "float32" and own in dtypes.HALF else own
+
+
+@each
+def check_autocast(trial: Trial) -> None:
+    """Under autocast results and gradients are those of inputs that were cast by hand, to the last bit."""
+    for half, dtype in itertools.product(sorted(dtypes.HALF, key=str), FLOATS):
+        if dtype == half or not {half, dtype} <= set(trial.floats):
+            continue
+        inputs, cotangents = trial.inputs(dtype), trial.cotangents(dtypes.bfloat16)
+        cast_by_hand = [
+            v if skipped or not is_float(v) else cast(v, autocast_to(trial.op.amp, v.dtype, half))
+            for v, skipped in zip(inputs, trial.skip, strict=True)
+        ]
+        with tape.AutocastMode(half):
+            found = everything(trial, inputs, cotangents)
+        for what, ours, theirs in zip(
+            ("output", "recorded output", "gradient"), found, everything(trial, cast_by_hand, cotangents), strict=True
+        ):
+            wanted = [cast(b, dtype) if what == "gradient" else b for b in theirs]
+            for k, (a, b) in enumerate(zip(ours, wanted, strict=True)):
+                name = f"{what} {k} for {dtype} inputs under autocast to {half}"
+                assert a.dtype == b.dtype, f"{name} is {a.dtype}, and {b.dtype} of inputs cast by hand"
+                assert a.tobytes() == b.tobytes(), f"{name} is not that of inputs cast by hand"
+
+
 @each
 def check_residuals(trial: Trial) -> None:
     """Nothing outlives the forward but what a rule asks for."""
@@ -294,5 +331,5 @@ def check_record(op: Op[Any]) -> None:
 
 CHECKS: tuple[Callable[[Op[Any]], None], ...] = (
     check_record, check_forward, check_dtypes, check_integers, check_numbers, check_gradients, check_low_precision,
-    check_layouts, check_memory, check_kernels, check_residuals, check_errors,
+    check_layouts, check_memory, check_kernels, check_autocast, check_residuals, check_errors,
 )  # fmt: skip
