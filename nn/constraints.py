@@ -69,8 +69,9 @@ class _Norm(Constraint):
         # no square leaves the range: the largest element of a vector becomes 1
         top = np.max(np.abs(x), axis=axes, keepdims=True)
         top = np.where((top > 0) & np.isfinite(top), top, x.dtype.type(1))
-        norm = top * np.sqrt(np.sum(np.square(x / top), axis=axes, keepdims=True))
-        x *= np.where(norm > 0, self.wanted(norm) / np.where(norm > 0, norm, 1), 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is infinite becomes NaN
+            norm = top * np.sqrt(np.sum(np.square(x / top), axis=axes, keepdims=True))
+            x *= np.where(norm > 0, self.wanted(norm) / np.where(norm > 0, norm, 1), 1)
 
     def wanted(self, norm: Array) -> Array:
         """The norms that vectors of these norms get."""
@@ -246,8 +247,8 @@ def _bound(constraint: Constraint, name: str, value: Any) -> float:
 
 
 def _axes(constraint: Constraint, axis: Any) -> int | tuple[int, ...]:
-    found = tuple(axis) if isinstance(axis, Sequence) and not isinstance(axis, str) else axis
-    if not all(isinstance(a, int) and not isinstance(a, bool) for a in _tuple(found)) or found == ():
+    found: Any = tuple(axis) if isinstance(axis, Sequence) and not isinstance(axis, str) else axis
+    if found == () or not all(type(a) is int for a in _tuple(found)):
         raise ValueError(message(type(constraint).__name__, "axis", describe(axis), "an int or several"))
     return found  # type: ignore[no-any-return]
 

@@ -356,7 +356,7 @@ def test_a_step_that_is_refused_changes_nothing():
     late = (first * first).sum()
     first.grad = second.grad = mg.ones((1,))
     second.mask = np.ones(2)
-    with pytest.raises(ShapeError, match=r"step: parameter 0: mask is bool \(2,\), needs \(1,\), or what"):
+    with pytest.raises(ShapeError, match=r"step: parameter 0: mask is \(2,\), needs \(1,\), or what"):
         optimizer.step()
     assert first.tolist() == [1.0]
     late.backward()
@@ -477,7 +477,7 @@ def test_a_model_that_becomes_a_half_one_and_a_full_one_again(kind, stepped, dty
     np.testing.assert_array_equal(master.astype(dtype), weight.detach().numpy())
     net.to(mg.float32)
     optimizer.step()
-    assert "master" not in optimizer.state[weight]
+    assert "master" not in optimizer.state_dict()["state"]["0.weight"]
     assert weight.dtype == mg.float32
 
 

@@ -415,7 +415,7 @@ def test_a_stage_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(Stages, "finish", lambda self: None)
         assert is_found(check_mask, right, case=cases())
     with monkeypatch.context() as patch:
-        patch.setattr(Stages, "_penalize", lambda self, sign: None)
+        patch.setattr(Stages, "_penalize", lambda self, ascends: None)
         case = Case(rule="sgd", regularizer="l2", dtype="float64")
         found, expected = train(case), by_formula(case)
         assert abs(found.params["weight"].detach().numpy() - expected["weight"]).max() > 1e-3

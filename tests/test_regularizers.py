@@ -326,7 +326,7 @@ def test_a_mask_that_stretches_and_one_that_does_not() -> None:
     p.mask = np.array([True, False, True])
     assert step(p, np.ones((4, 3)))[0].tolist() == [0.9, 0.0, 0.9]
     p.mask = np.ones((3, 4), np.bool_)
-    with pytest.raises(ShapeError, match=r"SGD\.step: parameter 0: mask is bool \(3, 4\), needs \(4, 3\)"):
+    with pytest.raises(ShapeError, match=r"SGD\.step: parameter 0: mask is \(3, 4\), needs \(4, 3\)"):
         step(p, np.ones((4, 3)))
 
 
@@ -412,7 +412,7 @@ def test_steps_below_the_last_digit_are_not_lost(dtype: Any) -> None:
 def test_a_run_on_halves_goes_on_from_its_state(make: Any, dtype: Any) -> None:
     def train(p: nn.Parameter, optimizer: Any, seeds: range) -> None:
         for k in seeds:
-            p.grad = mg.asarray(random(8, 3, seed=k)).astype(dtype)
+            p.grad = mg.asarray(random(8, 3, seed=k)).astype(p.dtype)
             optimizer.step()
 
     whole = nn.Parameter(random(8, 3), dtype=dtype)
@@ -429,6 +429,8 @@ def test_a_run_on_halves_goes_on_from_its_state(make: Any, dtype: Any) -> None:
     train(second, resumed, range(3, 6))
     assert values(second).tobytes() == values(whole).tobytes()
     assert resumed.state[second]["master"].tobytes() == optimizer.state[whole]["master"].tobytes()
+    with pytest.raises(ValueError, match="shape of master of parameter 'p'"):
+        resumed.load_state_dict({**state, "state": {"p": {**state["state"]["p"], "master": np.zeros(3)}}})
     # a state without master weights makes them anew, one with them fits a float32 parameter
     del state["state"]["p"]["master"]
     resumed.load_state_dict(state)
@@ -438,8 +440,9 @@ def test_a_run_on_halves_goes_on_from_its_state(make: Any, dtype: Any) -> None:
     other = make([("p", wide)])
     other.load_state_dict(resumed.state_dict())
     assert "master" not in other.state[wide]
-    with pytest.raises(ValueError, match="shape of master of parameter 'p'"):
-        resumed.load_state_dict({**state, "state": {"p": {**state["state"]["p"], "master": np.zeros(3)}}})
+    second._array = second._array.astype(np.float32)  # as model.to does
+    train(second, resumed, range(1))
+    assert "master" not in resumed.state_dict()["state"]["p"]
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -184,4 +184,4 @@ def _norm(x: Array, power: float) -> float:
     top = float(np.max(np.abs(x)))
     if power == math.inf or not 0.0 < top < math.inf:
         return top
-    return top * float(np.sum((np.abs(x) / top) ** power)) ** (1.0 / power)
+    return top * math.pow(float(np.sum((np.abs(x) / top) ** power)), 1.0 / power)

@@ -65,8 +65,9 @@ def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
     >>> optim.unscale_(optimizer, 1 / 1024), w.grad
     (True, tensor([6.]))
     """
-    if isinstance(inv_scale, bool) or not isinstance(inv_scale, Real) or not 0.0 < float(inv_scale) < math.inf:
-        raise ValueError(message("unscale_", "inv_scale", describe(inv_scale), "a positive, finite number"))
+    given: Any = inv_scale
+    if isinstance(given, bool) or not isinstance(given, Real) or not 0.0 < float(given) < math.inf:
+        raise ValueError(message("unscale_", "inv_scale", describe(given), "a positive, finite number"))
     found = scale([p for group in optimizer.param_groups for p in group["params"] if p._grad is not None], inv_scale)
     return all(is_finite(values) for values in found)
 

@@ -191,13 +191,13 @@ class Optimizer:
     def _due(self, group: Group) -> Due:
         """The parameters of a group that have a gradient, and what the rule is to see of them; most need no stages."""
         params: list[Tensor] = []
-        xs, gs, states, stages = [], [], [], []
+        xs, gs, states, special = [], [], [], []
         known, usual = self.state, dtypes.float32  # hashing a dtype costs as much as a small update
         for p in group["params"]:
             grad = p._grad
             if grad is None:
                 if isinstance(p, Parameter) and not p.is_initialized:
-                    check_initialized(f"{self._who}.step", self._name(group, p), p)
+                    check_initialized(f"{self._who}.step", self.name_of(group, p), p)
                 continue
             x, g = p._array, grad._array
             state = known.get(p)
@@ -206,7 +206,9 @@ class Optimizer:
             if type(g) is RowSparse and not self.by_row:
                 hint = "Make the table with sparse=False, or give it to an optimizer of its own"
                 got = "row-sparse"
-                raise GradError(message(self._who, f"the gradient of {self._name(group, p)}", got, "a full one", hint))
+                raise GradError(
+                    message(self._who, f"the gradient of {self.name_of(group, p)}", got, "a full one", hint)
+                )
             params.append(p)
             xs.append(x)
             gs.append(g)
@@ -214,20 +216,22 @@ class Optimizer:
             if (
                 type(g) is RowSparse
                 or (x.dtype is not usual and x.dtype in dtypes.HALF)
-                or MASTER in state
-                or (isinstance(p, Parameter) and not p.mask is p.regularizer is p.constraint is None)
+                or (
+                    isinstance(p, Parameter)
+                    and (p.mask is not None or p.regularizer is not None or p.constraint is not None)
+                )
             ):
-                stages.append(len(xs) - 1)
+                special.append(len(xs) - 1)
         frozen = arrays.first_read_only(xs)
         if frozen >= 0:
-            where = self._name(group, params[frozen])
+            where = self.name_of(group, params[frozen])
             hint = "Copy it: mg.tensor(array, requires_grad=True)"
             raise ValueError(message(f"{self._who}.step", where, "read-only", "memory to write to", hint))
         made = []
-        for i in stages:
-            where = f"{self._who}.step: {self._name(group, params[i])}"
-            made.append(Stages(where, params[i], states[i], group, self.conform))
-            xs[i], gs[i], states[i] = made[-1].x, made[-1].g, made[-1].state
+        for i in special:
+            stage = Stages(self, group, params[i], states[i])
+            xs[i], gs[i], states[i] = stage.x, stage.g, stage.state
+            made.append(stage)
         return params, xs, gs, states, made
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -277,9 +281,10 @@ class Optimizer:
 
     def _check_dtype(self, group: Group, p: Tensor) -> None:
         if p.dtype not in dtypes.FLOATING:
-            raise DTypeError(message(self._who, self._name(group, p), describe(p), "a floating dtype"))
+            raise DTypeError(message(self._who, self.name_of(group, p), describe(p), "a floating dtype"))
 
-    def _name(self, group: Group, p: Tensor) -> str:
+    def name_of(self, group: Group, p: Tensor) -> str:
+        """What errors call a parameter."""
         i = next(i for i, other in enumerate(group["params"]) if other is p)
         return f"parameter {group['names'][i] or i!r}"
 
@@ -309,6 +314,7 @@ class Optimizer:
                     state[key] = {
                         name: tape.new_tensor(value.copy()) if hasattr(value, "dtype") else value
                         for name, value in self.state[p].items()
+                        if name != MASTER or p.dtype in dtypes.HALF  # it may be left over from before model.to(dtype)
                     }
         return {"optimizer": self._who, "param_groups": groups, "state": state}
 

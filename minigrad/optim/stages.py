@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +12,9 @@ from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
 from minigrad.optim.gradients import cast, values_of
 from minigrad.tensor import Tensor
+
+if TYPE_CHECKING:
+    from minigrad.optim.optimizer import Optimizer
 
 __all__ = ["MASTER", "Stages", "wide"]
 
@@ -29,62 +31,72 @@ class Stages:
 
     Parameters
     ----------
-    where : str
-        The parameter's name for errors.
+    optimizer : Optimizer
+        Whose step it is.
+    group : dict
+        The hyperparameters.
     p : Tensor
-        The parameter; it has a gradient.
+        A parameter of the group; it has a gradient.
     state : dict
         Its state.
-    group : dict
-        The hyperparameters of its group.
-    conform : callable
-        The optimizer's, which casts a state to the dtype of an array.
     """
 
-    __slots__ = ("constraint", "g", "keep", "lr", "p", "regularizer", "rows", "state", "whole", "whole_state", "x")
+    __slots__ = (
+        "constraint",
+        "g",
+        "half",
+        "keep",
+        "lr",
+        "p",
+        "regularizer",
+        "rows",
+        "state",
+        "whole",
+        "whole_state",
+        "x",
+    )
 
-    def __init__(
-        self, where: str, p: Tensor, state: State, group: dict[str, Any], conform: Callable[[Array, State], None]
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, group: dict[str, Any], p: Tensor, state: State) -> None:
         grad = p._grad
         assert grad is not None
-        self.p, self.whole_state = p, state
+        self.p, self.whole_state, self.half = p, state, p.dtype in dtypes.HALF
         self.rows = grad._array.ids if type(grad._array) is RowSparse else None
         self.regularizer = getattr(p, "regularizer", None)  # a tensor that is no Parameter has none of the three
         self.constraint = getattr(p, "constraint", None)
-        self.keep = _kept(where, getattr(p, "mask", None), p.shape)
-        self.lr = _learning_rate(where, self.regularizer, group)
+        self.keep = _kept(optimizer, group, p)
+        self.lr = _learning_rate(optimizer, group, p)
         self.whole = self._whole()
         self.g = values_of(grad._array)
         if self.rows is None:
             self.x, self.state = self.whole, state
         else:
-            conform(self.whole, state)
+            optimizer.conform(self.whole, state)
             self.x = self.whole[self.rows]
             self.state = {
                 name: value[self.rows] if getattr(value, "shape", None) == p.shape else value
                 for name, value in state.items()
                 if name != MASTER
             }
-        if p.dtype in dtypes.HALF:
+        if self.half:
             _follow(self.x, p._array if self.rows is None else p._array[self.rows])
-        self._penalize(-1.0 if group.get("maximize") else 1.0)
+        self._penalize(bool(group.get("maximize")))
 
     def _whole(self) -> Array:
         """The parameter's array, or its master weights, which are made where it is half, and dropped where not."""
-        if self.p.dtype not in dtypes.HALF:
+        if not self.half:
             self.whole_state.pop(MASTER, None)
             return self.p._array
         if MASTER not in self.whole_state:
             self.whole_state[MASTER] = wide(self.p._array)
         return self.whole_state[MASTER]
 
-    def _penalize(self, sign: float) -> None:
+    def _penalize(self, ascends: bool) -> None:
         """Add the penalty to the gradient, and set what the mask leaves out to 0."""
         if self.regularizer is not None:
+            slope = self.regularizer.gradient(self.x)
             # a rule that ascends turns the sign of all that it sees
-            slope = sign * self.regularizer.gradient(self.x)
-            self.g = np.add(self.g, slope, dtype=self.x.dtype, casting="same_kind")
+            g = self.g - slope if ascends else self.g + slope
+            self.g = g.astype(self.x.dtype, copy=False)
         if self.keep is not None:
             self.g = np.where(self._keep_rows(), self.g, 0)
 
@@ -95,7 +107,6 @@ class Stages:
     def finish(self) -> None:
         """After the rule: threshold, constraint, mask on the weight, rows to their table, master weights to half."""
         x, p, whole = self.x, self.p, self.whole
-        half = p.dtype in dtypes.HALF
         by_row = self.rows is None or getattr(self.constraint, "by_row", False)
         prox = getattr(self.regularizer, "prox", None)
         if prox is not None:
@@ -105,7 +116,7 @@ class Stages:
         if self.keep is not None:
             np.copyto(x, 0, where=~self._keep_rows())
         if self.rows is None:
-            if half:
+            if self.half:
                 p._array[...] = cast(x, p.dtype)
             return
         whole[self.rows] = x
@@ -114,9 +125,9 @@ class Stages:
             self.constraint(whole)
             if self.keep is not None:
                 np.copyto(whole, 0, where=~self.keep)
-            if half:
+            if self.half:
                 p._array[...] = cast(whole, p.dtype)
-        elif half:
+        elif self.half:
             p._array[self.rows] = cast(x, p.dtype)
 
     def _return_state(self) -> None:
@@ -144,27 +155,33 @@ def _follow(master: Array, x: Array) -> None:
         np.copyto(master, cast(x, dtypes.float32), where=other)
 
 
-def _kept(where: str, mask: Any, shape: tuple[int, ...]) -> Array | None:
+def _kept(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> Array | None:
     """The mask as bools of the parameter's shape."""
+    mask = getattr(p, "mask", None)
     if mask is None:
         return None
     keep = np.asarray(mask._array if isinstance(mask, Tensor) else mask)
     if keep.dtype != np.bool_:
         keep = keep != 0
-    if keep.shape != shape:
+    if keep.shape != p.shape:
         try:
-            keep = np.broadcast_to(keep, shape)
+            keep = np.broadcast_to(keep, p.shape)
         except ValueError:
-            raise ShapeError(message(where, "mask", keep, f"{shape}, or what stretches to it")) from None
+            need = f"{p.shape}, or what stretches to it"
+            raise ShapeError(message(_where(optimizer, group, p), "mask", f"{keep.shape}", need)) from None
     return keep
 
 
-def _learning_rate(where: str, regularizer: Any, group: dict[str, Any]) -> float:
+def _learning_rate(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> float:
     """What `prox` is called with."""
     lr = group.get("lr")
-    if getattr(regularizer, "prox", None) is None:
+    if getattr(getattr(p, "regularizer", None), "prox", None) is None:
         return 0.0
     if not isinstance(lr, Real):
         need = "a number, as the threshold of the regularizer depends on it"
-        raise ValueError(message(where, "lr", describe(lr), need))
+        raise ValueError(message(_where(optimizer, group, p), "lr", describe(lr), need))
     return float(lr)
+
+
+def _where(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> str:
+    return f"{type(optimizer).__name__}.step: {optimizer.name_of(group, p)}"
