@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from minigrad import ops
@@ -13,7 +14,9 @@ from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
-__all__ = ["as_tensor", "check_hook", "check_name", "check_names", "extent", "number", "positive", "write"]
+__all__ = [
+    "as_tensor", "check_hook", "check_name", "check_names", "extent", "kept_buffers", "number", "positive", "write",
+]  # fmt: skip
 
 
 def extent(who: str, name: str, value: Any) -> int:
@@ -79,3 +82,17 @@ def write(t: Tensor, value: Tensor) -> None:
     else:
         t._array[...] = value._array
     tape.mark_changed(t)
+
+
+@contextmanager
+def kept_buffers(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Put buffers back after a block that may change them, as `BatchNorm` does; those left alone are not written to."""
+    kept = [(t, t._array.copy()) for t in buffers]
+    try:
+        yield
+    finally:
+        for t, values in kept:
+            # one whose shape the block completed keeps its first values
+            if t._array.shape == values.shape and t._array.tobytes() != values.tobytes():
+                t._array[...] = values
+                tape.mark_changed(t)

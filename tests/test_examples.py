@@ -121,6 +121,45 @@ def test_mnist_conv(tmp_path, mnist_folder):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_adversarial(tmp_path):
+    pytest.importorskip("matplotlib")
+    small = ("--data", "digits", "--epsilon", "0.1", "--steps", "2", "--attack-steps", "4", "--test", "100")
+    text = run(tmp_path, "adversarial.py", *small, "--epochs", "6", "--free", "2", "--lr", "0.01", "--plot", "a.png")
+    for name, count in (("plain", 6), ("PGD", 6), ("free", 3)):
+        losses = [float(found) for found in re.findall(rf"{name} +epoch \d+ +training loss ([\d.]+)", text)]
+        assert len(losses) == count
+        assert losses[-1] < losses[0]
+    found = {row[0]: (float(row[1]), float(row[2])) for row in re.findall(r"(\w+) +([\d.]+)% +([\d.]+)% ", text)}
+    assert found["plain"][0] > 80
+    assert found["plain"][1] < found["plain"][0] - 20
+    assert found["PGD"][1] > found["plain"][1] + 5
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_adversarial_without_tqdm_and_matplotlib(tmp_path):
+    small = ("--data", "digits", "--channels", "2", "--hidden", "8", "--epochs", "1", "--steps", "1", "--test", "20")
+    text = run(tmp_path, "adversarial.py", *small, hide=("tqdm", "matplotlib"))
+    assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
+    assert "no picture, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--epsilon", "0"), "argument --epsilon: '0' is not a number above 0, and at most 1"),
+        (("--epsilon", "far"), "argument --epsilon: 'far' is not a number"),
+        (("--channels", "8", "8", "8", "8"), "argument --channels: 4 convolutions leave nothing of 8 pixels"),
+        (("--plot", "curves.txt"), "argument --plot: 'curves.txt' does not end in any of .png"),
+    ],
+)
+def test_adversarial_refuses_before_it_trains(arguments, text, tmp_path):
+    command = [sys.executable, str(EXAMPLES / "adversarial.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stdout == ""
+
+
 def test_mnist_conv_without_tqdm_and_matplotlib(tmp_path, mnist_folder):
     small = ("--channels", "2", "--hidden", "8", "--epochs", "1", "--batch-size", "100")
     text = run(tmp_path, "mnist_conv.py", "--data", mnist_folder, *small, hide=("tqdm", "matplotlib"))
