@@ -1,5 +1,6 @@
 """Datasets, samplers, the loader with its workers, files of data; digits in the package, other sets by download."""
 
+from minigrad.data import transforms
 from minigrad.data.cmudict import load_cmudict
 from minigrad.data.collate import default_collate, pad_collate
 from minigrad.data.dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
@@ -47,4 +48,5 @@ __all__ = [
     "pad_collate",
     "random_split",
     "tokenize",
+    "transforms",
 ]

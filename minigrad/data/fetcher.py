@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ class _End:
 END = _End()
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What a loader was told, as far as making batches goes."""
 
     dataset: Any

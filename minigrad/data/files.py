@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-import zipfile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -13,6 +12,9 @@ from numpy.typing import DTypeLike
 
 from minigrad.data.download import DataError
 from minigrad.errors import describe, message
+
+if TYPE_CHECKING:
+    import zipfile
 
 __all__ = ["Table", "load_arrays", "load_csv"]
 
@@ -228,6 +230,8 @@ def load_arrays(path: str | os.PathLike[str], *, mmap: bool = True) -> Any:
     >>> arrays["images"].shape, data.TensorDataset(*arrays.values())[2][1]
     ((3, 8, 8), np.int64(2))
     """
+    import zipfile
+
     where = os.fspath(path)
     try:
         if not zipfile.is_zipfile(path):
@@ -243,7 +247,7 @@ def load_arrays(path: str | os.PathLike[str], *, mmap: bool = True) -> Any:
 
 def load_member(where: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, mmap: bool) -> Array:
     """An array of an archive: mapped where its bytes lie in the file as they are."""
-    if mmap and member.compress_type == zipfile.ZIP_STORED:
+    if mmap and member.compress_type == 0:  # stored as it is
         with open(where, "rb") as file:
             file.seek(member.header_offset + _LOCAL_HEADER - 4)
             file.seek(int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little"), os.SEEK_CUR)

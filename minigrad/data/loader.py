@@ -264,6 +264,8 @@ class DataLoader:
             return cut(order, self.batch_size, self.drop_last, self.rank, self.world_size)
         who = f"{type(self.batch_sampler).__name__}.batches"
         batches = [as_indices(batch, n, who) for batch in self.batch_sampler.batches(self.seed, epoch)]
+        if not all(map(len, batches)):
+            raise ValueError(message(who, "a batch", "empty", "an item at least"))
         return deal(batches, self.rank, self.world_size)
 
     def _take_pool(self) -> Pool:
