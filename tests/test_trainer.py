@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import amp, data, nn, optim, train
+from minigrad import amp, data, io, nn, optim, train
 from minigrad.train import Callback, Metric, Trainer
 
 
@@ -329,7 +329,7 @@ def test_a_run_that_ended_is_not_trained_again(tmp_path):
     history = again.fit((x, y), epochs=1, verbose=0)  # without resuming: one epoch more
     assert again.step == trainer.step // 2 * 3
     assert again.epoch == len(history["loss"]) == 3
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(io.CheckpointError, match="missing"):
         again.resume(tmp_path / "missing.ckpt")
 
 

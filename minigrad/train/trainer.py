@@ -13,6 +13,7 @@ from minigrad.nn.checks import extent, positive
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train import evaluation, run_state
+from minigrad.train.adversaries import Free
 from minigrad.train.callbacks import Callback, CallbackList
 from minigrad.train.interrupt import Interrupt, Interrupted
 from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
@@ -158,6 +159,9 @@ class Trainer:
         if regularizer is not None:
             nn.regularize(model, regularizer)
         self.adversary = adversary
+        if isinstance(adversary, Free) and (self.accumulate > 1 or isinstance(self.optimizer, optim.SAM)):
+            need = "a step of the optimizer for each batch, without accumulate and SAM"
+            raise ValueError(message("Trainer", "adversary", "Free", need))
         self.schedule_name = schedule if isinstance(schedule, str) else None
         if self.schedule_name is not None:
             check_schedule(self.schedule_name)
@@ -446,10 +450,8 @@ class Trainer:
 
         Raises
         ------
-        FileNotFoundError
-            If there is none.
         CheckpointError
-            If it is damaged.
+            If there is none, or it is damaged.
         """
         self.load_state_dict(io.load_checkpoint(path))
 
