@@ -17,6 +17,7 @@ from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.summary import Summary, summarize
+from minigrad.nn.tied import by_first_name, first_names
 from minigrad.tensor import Tensor
 
 __all__ = ["LoadReport", "Module"]
@@ -282,7 +283,7 @@ class Module:
         """Copy values into the parameters and buffers; all of them fit, or nothing is changed.
 
         Values are cast to the dtype of what they are copied into. A parameter that waits for its first batch takes its
-        shape from the state.
+        shape from the state. The state may have a shared one by any of its names, or with equal values by several.
 
         Parameters
         ----------
@@ -301,7 +302,7 @@ class Module:
         TypeError
             If the state is no mapping.
         ValueError
-            One error that lists all that is missing, unexpected, mis-shaped or of another kind of dtype.
+            One error that lists all that is missing, unexpected, contradictory, mis-shaped or of another kind of dtype.
 
         Examples
         --------
@@ -320,6 +321,7 @@ class Module:
             )
         own = {name: t for name, t, persistent in self._tensors() if persistent}
         given = {name: v.detach() if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
+        given, contradictory = by_first_name(given, first_names(self, own, given))
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
         misshaped, mistyped = [], []
         for name, t in own.items():
@@ -330,7 +332,7 @@ class Module:
                 misshaped.append(f"{name} is {tuple(value.shape)}, needs {shape_text(t)}")
             elif not any(value.dtype in kind and t.dtype in kind for kind in _KINDS):
                 mistyped.append(f"{name} is {value.dtype}, needs {t.dtype}")
-        lists = [("mis-shaped", misshaped), ("of another kind", mistyped)]
+        lists = [("contradictory", contradictory), ("mis-shaped", misshaped), ("of another kind", mistyped)]
         if strict:
             lists = [("missing", report.missing), ("unexpected", report.unexpected), *lists]
         if any(names for _, names in lists):

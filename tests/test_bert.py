@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import optim
 from minigrad.errors import ShapeError
-from minigrad.io import save_weights
+from minigrad.io import load_weights, save_weights
 from minigrad.models.bert import NAMES, Bert, BertConfig, BertForMaskedLM, mean_pool
 from minigrad.nn import functional as F
 from minigrad.testing.tolerances import assert_close
@@ -200,6 +200,31 @@ def test_names_there_and_back(tmp_path: Path) -> None:
         assert Bert.from_pretrained(folder).pooler is None
 
 
+@pytest.mark.parametrize("pooler", [True, False])
+@pytest.mark.parametrize("options", [{}, {"activation": "gelu_tanh", "padding_idx": None, "norm_eps": 1e-5}], ids=str)
+def test_saved_and_loaded(options: dict[str, Any], pooler: bool, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    masked = made(BertForMaskedLM, **options)
+    for model in (Bert(masked.config, pooler=pooler, dtype=mg.float64).eval(), masked):
+        folder = tmp_path / type(model).__name__
+        model.save_pretrained(folder, shard_bytes=2000)
+        assert len(list(folder.glob("*.safetensors"))) > 1
+        prefixed = [name.startswith("bert.") for name in load_weights(folder)]
+        assert any(prefixed) is (model is masked)
+        assert sum(name.startswith("cls.predictions.") for name in load_weights(folder)) == 5 * (model is masked)
+        other = type(model).from_pretrained(folder, dtype=mg.float64)
+        assert other.config == model.config
+        assert not other.training
+        state, again = model.state_dict(), other.state_dict()
+        assert list(state) == list(again)
+        assert all(mg.array_equal(again[name], value) for name, value in state.items())
+        ids = mg.asarray(ids_of((2, 5), 1))
+        assert mg.array_equal(model(ids), other(ids))
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    with pytest.raises(ValueError, match="BertConfig: activation is 'tanh', needs one of"):
+        made(Bert, activation="tanh").save_pretrained(tmp_path)
+
+
 def test_the_configuration_of_hugging_face() -> None:
     given = {"hidden_size": 24, "hidden_act": "gelu_new", "pad_token_id": None, "use_cache": True}
     config = BertConfig.from_hf(given)
@@ -214,6 +239,12 @@ def test_the_configuration_of_hugging_face() -> None:
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"is_decoder": True}, "is_decoder is True"),
         ({"hidden_act": "quick"}, "hidden_act is 'quick', needs one of gelu, gelu_new"),
+        ({"hidden_act": ["gelu"]}, "hidden_act is .*, needs one of gelu, gelu_new"),
+        ({"hidden_size": "768"}, "hidden_size is '768', needs an integer"),
+        ({"hidden_size": 7.5}, "hidden_size is 7.5, needs an integer"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is True, needs an integer"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan, needs a finite number"),
+        ({"pad_token_id": [0]}, r"pad_token_id is \[0\], needs an integer"),
     ],
 )
 def test_other_configurations_are_refused(given: dict[str, Any], text: str) -> None:

@@ -264,6 +264,49 @@ def test_configs_there_and_back(config: Any) -> None:
     assert type(config).from_hf(config.to_hf()) == config
 
 
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear', needs an object in JSON, or null"),
+        ({"rope_scaling": 3}, "rope_scaling is 3, needs an object"),
+        ({"rope_scaling": [["factor", 2.0]]}, "rope_scaling is .*, needs an object"),
+        ({"rope_parameters": ["linear"]}, "rope_parameters is .*, needs an object"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor is None, needs a positive number"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "8"}}, "factor is '8', needs a positive number"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor is 0, needs a positive number"),
+        ({"rope_scaling": {"rope_type": ["linear"], "factor": 1}}, r"rope_type is \['linear'\], needs 'default'"),
+        ({"rope_scaling": {"rope_type": None}}, "rope_type is None, needs 'default'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "original_max_position_embeddings is None, needs"),
+        ({"rope_theta": "10000"}, "rope_theta is '10000', needs a positive number"),
+        ({"rope_theta": [1.0]}, "rope_theta is .*, needs a positive number"),
+        ({"rope_theta": True}, "rope_theta is True, needs a positive number"),
+        ({"rope_theta": -1.0}, "rope_theta is -1.0, needs a positive number"),
+        ({"rope_theta": float("inf")}, "rope_theta is inf, needs a positive number"),
+        ({"sliding_window": 0}, "sliding_window is 0, needs at least 1, or null"),
+        ({"sliding_window": -3}, "sliding_window is -3, needs at least 1, or null"),
+        ({"sliding_window": "4096"}, "sliding_window is '4096', needs an integer"),
+        ({"hidden_size": None, "num_hidden_layers": 2.0}, "num_hidden_layers is 2.0, needs an integer"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, needs true or false"),
+    ],
+)
+def test_malformed_configurations_of_llama(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=f"LlamaConfig: {text}"):
+        LlamaConfig.from_hf(given)
+
+
+def test_configurations_that_are_refused() -> None:
+    llama3 = {"factor": 8.0, "original_max_position_embeddings": 64, "low_freq_factor": 4.0, "high_freq_factor": 4.0}
+    with pytest.raises(ValueError, match=r"high_freq_factor is 4.0, needs more than low_freq_factor, 4.0"):
+        LlamaConfig.from_hf({"rope_scaling": {"rope_type": "llama3"} | llama3})
+    with pytest.raises(ValueError, match="LlamaConfig: window is 0, needs at least 1, or None"):
+        LlamaConfig(window=0)
+    with pytest.raises(ValueError, match="GPTConfig: n_embd is '768', needs an integer"):
+        GPTConfig.from_hf({"n_embd": "768"})
+    with pytest.raises(ValueError, match=r"GPTConfig: activation_function is .*, needs a text"):
+        GPTConfig.from_hf({"activation_function": ["relu"]})
+    assert GPTConfig.from_hf({"n_inner": None, "n_head": None}) == GPTConfig()
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -284,13 +327,23 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"needs a folder with config\.json"):
         GPT.from_pretrained(tmp_path)
-    for text, said in (("{", "malformed"), ("[]", "needs an object in JSON")):
+    for text, said in (("{", "malformed"), ("[]", "needs an object in JSON"), ("[" * 200_000, "malformed")):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(DataError, match=said):
             GPT.from_pretrained(tmp_path)
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"unreadable \(Is a directory\)"):
+        GPT.from_pretrained(tmp_path / "folder")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DataError, match="needs a safetensors file"):
         GPT.from_pretrained(tmp_path)
+
+
+def test_the_head_of_gpt_goes_by_hugging_face_s_name() -> None:
+    model = gpt(tied=False)
+    names = set(model.names().back(model.state_dict()))
+    assert {"lm_head.weight", "transformer.wte.weight"} <= names
+    assert "transformer.lm_head.weight" not in names
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------

@@ -63,6 +63,68 @@ def test_tied_parameters_are_cast_and_loaded_once() -> None:
     assert [p is weight for p in model.parameters()] == [True, False]
 
 
+STATE = {"mean": np.ones(3), "second.bias": np.zeros(3)}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("names", [["second.weight"], ["first.weight", "second.weight"], ["first.weight"]])
+def test_a_state_has_a_tied_parameter_by_any_of_its_names(names: list[str], strict: bool) -> None:
+    model = Tied()
+    values = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    values[0, 1] = np.nan  # which differs from itself
+    assert model.load_state_dict(STATE | {name: values.copy() for name in names}, strict=strict) == ([], [])
+    np.testing.assert_array_equal(model.first.weight.detach().numpy(), values)
+    assert model.first.weight is model.second.weight
+
+
+@pytest.mark.parametrize("other", [np.full((3, 3), 1.5), np.ones((3, 1)), np.ones((1, 3, 3))], ids=lambda a: a.shape)
+def test_several_names_of_a_tied_parameter_must_agree(other: Any) -> None:
+    model = Tied()
+    before = model.first.weight.detach().numpy().copy()
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=r"contradictory: first\.weight and second\.weight, which are one tensor$"):
+            model.load_state_dict(
+                STATE | {"second.weight": other, "first.weight": np.ones((3, 3))}, strict=strict
+            )  # fmt: skip
+    np.testing.assert_array_equal(model.first.weight.detach().numpy(), before)
+    with pytest.raises(ValueError, match=r"mis-shaped: first\.weight is \(2, 3\)"):
+        model.load_state_dict(STATE | {"second.weight": np.ones((2, 3))})
+    with pytest.raises(ValueError, match=r"missing: first\.weight\n    unexpected: third\.weight, second\.weight\.x"):
+        model.load_state_dict(STATE | {"third.weight": np.ones((3, 3)), "second.weight.x": np.ones(1)})
+
+
+class Pair(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        self.a = self.b = inner
+
+
+def test_names_of_shared_modules_and_of_modules_that_hold_themselves() -> None:
+    """A walk over all paths of such a tree would not end in a lifetime."""
+    layer: Any = nn.Dense(2, in_features=2)
+    model: Any = layer
+    for _ in range(64):
+        model = Pair(model)
+    assert model.named_parameters()[0][0] == ".".join("a" * 64) + ".weight"
+    path = ".".join("abba" * 16)
+    state = {f"{path}.weight": np.full((2, 2), 3.0), f"{path}.bias": np.zeros(2)}
+    assert model.load_state_dict(state) == ([], [])
+    assert layer.weight.tolist() == [[3.0, 3.0], [3.0, 3.0]]
+    layer.loop = [layer]
+    assert layer.load_state_dict({"loop.0.loop.0.weight": np.ones((2, 2)), "bias": np.ones(2)}) == ([], [])
+    assert layer.weight.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_buffers_outside_the_state_stay_unexpected() -> None:
+    layer = nn.Identity()
+    layer.register_buffer("kept", mg.ones((2,)))
+    layer.register_buffer("again", layer.kept)
+    layer.register_buffer("scratch", mg.ones((2,)), persistent=False)
+    assert layer.load_state_dict({"again": [2.0, 3.0]}) == ([], [])
+    assert layer.kept.tolist() == [2.0, 3.0]
+    with pytest.raises(ValueError, match=r"unexpected: scratch$"):
+        layer.load_state_dict({"kept": [2.0, 3.0], "scratch": [1.0, 1.0]})
+
+
 def test_deferred_buffer() -> None:
     layer = nn.Identity()
     layer.register_buffer("mean", Buffer.deferred((None, 2), nn.init.ones, dtype=mg.float64))

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import optim
 from minigrad.errors import ShapeError
-from minigrad.io import save_weights
+from minigrad.io import load_weights, save_weights
 from minigrad.models.decoding import Decoding, Generative
 from minigrad.models.generation import generate
 from minigrad.models.relative_positions import RelativePositionBias, buckets
 from minigrad.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from minigrad.models.t5 import NAMES, load_t5, t5_config
+from minigrad.models.t5 import NAMES, T5, hf_config, load_t5, t5_config
 from minigrad.nn import functional as F
 from minigrad.testing.tolerances import assert_close
 
@@ -319,6 +319,74 @@ def test_t5_names_there_and_back(tmp_path: Path) -> None:
     save_weights(tmp_path, theirs | {"lm_head.weight": theirs["shared.weight"] * 2})
     doubled = load_t5(tmp_path, dtype=mg.float64)
     assert_close(numpy(doubled(source, target)), 2 * numpy(model(source, target)), mg.float64, "logits")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("left_out", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+def test_t5_saved_and_loaded(gated: bool, tied: bool, left_out: bool, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    own: dict[str, Any] = (
+        {"head_dim": None, "hidden_features": None, "norm_eps": None} if left_out else {"norm_eps": 1e-4}
+    )
+    config = dataclasses.replace(KINDS["t5"], tied_output=tied, num_decoder_layers=1, start_id=0, **own)
+    config = config if gated else dataclasses.replace(config, activation="relu")
+    mg.random.seed(0)
+    model = T5(config, dtype=mg.float64).eval()
+    model.save_pretrained(tmp_path, shard_bytes=3000)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    gates = {name.split(".")[-2] for name in load_weights(tmp_path) if "DenseReluDense" in name}
+    assert gates == ({"wi_0", "wi_1", "wo"} if gated else {"wi", "wo"})
+    for other in (T5.from_pretrained(tmp_path, dtype=mg.float64), load_t5(tmp_path, dtype=mg.float64)):
+        assert dataclasses.replace(other.config, max_length=16, **own) == model.config
+        source, target = draw((2, 5)), draw((2, 4), 1)
+        np.testing.assert_array_equal(numpy(other(source, target)), numpy(model(source, target)))
+    assert t5_config(hf_config(other.config)) == other.config
+
+
+def test_t5_without_its_table_or_with_another(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    model = T5(KINDS["t5"])
+    model.save_pretrained(tmp_path)
+    whole = NAMES.back(model.state_dict())
+    shared, table = "shared.weight", whole["shared.weight"]
+    rest = {name: array for name, array in whole.items() if name != shared}
+    for weights, text in (
+        (rest, "missing: embedding.weight \\(from shared.weight\\)"),
+        (rest | {"lm_head.weight": table}, "missing: embedding.weight \\(from shared.weight\\)"),
+        (rest | {shared: table[:-1]}, "mis-shaped: embedding.weight \\(from shared.weight\\) is .*, needs"),
+        (rest | {shared: table[:, :-1], "lm_head.weight": table}, "mis-shaped: embedding.weight"),
+        (rest | {shared: table, "lm_head.weight": table[0]}, "mis-shaped: output.weight"),
+        (rest | {shared: table, "lm_head.weight": table[:3, :3]}, "mis-shaped: output.weight"),
+    ):
+        save_weights(tmp_path, weights)
+        with pytest.raises(ValueError, match=f"NameMap: the weights do not fit T5:\n    {text}"):
+            load_t5(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"num_layers": "6"}, "num_layers is '6', needs an integer"),
+        ({"d_model": [512]}, r"d_model is \[512\], needs an integer"),
+        ({"dropout_rate": "none"}, "dropout_rate is 'none', needs a finite number"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes', needs true or false"),
+        ({"feed_forward_proj": {}}, "feed_forward_proj is {}, needs one of gelu"),
+    ],
+)
+def test_malformed_configurations_of_t5(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        t5_config(given)
+
+
+def test_t5_refuses_other_layouts() -> None:
+    for kind, text in (("sinusoidal", "T5: positions is 'sinusoidal', needs 'relative'"), ("relative", "T5: norm is")):
+        with pytest.raises(ValueError, match=text):
+            T5(KINDS[kind])
+    with pytest.raises(ValueError, match="T5: target_vocab_size is 11, needs None"):
+        hf_config(dataclasses.replace(KINDS["t5"], target_vocab_size=11))
+    with pytest.raises(ValueError, match="T5: activation is 'mish', needs one of"):
+        T5(dataclasses.replace(KINDS["t5"], activation="mish"))
 
 
 def test_errors() -> None:

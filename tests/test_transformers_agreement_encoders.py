@@ -190,6 +190,25 @@ def test_t5_writes_the_same(beams: int, tmp_path: Path) -> None:
     assert len({tuple(row) for row in found}) > 1
 
 
+@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "T5ForConditionalGeneration"])
+def test_they_load_what_we_save(kind: str, tmp_path: Path) -> None:
+    if kind.startswith("T5"):
+        theirs, own = made_t5({"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1}), t5.T5
+    else:
+        theirs = getattr(transformers, kind)(transformers.BertConfig(**SIZES)).double().eval()
+        scatter(theirs)
+        own = bert.Bert if kind == "BertModel" else bert.BertForMaskedLM
+    ours = own.from_pretrained(saved(theirs, tmp_path / "theirs"), dtype=mg.float64)
+    ours.save_pretrained(tmp_path / "ours", shard_bytes=4000)
+    back, report = type(theirs).from_pretrained(tmp_path / "ours", dtype=torch.float64, output_loading_info=True)
+    assert not any(report.values()), report
+    expected = theirs.state_dict()
+    assert set(back.state_dict()) == set(expected)
+    assert all(torch.equal(p, expected[n]) for n, p in back.state_dict().items())
+    for name in ("hidden_act", "layer_norm_eps", "tie_word_embeddings", "dense_act_fn", "is_gated_act", "dropout_rate"):
+        assert getattr(back.config, name, None) == getattr(theirs.config, name, None)
+
+
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("count", "reach"), [(32, 128), (8, 20), (16, 100)])
 def test_buckets(bidirectional: bool, count: int, reach: int) -> None:

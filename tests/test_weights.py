@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
 import struct
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +96,104 @@ def test_a_folder_holds_the_last_model_written(library: Any, tmp_path: Path) -> 
         assert equal(load_weights(tmp_path), state)
 
 
+@given(limits=st.lists(st.sampled_from([None, 8, 16, 24, 40]), min_size=1, max_size=4), data=st.data())
+def test_a_folder_holds_the_last_model_alone(limits: list[int | None], data: st.DataObject) -> None:
+    """Whatever number of shards was there before: fewer, more, as many, or one file."""
+    pytest.importorskip("safetensors")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, limit in enumerate(limits):
+            state = {f"{number}.{i}": np.full(1, i + number) for i in range(data.draw(st.integers(1, 6)))}
+            save_weights(folder, state, shard_bytes=limit)
+            assert equal(load_weights(folder), state)
+            assert {file.name for file in folder.iterdir()} == written(folder)
+
+
+class Crash(BaseException):
+    """The machine stops: no later change reaches the disk."""
+
+
+class Disk:
+    """Renames and deletions of files, until the machine stops before one of them."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.left = sys.maxsize
+        for name in ("replace", "unlink", "remove"):
+            patch.setattr(os, name, self.counted(getattr(os, name)))
+        patch.setattr(os, "fsync", lambda number: None)  # slow, and there is no machine that stops
+
+    def counted(self, function: Any) -> Any:
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Crash
+            return function(*args, **kwargs)
+
+        return inner
+
+
+@pytest.mark.parametrize("after", [None, 8, 16])
+@pytest.mark.parametrize("before", [None, 8, 16])
+def test_a_crash_leaves_the_old_model_or_the_new_one(
+    library: Any, before: int | None, after: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {name: np.zeros(1) for name in "abc"}
+    new = {name: np.ones(1) for name in "bcd"}
+    seen = set()
+    disk = Disk(monkeypatch)
+    for steps in range(40):
+        folder = tmp_path / str(steps)
+        disk.left = sys.maxsize
+        save_weights(folder, old, shard_bytes=before)
+        disk.left = steps
+        try:
+            save_weights(folder, new, shard_bytes=after)
+            break
+        except Crash:
+            found = load_weights(folder)
+            assert equal(found, old) or equal(found, new)
+            seen.add("a" in found)
+        disk.left = sys.maxsize
+        save_weights(folder, new, shard_bytes=after)  # what the crash left does not matter
+        assert equal(load_weights(folder), new)
+        assert not [f for f in folder.glob("model*") if f.name not in written(folder)]
+    assert True in seen
+    assert steps < 39
+
+
+def written(folder: Path) -> set[str]:
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return {"model.safetensors"}
+    return {index.name, *json.loads(index.read_text())["weight_map"].values()}
+
+
+def test_a_failed_shard_takes_the_others_with_it(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(tmp_path, {name: np.zeros(1) for name in "abc"}, shard_bytes=8)
+    before = sorted(tmp_path.iterdir())
+    whole = library.save_file
+
+    def fails(tensors: Any, file: str, metadata: Any) -> None:
+        if "c" in tensors:
+            raise OSError("no space left")
+        whole(tensors, file, metadata)
+
+    monkeypatch.setattr(library, "save_file", fails)
+    with pytest.raises(OSError, match="no space left"):
+        save_weights(tmp_path, {name: np.ones(1) for name in "abc"}, shard_bytes=8)
+    assert sorted(tmp_path.iterdir()) == before
+    assert equal(load_weights(tmp_path), {name: np.zeros(1) for name in "abc"})
+
+
+def test_an_index_may_name_the_single_file(library: Any, tmp_path: Path) -> None:
+    """Then it is a shard like others, and the next model is written beside it."""
+    save_weights(tmp_path, {"a": np.zeros(1)})
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')
+    save_weights(tmp_path, {"b": np.ones(1)})
+    assert equal(load_weights(tmp_path), {"b": np.ones(1)})
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_a_failed_write_leaves_the_old_file(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "x.safetensors"
     save_weights(target, {"a": np.ones(2)})
@@ -155,6 +258,15 @@ def test_a_damaged_header_never_does_harm(data: st.DataObject, tmp_path_factory:
         ('{"weight_map": {"a": "/etc/passwd"}}', "needs safetensors files beside it"),
         ('{"weight_map": {"a": ".."}}', "needs safetensors files beside it"),
         ('{"weight_map": {"a": "y.safetensors"}}', "missing"),
+        ('{"weight_map": {"a": ["x.safetensors"]}}', "malformed"),
+        ('{"weight_map": {"a": null}}', "malformed"),
+        ('{"weight_map": {"a": ""}}', "needs safetensors files beside it"),
+        ('{"weight_map": {"a": "x\\u0000.safetensors"}}', "missing"),
+        ('{"weight_map": {"a": "\\ud800.safetensors"}}', "malformed|missing"),
+        ('{"weight_map": ["a"]}', "malformed"),
+        ("[" * 200_000, "malformed .*Recursion"),
+        ('{"weight_map": ' * 200_000, "malformed .*Recursion"),
+        ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "malformed"),
         ('{"weight_map": {"a": "x.safetensors", "z": "x.safetensors"}}', "without z, needs what its index says"),
     ],
 )
@@ -183,6 +295,86 @@ def test_other_errors(library: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"shard_bytes is 3, needs None.* Pass a folder"):
         save_weights(tmp_path / "x.safetensors", {"a": np.ones(2)}, shard_bytes=3)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "error", "text"),
+    [
+        ({"__metadata__": np.ones(2)}, {}, ValueError, "a name of weights is '__metadata__', needs another name"),
+        ([np.ones(2)], {}, TypeError, "weights is .*, needs a mapping of names to tensors"),
+        (nn.Identity(), {}, TypeError, r"weights is a Identity, needs .*\. Pass model\.state_dict\(\)"),
+        ({3: np.ones(2)}, {}, TypeError, "a name of weights is 3, needs a str"),
+        ({"\ud800": np.ones(2)}, {}, ValueError, "a name of weights is .* without lone surrogates"),
+        ({"a": [[1.0], [1.0, 2.0]]}, {}, TypeError, "a is .*, needs a tensor"),
+        ({"a": np.ones(2)}, {"metadata": "text"}, TypeError, "metadata is 'text', needs a mapping of str to str"),
+        ({"a": np.ones(2)}, {"metadata": {"step": 3}}, TypeError, r"metadata\['step'\] is 3, needs a str"),
+        ({"a": np.ones(2)}, {"metadata": {3: "step"}}, TypeError, "a name of metadata is 3, needs a str"),
+        ({"a": np.ones(2)}, {"metadata": {"x": "\udfff"}}, ValueError, ".* without lone surrogates"),
+        ({"a": np.ones(2)}, {"shard_bytes": 0}, ValueError, "shard_bytes is 0, needs at least 1"),
+        ({"a": np.ones(2)}, {"shard_bytes": -5}, ValueError, "shard_bytes is -5, needs at least 1"),
+        ({"a": np.ones(2)}, {"shard_bytes": 1e9}, TypeError, r"shard_bytes is 1000000000\.0, needs an int, or None"),
+        ({"a": np.ones(2)}, {"shard_bytes": "1GB"}, TypeError, "shard_bytes is '1GB', needs an int"),
+        ({"a": np.ones(2)}, {"shard_bytes": True}, TypeError, "shard_bytes is True, needs an int"),
+    ],
+)
+def test_what_cannot_be_written(
+    library: Any, weights: Any, options: dict[str, Any], error: type[Exception], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=f"save_weights: {text}"):
+        save_weights(tmp_path / "model", weights, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_file(library: Any, tmp_path: Path) -> None:
+    """Nothing hangs, and every error is a DataError."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "model.safetensors").mkdir()
+    paths = [os.devnull, tmp_path / "pipe", tmp_path / "pipe" / "below", "\0", "x" * 5000, tmp_path]
+    (tmp_path / "other" / "model.safetensors.index.json").mkdir(parents=True)
+    for path in [*paths, tmp_path / "other"]:
+        for read in (load_weights, read_metadata):
+            with pytest.raises(DataError, match="load_weights"):
+                read(path)
+    for path in (None, 3):
+        with pytest.raises(TypeError, match=r"load_weights: path is .*, needs a str or a path"):
+            load_weights(path)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"save_weights: path is .*, needs a str or a path"):
+            save_weights(path, {"a": np.ones(2)})  # type: ignore[arg-type]
+
+
+def test_what_may_not_be_read(library: Any, tmp_path: Path) -> None:
+    save_weights(tmp_path / "model", {name: np.ones(2) for name in "ab"}, shard_bytes=16)
+    file = tmp_path / "model" / "model-00001-of-00002.safetensors"
+    with unprivileged():
+        for closed in (file, tmp_path / "model"):
+            closed.chmod(0)
+            for path in (tmp_path / "model", file):
+                with pytest.raises(DataError, match=r"unreadable .*Permission denied"):
+                    load_weights(path)
+            closed.chmod(0o700)
+        assert list(load_weights(tmp_path / "model")) == ["a", "b"]
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Without root's right to read everything."""
+    if os.geteuid():
+        yield
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "capget"):
+        pytest.skip("a system without capabilities")
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    before = (ctypes.c_uint32 * 6)()
+    if library.capget(header, before):
+        pytest.skip("the capabilities of the process are not to be had")
+    lowered = (ctypes.c_uint32 * 6)(*before)
+    lowered[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert not library.capset(header, lowered)
+    try:
+        yield
+    finally:
+        assert not library.capset(header, before)
 
 
 def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +440,8 @@ def test_prefix_masks_and_places() -> None:
 
 
 class Net(nn.Module):
+    again: nn.Module
+
     def __init__(self) -> None:
         self.head = nn.Dense(9, in_features=3)
         self.layers = [nn.ModuleDict({name: nn.Dense(n, in_features=3) for name, n in (("q", 4), ("k", 2), ("v", 2))})]
@@ -273,6 +467,25 @@ def test_load_copies_or_tells_all() -> None:
     with pytest.raises(ValueError, match="mis-shaped"):
         MAP.load(net, wrong, strict=False)
     assert equal(before, net.state_dict())
+
+
+def test_load_by_another_name_of_a_tied_parameter() -> None:
+    net = Net()
+    net.again = net.head
+    names = NameMap([Rename("out.{p}", "again.{p}", transpose=True), Rename("{i}.{l}.{p}", "layers.{i}.{l}.{p}")])
+    rest = {name.removeprefix("layers."): t for name, t in net.state_dict().items() if "layers" in name}
+    given = rest | {"out.weight": np.full((9, 3), 2.0), "out.bias": np.ones(9)}
+    assert names.load(net, given) == ([], [])
+    assert net.head.weight.tolist() == np.full((3, 9), 2.0).tolist()
+    with pytest.raises(ValueError, match=r"mis-shaped: again\.weight \(from out\.weight\) is \(3, 8\), needs \(3, 9\)"):
+        names.load(net, given | {"out.weight": np.ones((8, 3))})
+
+
+def test_sources_without_the_prefix() -> None:
+    names = NameMap([Rename("a", "b"), Rename("c", "d", prefixed=False)], prefix="model.")
+    assert sorted(names.back({"b": 1, "d": 2})) == ["c", "model.a"]
+    for found in (["model.a", "c"], ["a", "model.c"]):
+        assert sorted(names.translate(dict.fromkeys(found, 1)).weights) == ["b", "d"]
 
 
 def test_load_not_strictly() -> None:

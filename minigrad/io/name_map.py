@@ -13,6 +13,7 @@ import numpy as np
 from minigrad.errors import message
 from minigrad.nn.deferred import Deferred, shape_text
 from minigrad.nn.module import LoadReport, Module
+from minigrad.nn.tied import first_names
 from minigrad.tensor import Tensor
 
 __all__ = ["NameMap", "Rename", "Renamed"]
@@ -37,6 +38,8 @@ class Rename:
         Where several are joined or divided, counted in the targets.
     sizes : tuple of int, optional
         The extents of the parts along the axis; equal ones by default.
+    prefixed : bool
+        Whether the prefix of the map stands before the sources where they are written; it may where they are read.
     """
 
     source: str | tuple[str, ...]
@@ -44,6 +47,7 @@ class Rename:
     transpose: bool = False
     axis: int = -1
     sizes: tuple[int, ...] | None = None
+    prefixed: bool = True
 
     @cached_property
     def sources(self) -> tuple[str, ...]:
@@ -142,7 +146,7 @@ class NameMap:
                 groups.setdefault((number, fields), {})[place] = name
         for (number, fields), members in groups.items():
             rule, values = self.rules[number], dict(fields)
-            absent = [self.prefix + s.format(**values) for i, s in enumerate(rule.sources) if i not in members]
+            absent = [name for i, name in enumerate(self._sources(rule, values)) if i not in members]
             if absent:
                 result.missing.extend(absent)
                 continue
@@ -179,7 +183,7 @@ class NameMap:
             if absent:
                 raise ValueError(message("NameMap", "weights", f"without {', '.join(absent)}", "all parts of a join"))
             arrays = rule.backward([members[i] for i in range(len(rule.targets))])
-            made.update(zip((self.prefix + s.format(**values) for s in rule.sources), arrays, strict=True))
+            made.update(zip(self._sources(rule, values), arrays, strict=True))
         return made
 
     def load(self, module: Module, weights: Mapping[str, Any], *, strict: bool = True) -> LoadReport:
@@ -206,11 +210,13 @@ class NameMap:
         """
         found = self.translate(weights)
         own = {name: t for name, t, persistent in module._tensors() if persistent}
-        missing = [name for name in own if name not in found.weights]
-        unexpected = [*found.unexpected, *(self._both(name) for name in found.weights if name not in own)]
+        tied = first_names(module, own, found.weights)
+        missing = [name for name in own if name not in found.weights and name not in tied.values()]
+        strange = [name for name in found.weights if name not in own and name not in tied]
+        unexpected = [*found.unexpected, *map(self._both, strange)]
         misshaped = list(found.misshaped)
         for name, array in found.weights.items():
-            t = own.get(name)
+            t = own.get(tied.get(name, name))
             if t is not None and not (t.accepts(array.shape) if isinstance(t, Deferred) else t.shape == array.shape):
                 misshaped.append(f"{self._both(name)} is {array.shape}, needs {shape_text(t)}")
         lists = [("mis-shaped", misshaped)]
@@ -220,7 +226,7 @@ class NameMap:
         if any(names for _, names in lists):
             text = "".join(f"\n    {what}: {', '.join(names)}" for what, names in lists if names)
             raise ValueError(f"NameMap: the weights do not fit {type(module).__name__}:{text}")
-        module.load_state_dict({name: a for name, a in found.weights.items() if name in own}, strict=False)
+        module.load_state_dict({name: a for name, a in found.weights.items() if name not in strange}, strict=False)
         return LoadReport(missing, unexpected)
 
     def _find(self, name: str, patterns: str) -> tuple[int, int, tuple[tuple[str, str], ...]] | None:
@@ -238,8 +244,11 @@ class NameMap:
         if found is None:
             return target
         number, _, fields = found
-        sources = [self.prefix + s.format(**dict(fields)) for s in self.rules[number].sources]
-        return f"{target} (from {' and '.join(sources)})"
+        return f"{target} (from {' and '.join(self._sources(self.rules[number], dict(fields)))})"
+
+    def _sources(self, rule: Rename, values: Mapping[str, str]) -> list[str]:
+        """The names there that a rule speaks of."""
+        return [(self.prefix if rule.prefixed else "") + source.format(**values) for source in rule.sources]
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -8,11 +8,12 @@ from minigrad.models.language_model import LanguageModel
 from minigrad.models.llama import Llama, LlamaConfig, RotaryScaling
 from minigrad.models.sampling import Sampler
 from minigrad.models.seq2seq import Seq2Seq, Seq2SeqConfig
-from minigrad.models.t5 import load_t5
+from minigrad.models.t5 import T5, load_t5, t5_config
 from minigrad.models.tokenizers import ByteTokenizer, CharacterTokenizer
 
 __all__ = [
     "GPT",
+    "T5",
     "Bert",
     "BertConfig",
     "BertForMaskedLM",
@@ -31,4 +32,5 @@ __all__ = [
     "generate",
     "load_t5",
     "stream",
+    "t5_config",
 ]

@@ -11,7 +11,7 @@ from typing import Any, Self
 from minigrad import dtypes, ops
 from minigrad.errors import ShapeError, message
 from minigrad.io import NameMap, Rename, load_weights
-from minigrad.models.language_model import read_config
+from minigrad.models.pretrained import read_config, read_fields, save_pretrained
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
@@ -71,7 +71,8 @@ class BertConfig:
         Raises
         ------
         ValueError
-            If it asks for something that this BERT has not: relative positions, a decoder, another activation.
+            If it asks for something that this BERT has not (relative positions, a decoder, another activation), or is
+            malformed.
 
         Examples
         --------
@@ -89,10 +90,24 @@ class BertConfig:
         for key, known in unsupported.items():
             if key in config and config[key] not in known:
                 raise ValueError(message("BertConfig", key, repr(config[key]), f"one of {', '.join(map(str, known))}"))
-        found = {own: config[theirs] for theirs, own in KEYS.items() if theirs in config}
+        found = read_fields(cls, config, KEYS)
         if "activation" in found:
             found["activation"] = ACTIVATIONS[found["activation"]]
         return cls(**found)
+
+    def to_hf(self) -> dict[str, Any]:
+        """What Hugging Face writes to ``config.json``, but for the name of the class.
+
+        Raises
+        ------
+        ValueError
+            If Hugging Face has no such activation.
+        """
+        names = {own: theirs for theirs, own in reversed(ACTIVATIONS.items())}
+        if self.activation not in names:
+            raise ValueError(message("BertConfig", "activation", repr(self.activation), f"one of {', '.join(names)}"))
+        found = {theirs: getattr(self, own) for theirs, own in KEYS.items()}
+        return found | {"model_type": "bert", "hidden_act": names[self.activation]}
 
 
 KEYS = {
@@ -120,15 +135,18 @@ ACTIVATIONS = {
 }
 
 
-def linear(source: str, target: str) -> list[Rename]:
+def linear(source: str, target: str, prefixed: bool = True) -> list[Rename]:
     """The rules of a linear layer."""
-    return [Rename(f"{source}.weight", f"{target}.weight", transpose=True), Rename(f"{source}.bias", f"{target}.bias")]
+    return [
+        Rename(f"{source}.weight", f"{target}.weight", transpose=True, prefixed=prefixed),
+        Rename(f"{source}.bias", f"{target}.bias", prefixed=prefixed),
+    ]
 
 
-def norm(source: str, target: str) -> list[Rename]:
+def norm(source: str, target: str, prefixed: bool = True) -> list[Rename]:
     """The rules of a normalization, whose weights are gamma and beta in files from before 2020."""
     pairs = (("weight", "weight"), ("bias", "bias"), ("gamma", "weight"), ("beta", "bias"))
-    return [Rename(f"{source}.{theirs}", f"{target}.{ours}") for theirs, ours in pairs]
+    return [Rename(f"{source}.{theirs}", f"{target}.{ours}", prefixed=prefixed) for theirs, ours in pairs]
 
 
 LAYER, OURS = "encoder.layer.{i}", "encoder.layers.{i}"
@@ -151,9 +169,9 @@ NAMES = NameMap(
         *linear(f"{LAYER}.output.dense", f"{OURS}.feed_forward.output"),
         *norm(f"{LAYER}.output.LayerNorm", f"{OURS}.feed_forward_norm"),
         *linear("pooler.dense", "pooler"),
-        Rename("cls.predictions.bias", "head.bias"),
-        *linear("cls.predictions.transform.dense", "head.transform"),
-        *norm("cls.predictions.transform.LayerNorm", "head.norm"),
+        Rename("cls.predictions.bias", "head.bias", prefixed=False),
+        *linear("cls.predictions.transform.dense", "head.transform", prefixed=False),
+        *norm("cls.predictions.transform.LayerNorm", "head.norm", prefixed=False),
         Rename("cls.predictions.decoder.{p}", None),
         Rename("cls.seq_relationship.{p}", None),
     ],
@@ -245,6 +263,11 @@ class Bert(Module):
         model = cls(config, pooler="pooler.weight" in own, dtype=dtype)
         model.load_state_dict(own)
         return model.eval()
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, shard_bytes: int | None = None) -> None:
+        """Write ``config.json`` and the weights, by the names and in the layout that Hugging Face's BertModel reads."""
+        weights = {name.removeprefix(NAMES.prefix): array for name, array in NAMES.back(self.state_dict()).items()}
+        save_pretrained(folder, self.config.to_hf() | {"architectures": ["BertModel"]}, weights, shard_bytes)
 
     def forward(self, ids: Tensor, *, token_types: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """Encode.
@@ -390,6 +413,11 @@ class BertForMaskedLM(Module):
         kept = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
         model.load_state_dict({f"{'' if name.startswith('head.') else 'bert.'}{name}": v for name, v in kept.items()})
         return model.eval()
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, shard_bytes: int | None = None) -> None:
+        """Write ``config.json`` and the weights, in the layout that Hugging Face's BertForMaskedLM reads."""
+        weights = NAMES.back({name.removeprefix("bert."): t for name, t in self.state_dict().items()})
+        save_pretrained(folder, self.config.to_hf() | {"architectures": ["BertForMaskedLM"]}, weights, shard_bytes)
 
     def forward(self, ids: Tensor, *, token_types: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         """Logits (batch, length, vocabulary); the arguments are those of `Bert`."""

@@ -12,6 +12,7 @@ from minigrad import ops
 from minigrad.errors import message
 from minigrad.io.name_map import NameMap, Rename
 from minigrad.models.language_model import LanguageModel
+from minigrad.models.pretrained import read_fields
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
@@ -103,7 +104,7 @@ class GPTConfig:
         Raises
         ------
         ValueError
-            If it is no GPT-2, or asks for something that this GPT has not.
+            If it is no GPT-2, asks for something that this GPT has not, or is malformed.
 
         Examples
         --------
@@ -114,7 +115,7 @@ class GPTConfig:
         for key, value in FIXED.items():
             if config.get(key, value) != value:
                 raise ValueError(message("GPTConfig", key, repr(config[key]), repr(value)))
-        found = {own: config[theirs] for theirs, own in KEYS.items() if theirs in config}
+        found = read_fields(cls, config, KEYS)
         if "activation" in found:
             if found["activation"] not in ACTIVATIONS:
                 need = f"one of {', '.join(ACTIVATIONS)}"
@@ -227,7 +228,7 @@ class GPT(LanguageModel):
                 Rename("h.{i}.mlp.c_proj.{p}", f"{network}output.{{p}}"),
                 Rename("ln_f.{p}", "decoder.norm.{p}"),
                 Rename("h.{i}.attn.{mask}", None),  # old files keep the causal mask
-                Rename("lm_head.weight", None if self.head is None else "head.weight", transpose=True),
+                Rename("lm_head.weight", None if self.head is None else "head.weight", transpose=True, prefixed=False),
             ],
             prefix="transformer.",
         )

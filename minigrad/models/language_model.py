@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,9 +10,9 @@ import numpy as np
 from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.io.name_map import NameMap
-from minigrad.io.weights import FilePath, load_weights, save_weights
+from minigrad.io.weights import FilePath, load_weights
 from minigrad.models.generation import generate
-from minigrad.models.pretrained import CONFIG, read_config
+from minigrad.models.pretrained import read_config, save_pretrained
 from minigrad.models.rows import Prompts
 from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
@@ -176,10 +174,7 @@ class LanguageModel(Module):
 
     def save_pretrained(self, folder: FilePath, *, shard_bytes: int | None = None) -> None:
         """Write ``config.json`` and the weights, by the names and in the layout that Hugging Face's libraries read."""
-        weights = self.names().back(self.state_dict())
-        save_weights(folder, weights, metadata={"format": "pt"}, shard_bytes=shard_bytes)
-        text = json.dumps(self.config.to_hf(), indent=2, sort_keys=True)
-        (Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_pretrained(folder, self.config.to_hf(), self.names().back(self.state_dict()), shard_bytes)
 
 
 class CausalDecoding:

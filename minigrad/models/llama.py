@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from minigrad.errors import message
+from minigrad.errors import describe, message
 from minigrad.io.name_map import NameMap, Rename
 from minigrad.models.language_model import LanguageModel
+from minigrad.models.pretrained import read_fields, read_positive
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
@@ -124,6 +125,10 @@ class LlamaConfig:
     initializer_range: float = 0.02
     tied: bool = False
 
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise ValueError(message("LlamaConfig", "window", f"{self.window}", "at least 1, or None for no window"))
+
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
         """Read what Hugging Face writes to ``config.json``: a Llama's, or a Mistral's.
@@ -131,7 +136,7 @@ class LlamaConfig:
         Raises
         ------
         ValueError
-            If it is another model, or asks for something that this Llama has not.
+            If it is another model, asks for something that this Llama has not, or is malformed.
 
         Examples
         --------
@@ -146,12 +151,18 @@ class LlamaConfig:
         if config.get("mlp_bias", config.get("attention_bias", False)) != config.get("attention_bias", False):
             need = "as attention_bias: all linear maps have a bias, or none has"
             raise ValueError(message("LlamaConfig", "mlp_bias", config["mlp_bias"], need))
-        found = {own: config[theirs] for theirs, own in KEYS.items() if theirs in config}
+        found = read_fields(cls, config, KEYS)
+        window = found.get("window")
+        if window is not None and window < 1:
+            raise ValueError(message("LlamaConfig", "sliding_window", f"{window}", "at least 1, or null for no window"))
         # versions of the library differ in where they keep the rotary positions
-        rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+        key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+        rope = config.get(key) or {}
+        if not isinstance(rope, Mapping):
+            raise ValueError(message("LlamaConfig", key, describe(rope), "an object in JSON, or null"))
         base = rope.get("rope_theta", config.get("rope_theta"))
         if base is not None:
-            found["rope_base"] = float(base)
+            found["rope_base"] = read_positive("LlamaConfig", "rope_theta", base)
         return cls(**found, rope_scaling=_scaling(rope))
 
     def to_hf(self) -> dict[str, Any]:
@@ -182,16 +193,19 @@ def _scaling(rope: Mapping[str, Any]) -> RotaryScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
-    if kind == "linear":
-        return RotaryScaling(float(rope["factor"]))
-    if kind != "llama3":
+    if kind not in ("linear", "llama3"):
         raise ValueError(message("LlamaConfig", "rope_type", repr(kind), "'default', 'linear' or 'llama3'"))
-    return RotaryScaling(
-        float(rope["factor"]),
-        int(rope["original_max_position_embeddings"]),
-        float(rope["low_freq_factor"]),
-        float(rope["high_freq_factor"]),
+    words = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+    factor, *more = (
+        read_positive("LlamaConfig", name, rope.get(name)) for name in words[: 1 if kind == "linear" else 4]
     )
+    if not more:
+        return RotaryScaling(factor)
+    length, low, high = more
+    if not low < high:
+        need = f"more than low_freq_factor, {low}"
+        raise ValueError(message("LlamaConfig", "high_freq_factor", f"{high}", need))
+    return RotaryScaling(factor, int(length), low, high)
 
 
 class Llama(LanguageModel):
