@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 EPOCHS, LAYERS, WIDTH = 4, 24, 16
@@ -124,12 +125,31 @@ def finish(process: subprocess.Popen[bytes]) -> None:
         raise SystemExit(f"the run failed:\n{error.decode()}")
 
 
-def until_saved(process: subprocess.Popen[bytes], folder: Path) -> float:
-    """How long a run takes to its first checkpoint."""
+def until(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> float:
+    """Wait until something is seen, or the run is over; how long it took."""
     begin = time.perf_counter()
-    while not (folder / CHECKPOINT).exists() and process.poll() is None:
-        time.sleep(0.005)
+    while not seen() and process.poll() is None:
+        time.sleep(0.001)
     return time.perf_counter() - begin
+
+
+def wait(rng: random.Random, process: subprocess.Popen[bytes], folder: Path, awake: float, length: float) -> None:
+    """Until a random instant: while the run starts, when it is on its way again, or in the midst of a write."""
+    checkpoint, kind = folder / CHECKPOINT, rng.random()
+    if kind < 0.1:
+        time.sleep(rng.uniform(0.0, awake))
+        return
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    until(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns != before, process)
+    time.sleep(rng.uniform(0.0, 0.2 * length))
+    if kind > 0.6:
+        until(lambda: bool(written(folder)), process)
+        time.sleep(rng.uniform(0.0, 0.003))
+
+
+def written(folder: Path) -> list[Path]:
+    """Checkpoints that are being written, or that a dead run has left half written."""
+    return list(folder.glob(f".{CHECKPOINT}.*"))
 
 
 def main() -> None:
@@ -145,13 +165,13 @@ def main() -> None:
             whole, parts = Path(alone), Path(killed)
             seed = args.seed * 1000 + rounds
             process = start(whole, seed, args.workers)
-            awake = until_saved(process, whole)
+            awake = until((whole / CHECKPOINT).exists, process)
             launched = time.perf_counter()
             finish(process)
             length = time.perf_counter() - launched
             while True:
                 process = start(parts, seed, args.workers)
-                time.sleep(rng.uniform(0.3 * awake, awake + 0.5 * length))
+                wait(rng, process, parts, awake, length)
                 soft = rng.random() < args.terminate
                 if process.poll() is not None or kills >= args.kills:
                     finish(process)
@@ -163,9 +183,8 @@ def main() -> None:
                 kills += 1
                 terminated += soft
                 early += not (parts / CHECKPOINT).exists()
-                left = list(parts.glob(f".{CHECKPOINT}.*"))
-                writing += bool(left)
-                for file in left:  # of the run that is dead
+                writing += bool(written(parts))
+                for file in written(parts):  # of the run that is dead
                     file.unlink()
             if (whole / FINAL).read_bytes() != (parts / FINAL).read_bytes():
                 raise SystemExit(f"seed {seed}: the run that was killed ended in another state after {kills} kills")

@@ -35,7 +35,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "first_epoch": t.first_epoch,
         "stop_training": t.stop_training,
         "history": copy.deepcopy(t.history),
-        "logs": {} if ended else {k: v for k, v in t.logs.items() if isinstance(v, (bool, int, float, str))},
+        "logs": {k: v for k, v in t.logs.items() if isinstance(v, (bool, int, float, str))},
         "sums": t.sums.state_dict(),
         "metrics": [metric.state_dict() for metric in t.metrics],
     }
