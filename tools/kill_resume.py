@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-EPOCHS, LAYERS, WIDTH = 4, 24, 16
+LAYERS, WIDTH = 24, 16
 CHECKPOINT, FINAL = "run.ckpt", "final.ckpt"
 
 
@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--kills", type=int, default=20, help="how often to kill")
     add("--terminate", type=float, default=0.1, help="share of SIGTERM, after which the run saves itself, for SIGKILL")
+    add("--epochs", type=int, default=4, help="of each run")
     add("--workers", type=int, default=0, help="processes of the DataLoader")
     add("--seed", type=int, default=0, help="of the instants; each round of runs has a seed of its own")
     add("--train", metavar="FOLDER", help=argparse.SUPPRESS)
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 # --- the run that is killed -----------------------------------------------------------------------------------------
 
 
-def train(folder: Path, seed: int, workers: int) -> None:
+def train(folder: Path, seed: int, epochs: int, workers: int) -> None:
     """Train from the checkpoint in a folder, if it is there, to the end."""
     from minigrad import amp, data, nn, random
     from minigrad.train import Callback, Metric, Trainer
@@ -103,7 +104,7 @@ def train(folder: Path, seed: int, workers: int) -> None:
     )
     trainer.scaler = amp.GradScaler(init_scale=2.0**20, growth_interval=4)  # grows until a step overflows
     validation = (test_images[:100].astype("float32"), test_labels[:100])
-    trainer.fit(loader, epochs=EPOCHS, validation=validation, verbose=0, resume=folder / CHECKPOINT)
+    trainer.fit(loader, epochs=epochs, validation=validation, verbose=0, resume=folder / CHECKPOINT)
     assert trainer.skipped > 0, "no step overflowed: the scaler was not tried"
     trainer.save(folder / FINAL)
 
@@ -111,9 +112,10 @@ def train(folder: Path, seed: int, workers: int) -> None:
 # --- who kills ------------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, seed: int, workers: int) -> subprocess.Popen[bytes]:
+def start(folder: Path, seed: int, args: argparse.Namespace) -> subprocess.Popen[bytes]:
     """The run, in a process of its own."""
-    command = [sys.executable, __file__, "--train", str(folder), "--seed", str(seed), "--workers", str(workers)]
+    command = [sys.executable, __file__, "--train", str(folder), "--seed", str(seed)]
+    command += ["--epochs", str(args.epochs), "--workers", str(args.workers)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MINIGRAD_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
@@ -155,7 +157,7 @@ def written(folder: Path) -> list[Path]:
 def main() -> None:
     args = parse_args()
     if args.train:
-        train(Path(args.train), args.seed, args.workers)
+        train(Path(args.train), args.seed, args.epochs, args.workers)
         return
     rng = random.Random(args.seed)
     kills = terminated = writing = rounds = early = 0
@@ -164,13 +166,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as alone, tempfile.TemporaryDirectory() as killed:
             whole, parts = Path(alone), Path(killed)
             seed = args.seed * 1000 + rounds
-            process = start(whole, seed, args.workers)
+            process = start(whole, seed, args)
             awake = until((whole / CHECKPOINT).exists, process)
             launched = time.perf_counter()
             finish(process)
             length = time.perf_counter() - launched
             while True:
-                process = start(parts, seed, args.workers)
+                process = start(parts, seed, args)
                 wait(rng, process, parts, awake, length)
                 soft = rng.random() < args.terminate
                 if process.poll() is not None or kills >= args.kills:
