@@ -111,7 +111,7 @@ def _undone(model: Module, state: Any) -> Iterator[None]:
     finally:
         random.set_state(now)
         for module, name, b, array in buffers:
-            if b is not None and b._array.shape == array.shape:
+            if b is not None and array is not None and b._array.shape == array.shape:
                 b._array[...] = array
             setattr(module, name, b)  # the layer may have put another tensor there
         for p, grad in gradients:

@@ -20,6 +20,7 @@ from minigrad.train.interrupt import Interrupt, Interrupted
 from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
 from minigrad.train.metrics import Metric, get
 from minigrad.train.pipeline import Pipeline
+from minigrad.train.report import make_report
 from minigrad.train.source import Source, make_source
 from minigrad.train.sums import Sums
 
@@ -75,7 +76,7 @@ class Trainer:
         Where to compute; the model and every batch are moved there.
     nan : str
         ``"raise"``: a loss that is not finite stops the run before the weights take harm, with an error that names the
-        layer and op it came from. ``"ignore"``: it goes on. With fp16 such a step is skipped, and only 25 in a row stop.
+        layer and op it came from. ``"ignore"``: it goes on. With fp16 such a step is skipped, and 25 in a row stop.
 
     Attributes
     ----------
@@ -84,8 +85,8 @@ class Trainer:
     epochs, steps_per_epoch : int
         Of the run; `steps_per_epoch` is None where the data do not tell.
     logs : dict
-        The means of the epoch so far: ``"loss"``, ``"lr"``, the metrics, ``"grad_norm"`` where it is clipped, ``"skipped"``
-        with fp16, and after the validation the same with ``"val_"``.
+        The means of the epoch so far: ``"loss"``, ``"lr"``, the metrics, ``"grad_norm"`` where it is clipped,
+        ``"skipped"`` with fp16, and after the validation the same with ``"val_"``.
     history : dict of list
         The logs at the end of every epoch.
     stop_training : bool
@@ -222,7 +223,7 @@ class Trainer:
         steps_per_epoch : int, optional
             Steps of the optimizer that make an epoch, for data without an end; the next epoch goes on in the data.
         verbose : str or int
-            0: print nothing; 1: a progress bar; 2: a line an epoch; ``"auto"``: a bar in a terminal, else lines.
+            0: print nothing; 2: a line an epoch; 1: a progress bar too, with tqdm; ``"auto"``: a bar in a terminal.
         resume : path, optional
             Go on from this checkpoint if it exists, and begin a new run if it does not.
 
@@ -372,7 +373,12 @@ class Trainer:
 
     def _called(self, verbose: str | int) -> CallbackList:
         """The callbacks, and what prints."""
-        return self.callbacks
+        report = make_report(verbose)
+        if report is None:
+            return self.callbacks
+        called = CallbackList([report, *self.callbacks])
+        called.set_trainer(self)
+        return called
 
     def trained(self) -> list[Tensor]:
         """The parameters that the optimizer holds."""
