@@ -806,6 +806,14 @@ def test_a_nan_stops_the_run_and_names_its_source():
         good.model[2].bias[...] = math.inf
     with pytest.raises(FloatingPointError, match=r"the parameter '2.bias' holds a NaN or inf already"):
         good.fit(examples(4), verbose=0)
+
+    class Quiet(Recorder):
+        def on_nonfinite(self, error, logs):
+            self.trainer.stop_training = True
+
+    quiet = Quiet()
+    assert Trainer(mlp(), metrics=[], callbacks=[quiet]).fit((x, y), verbose=0) == {}
+    assert quiet.calls == ["train begin", "epoch 0 begin", "batch 0 begin", "train end"]
     history = Trainer(mlp(), metrics=[], nan="ignore").fit((x, y), verbose=0)
     assert math.isnan(history["loss"][0])
 

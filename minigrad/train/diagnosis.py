@@ -14,7 +14,11 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train.batch import leaves
 
-__all__ = ["find_nonfinite", "is_finite"]
+__all__ = ["NonFinite", "find_nonfinite", "is_finite"]
+
+
+class NonFinite(FloatingPointError):
+    """A loss, or the norm of a gradient, is NaN or infinite."""
 
 
 def is_finite(nest: Any) -> bool:

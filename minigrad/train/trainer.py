@@ -16,6 +16,7 @@ from minigrad.tensor import Tensor
 from minigrad.train import evaluation, run_state
 from minigrad.train.adversaries import Free
 from minigrad.train.callbacks import Callback, CallbackList
+from minigrad.train.diagnosis import NonFinite
 from minigrad.train.interrupt import Interrupt, Interrupted
 from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
 from minigrad.train.metrics import Metric, get
@@ -275,6 +276,10 @@ class Trainer:
             except Interrupted:  # between two steps, so that what is saved now is whole
                 callbacks.on_interrupt(self.logs)
                 raise KeyboardInterrupt(interrupt.received) from None
+            except NonFinite as error:
+                callbacks.on_nonfinite(error, self.logs)
+                if not self.stop_training:
+                    raise
             callbacks.on_train_end(self.logs)
         return self.history
 
