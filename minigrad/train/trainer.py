@@ -298,7 +298,13 @@ class Trainer:
                 continue
             callbacks.on_train_batch_begin(self.batch_index, self.logs)
             lr = self.optimizer.param_groups[0]["lr"]
-            self.pipeline.run(batches)
+            try:
+                self.pipeline.run(batches)
+            except FloatingPointError as error:
+                callbacks.on_nonfinite(error, self.logs)
+                if not self.stop_training:
+                    raise
+                return
             self._log(lr)
             self.batch_index += 1
             callbacks.on_train_batch_end(self.batch_index - 1, self.logs)
@@ -341,7 +347,7 @@ class Trainer:
         """Bring the logs up to date after a step."""
         self.logs.update(self.sums.means(), lr=lr)
         for metric in self.metrics:
-            value = metric.result()
+            value = metric.result() if metric.live else None
             if isinstance(value, (float, int)):
                 self.logs[metric.name] = value
         if self.scaler is not None:

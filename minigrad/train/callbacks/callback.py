@@ -72,6 +72,9 @@ class Callback:
     def on_interrupt(self, logs: Logs) -> None:
         """Ctrl-C or SIGTERM ends the run: the step at hand is done, and KeyboardInterrupt follows."""
 
+    def on_nonfinite(self, error: FloatingPointError, logs: Logs) -> None:
+        """The step at hand is given up for a NaN or infinity; `fit` raises the error unless `stop_training` is set."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know: dicts, lists, numbers, strings, arrays."""
         return {}
@@ -142,6 +145,10 @@ class CallbackList(Callback):
     def on_interrupt(self, logs: Logs) -> None:
         for callback in self.callbacks:
             callback.on_interrupt(logs)
+
+    def on_nonfinite(self, error: FloatingPointError, logs: Logs) -> None:
+        for callback in self.callbacks:
+            callback.on_nonfinite(error, logs)
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all, each with the name of its class."""

@@ -11,10 +11,11 @@ import numpy as np
 from minigrad.errors import message
 from minigrad.tensor import Tensor
 
-__all__ = ["FunctionMetric", "Metric", "get", "known", "register"]
+__all__ = ["FunctionMetric", "Metric", "get", "known", "register", "register_family"]
 
 Array = Any
 MADE: dict[str, Callable[[], Metric]] = {}  # name -> what makes the metric
+FAMILIES: dict[str, Callable[[int], Metric]] = {}  # name before a number, as in top_5 -> what makes the metric of it
 
 
 class Metric:
@@ -27,6 +28,13 @@ class Metric:
     ----------
     name : str, optional
         Under which the result is logged; by default the class attribute `name`.
+
+    Attributes
+    ----------
+    mode : str or None
+        ``"max"`` or ``"min"``: which results are better. None: the metric does not say.
+    live : bool
+        Whether the logs have its result after every step, and not at the end of an epoch alone.
 
     Examples
     --------
@@ -49,6 +57,8 @@ class Metric:
     """
 
     name: str = ""
+    mode: str | None = None
+    live: bool = True
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
@@ -117,9 +127,19 @@ def register(*names: str) -> Callable[[Any], Any]:
     return entered
 
 
+def register_family(name: str) -> Callable[[Any], Any]:
+    """Make metrics of a number known to `get`, ``"top"`` as ``"top_1"``, ``"top_2"``, ...: a decorator, as `register`."""
+
+    def entered(make: Any) -> Any:
+        FAMILIES[name] = make
+        return make
+
+    return entered
+
+
 def known() -> list[str]:
     """The names that `get` knows."""
-    return sorted(MADE)
+    return sorted([*MADE, *(f"{name}_<k>" for name in FAMILIES)])
 
 
 def get(metric: str | Metric | type[Metric] | Callable[[Any, Any], Any]) -> Metric:
@@ -131,6 +151,9 @@ def get(metric: str | Metric | type[Metric] | Callable[[Any, Any], Any]) -> Metr
         For an unknown name; it lists those known.
     """
     if isinstance(metric, str):
+        family, _, k = metric.rpartition("_")
+        if family in FAMILIES and k.isdecimal() and int(k):
+            return FAMILIES[family](int(k))
         if metric not in MADE:
             raise ValueError(message("metrics.get", "metric", repr(metric), f"one of {', '.join(known())}"))
         return MADE[metric]()
