@@ -14,5 +14,6 @@ FAMILIES = (
     "optimizer",
     "gpt",
     "decode",
+    "loader",
     "imports",
 )

@@ -182,8 +182,9 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run `f` without keeping what its backward needs; backward runs it again.
 
     Memory for the inside of `f` is held only while it runs and while its backward runs, for about a third more time.
-    The random state is put back for the second run, so dropout draws the same masks, and so is `amp.autocast`. Gradients reach the arguments and
-    everything else that `f` uses (parameters, closures), by ``backward`` and by ``grad``, to any order.
+    The random state is put back for the second run, so dropout draws the same masks, and so is `amp.autocast`.
+    Gradients reach the arguments and everything else that `f` uses (parameters, closures), by ``backward`` and by
+    ``grad``, to any order.
 
     Parameters
     ----------

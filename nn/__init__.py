@@ -19,6 +19,7 @@ from minigrad.nn.activations import (
 )
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.batch_norm import BatchNorm, BatchNorm1D, BatchNorm2D
+from minigrad.nn.checkpointing import checkpointed
 from minigrad.nn.constraints import Constraint, MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from minigrad.nn.containers import Lambda, ModuleDict, ModuleList, Residual
 from minigrad.nn.convolution import Conv1D, Conv1DTranspose, Conv2D, Conv2DTranspose
@@ -67,15 +68,16 @@ from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerE
 __all__ = [
     "ELU", "GELU", "GRU", "L1", "L1L2", "L2", "LSTM", "RNN", "SELU", "AdaptiveAvgPool1D", "AdaptiveAvgPool2D",
     "AvgPool1D", "AvgPool2D", "BCELoss", "BCEWithLogitsLoss", "BatchNorm", "BatchNorm1D", "BatchNorm2D", "CTCLoss",
-    "Constraint", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "CosineEmbeddingLoss", "CrossEntropyLoss",
-    "DecoderCache", "Dense", "Dropout", "Embedding", "FeedForward", "Flatten", "GRUCell", "GlobalAvgPool1D",
-    "GlobalAvgPool2D", "GroupNorm", "HingeLoss", "HuberLoss", "Identity", "InstanceNorm", "KLDivLoss", "KVCache",
-    "L1Loss", "LSTMCell", "Lambda", "LayerCache", "LayerNorm", "LeakyReLU", "LearnedPositions", "LoadReport",
-    "LogSigmoid", "LogSoftmax", "MSELoss", "MarginRankingLoss", "MaxNorm", "MaxPool1D", "MaxPool2D", "MinMaxNorm",
-    "Mish", "Module", "ModuleDict", "ModuleList", "MultiHeadAttention", "NLLLoss", "NonNegative", "Parameter",
-    "ProximalL1", "RMSNorm", "RNNCell", "ReLU", "Regularizer", "Reshape", "Residual", "RotaryPositions", "Sequential",
-    "SiLU", "Sigmoid", "SigmoidFocalLoss", "SinusoidalPositions", "SmoothL1Loss", "Softmax", "SoftmaxFocalLoss",
-    "Softplus", "Tanh", "Transformer", "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-    "TransformerEncoderLayer", "TripletMarginLoss", "UnitNorm", "activations", "alibi_slopes", "constraints",
-    "functional", "init", "penalty", "regularize", "regularizers",
+    "Constraint", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "CosineEmbeddingLoss",
+    "CrossEntropyLoss", "DecoderCache", "Dense", "Dropout", "Embedding", "FeedForward", "Flatten", "GRUCell",
+    "GlobalAvgPool1D", "GlobalAvgPool2D", "GroupNorm", "HingeLoss", "HuberLoss", "Identity", "InstanceNorm",
+    "KLDivLoss", "KVCache", "L1Loss", "LSTMCell", "Lambda", "LayerCache", "LayerNorm", "LeakyReLU",
+    "LearnedPositions", "LoadReport", "LogSigmoid", "LogSoftmax", "MSELoss", "MarginRankingLoss", "MaxNorm",
+    "MaxPool1D", "MaxPool2D", "MinMaxNorm", "Mish", "Module", "ModuleDict", "ModuleList", "MultiHeadAttention",
+    "NLLLoss", "NonNegative", "Parameter", "ProximalL1", "RMSNorm", "RNNCell", "ReLU", "Regularizer", "Reshape",
+    "Residual", "RotaryPositions", "Sequential", "SiLU", "Sigmoid", "SigmoidFocalLoss", "SinusoidalPositions",
+    "SmoothL1Loss", "Softmax", "SoftmaxFocalLoss", "Softplus", "Tanh", "Transformer", "TransformerDecoder",
+    "TransformerDecoderLayer", "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "UnitNorm",
+    "activations", "alibi_slopes", "checkpointed", "constraints", "functional", "init", "penalty", "regularize",
+    "regularizers",
 ]  # fmt: skip

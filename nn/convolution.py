@@ -307,8 +307,7 @@ class Conv2DTranspose(_Transposed):
         As for `Conv2D`, but the padding in numbers: those of the convolution that leads back.
     output_padding : int or tuple of int
         Rows added behind each axis, less than its stride.
-    in_channels, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, \
-    bias_constraint, dtype
+    in_channels, dtype, and initializers, regularizers and constraints of kernel and bias
         As for `Conv2D`.
 
     Attributes

@@ -13,6 +13,7 @@ from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, ShapeError, layer_path, message
+from minigrad.nn.checkpointing import run_checkpointed
 from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
 from minigrad.nn.parameter import Parameter
@@ -27,6 +28,7 @@ PreHook = Callable[["Module", tuple[Any, ...]], Any]
 Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 
 _HOOKS = ("_pre_hooks", "_hooks")  # attributes that the walk over the tree leaves out
+_SPECIAL = (*_HOOKS, "is_checkpointed")  # what makes a call more than forward
 _KINDS = (dtypes.FLOATING, dtypes.INTEGER | dtypes.BOOL, dtypes.COMPLEX)  # a state is cast within a kind only
 
 
@@ -47,6 +49,8 @@ class Module:
     ----------
     training : bool
         Whether layers such as `Dropout` behave as in training; `train` and `eval` set it.
+    is_checkpointed : bool
+        Whether backward computes again what is inside; see `minigrad.nn.checkpointed`.
 
     Examples
     --------
@@ -65,7 +69,9 @@ class Module:
     """
 
     training: bool = True
+    is_checkpointed: bool = False
     _name: str = ""  # how the parent calls it
+    _is_plain: bool = True  # whether a call is forward and nothing else: no hooks, no checkpoint
     _pre_hooks: tuple[tuple[PreHook], ...] = ()
     _hooks: tuple[tuple[Hook], ...] = ()
     _buffers: Mapping[str, bool] = MappingProxyType({})  # name -> whether it belongs to the state dict
@@ -77,11 +83,11 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._name
         if not name:
-            return self._run(args, kwargs) if self._hooks or self._pre_hooks else self.forward(*args, **kwargs)
+            return self.forward(*args, **kwargs) if self._is_plain else self._run(args, kwargs)
         outer = layer_path.get()
         token = layer_path.set(f"{outer}.{name}" if outer else name)
         try:
-            return self._run(args, kwargs) if self._hooks or self._pre_hooks else self.forward(*args, **kwargs)
+            return self.forward(*args, **kwargs) if self._is_plain else self._run(args, kwargs)
         finally:
             layer_path.reset(token)
 
@@ -90,7 +96,7 @@ class Module:
             changed = before(self, args)
             if changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        output = self.forward(*args, **kwargs)
+        output = run_checkpointed(self, args, kwargs) if self.is_checkpointed else self.forward(*args, **kwargs)
         for (after,) in self._hooks:
             changed = after(self, args, output)
             if changed is not None:
@@ -144,18 +150,21 @@ class Module:
     # --- the tree ---------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOOKS:
-            parts = list(_parts(name, value))
-            if not parts and value is not None and isinstance(self.__dict__.get(name), Parameter):
-                hint = "Write into it under mg.no_grad() (p[...] = value), or assign nn.Parameter(value)"
-                raise TypeError(message(type(self).__name__, name, value, "a Parameter, as it is one now", hint))
-            if name in self._buffers and value is not None and not isinstance(value, Tensor):
-                hint = "Assign mg.tensor(value)"
-                raise TypeError(message(type(self).__name__, name, value, "a tensor, as it is a buffer", hint))
-            for path, member in parts:
-                # of several names in one module the first counts, as in named_modules
-                if isinstance(member, Module) and all(member is not own for _, own in self._members()):
-                    object.__setattr__(member, "_name", path)
+        if name in _SPECIAL:
+            object.__setattr__(self, name, value)
+            self.__dict__["_is_plain"] = not (self._hooks or self._pre_hooks or self.is_checkpointed)
+            return
+        parts = list(_parts(name, value))
+        if not parts and value is not None and isinstance(self.__dict__.get(name), Parameter):
+            hint = "Write into it under mg.no_grad() (p[...] = value), or assign nn.Parameter(value)"
+            raise TypeError(message(type(self).__name__, name, value, "a Parameter, as it is one now", hint))
+        if name in self._buffers and value is not None and not isinstance(value, Tensor):
+            hint = "Assign mg.tensor(value)"
+            raise TypeError(message(type(self).__name__, name, value, "a tensor, as it is a buffer", hint))
+        for path, member in parts:
+            # of several names in one module the first counts, as in named_modules
+            if isinstance(member, Module) and all(member is not own for _, own in self._members()):
+                object.__setattr__(member, "_name", path)
         object.__setattr__(self, name, value)
 
     def _members(self) -> Iterator[tuple[str, Any]]:

@@ -163,6 +163,27 @@ def test_half_inputs(dtype):
     assert moved.astype(mg.float64).tolist() == [[0.625, 0.125]]
 
 
+@pytest.mark.parametrize("dtype", [mg.float16, mg.bfloat16])
+def test_half_models(dtype):
+    """What moves keeps the dtype that the model has, and moves all the same."""
+    model, text = net(), Text()
+    x, labels = batch()
+    inputs = x.astype(dtype)
+    for m in (model, text):
+        m.to(dtype)
+    seen = []
+    text.hidden.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    for adversary in adversaries(model):
+        moved = adversary.perturb(loss_of(model, labels), inputs)
+        assert moved.dtype == dtype
+        assert np.isfinite(adversary(loss_of(model, labels), inputs, plain_backward, lambda: None).item())
+        assert not np.array_equal(moved.astype(mg.float32).numpy(), x.numpy()) or isinstance(adversary, train.Free)
+    for adversary in (train.FreeLB(text.tokens, 0.5, 0.1), train.VAT(text, 0.5, embedding=text.tokens, xi=1.0)):
+        assert adversary.perturb(loss_of(text, CLASSES), IDS).dtype == mg.float32
+        assert np.isfinite(adversary(loss_of(text, CLASSES), IDS, plain_backward).item())
+    assert set(seen) == {dtype}
+
+
 def test_masked_positions_do_not_move():
     lengths = mg.tensor([4, 1, 2])
     x = mg.random.normal((3, 4, 2))
@@ -336,6 +357,24 @@ def test_freelb_with_one_step_and_no_radius_is_plain_training_bit_for_bit():
         assert trained(model, IDS, CLASSES, train.FreeLB(model.tokens, 0.0, 0.1, 1)) == expected
 
 
+def test_all_passes_of_a_step_drop_the_same_units_and_the_next_step_others():
+    x, labels = batch()
+    model, text = net(dropout=0.5), Text(dropout=0.5)
+    cases = [(a, model[1], loss_of(model, labels), x) for a in adversaries(model) if not isinstance(a, train.Free)]
+    embedded = (train.FreeLB(text.tokens, 0.5, 0.1), train.VAT(text, 0.5, embedding=text.tokens, steps=2))
+    cases += [(a, text.dropout, loss_of(text, CLASSES), IDS) for a in embedded]
+    for adversary, layer, compute, inputs in cases:
+        dropped = []
+        remove = layer.register_forward_hook(lambda m, args, out, seen=dropped: seen.append((out == 0).numpy()))
+        adversary(compute, inputs, plain_backward)
+        count = len(dropped)
+        assert count >= 2
+        assert all(np.array_equal(mask, dropped[0]) for mask in dropped), adversary
+        adversary(compute, inputs, plain_backward)
+        assert not np.array_equal(dropped[count], dropped[0]), adversary
+        remove()
+
+
 # --- what training adds up --------------------------------------------------------------------------------------------
 
 
@@ -459,6 +498,16 @@ def test_freelb_stays_in_the_ball_and_off_the_padding(epsilon, step_size, steps,
     delta = train.FreeLB(model.tokens, epsilon, step_size, steps).perturb(loss_of(model, CLASSES), IDS).numpy()
     assert (np.sqrt((delta.astype(np.float64) ** 2).sum((1, 2))) <= epsilon * (1 + 1e-5)).all()
     assert (delta[IDS.numpy() == 0] == 0).all()
+
+
+def test_freelb_starts_from_a_uniform_point_by_the_number_of_free_elements():
+    ids = mg.zeros((400, 4), dtype=mg.int64)
+    ids[:, 0] = 3  # five elements that may move, of twenty
+    model = Text()
+    start = train.FreeLB(model.tokens, 2.0, 0.0, 1).perturb(lambda x: (model(x) * 0.0).sum(), ids).numpy()
+    assert (start[:, 1:] == 0).all()
+    assert 0.99 < abs(start[:, 0]).max() / (2.0 / 5**0.5) <= 1.0
+    assert (start[:, 0] ** 2).mean() == pytest.approx(4.0 / 5 / 3, rel=0.1)
 
 
 def test_a_mask_of_ones_own_and_ids_without_padding():

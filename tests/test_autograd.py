@@ -1,6 +1,7 @@
 """backward, grad and the functional forms: values by hand, laws by Hypothesis, misuse by its error."""
 
 import math
+import threading
 
 import hypothesis.strategies as st
 import numpy as np
@@ -402,6 +403,35 @@ def test_a_hook_cannot_change_the_gradient_of_others():
     with pytest.raises(ValueError, match="read-only"):
         (a + b).backward(seed)
     assert seed.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("mode", [mg.no_grad, mg.detect_anomaly, lambda: mg.set_grad_enabled(False)])
+def test_threads_may_leave_a_decorated_function_in_any_order(mode):
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    after = {}
+
+    @mode()
+    def wait(name):
+        if name == "first":
+            first_in.set()
+            second_in.wait(10)
+        else:
+            second_in.set()
+            first_out.wait(10)
+
+    def run(name):
+        if name == "second":
+            first_in.wait(10)
+        wait(name)
+        after[name] = mg.is_grad_enabled()
+        first_out.set()
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("first", "second")]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert after == {"first": True, "second": True}
 
 
 def test_no_grad_refuses_what_it_cannot_decorate():

@@ -189,12 +189,14 @@ def test_update_bn_puts_modes_and_momenta_back():
     assert model[1].momentum == 0.3
     np.testing.assert_allclose(model[1].running_mean.numpy(), x.numpy().mean(0), rtol=1e-5, atol=1e-6)
     put(model[1].running_mean, math.inf)
+    put(model[1].running_var, math.nan)
     with pytest.raises(ZeroDivisionError):
         optim.update_bn(model, (x if i else 1 / i for i in (1, 0)))
     assert [m.training for m in model] == [False, False, True]
     assert model[1].momentum == 0.3
     optim.update_bn(model, [x])
     assert np.isfinite(model[1].running_mean.numpy()).all()
+    assert np.isfinite(model[1].running_var.numpy()).all()
     optim.update_bn(nn.Dense(2), [x])  # nothing to do
 
 

@@ -221,6 +221,32 @@ def test_small_values_of_halves_survive() -> None:
     assert gradient(p).dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", [mg.float16, mg.bfloat16])
+@pytest.mark.parametrize("make", [
+    lambda dtype: nn.Dense(64, "relu", in_features=64, dtype=dtype), lambda dtype: nn.LayerNorm(64, dtype=dtype),
+    lambda dtype: nn.Conv1D(4, 3, in_channels=3, dtype=dtype), lambda dtype: nn.GRU(4, in_features=64, dtype=dtype),
+    lambda dtype: nn.Embedding(20, 8, dtype=dtype), lambda dtype: nn.Embedding(20, 8, dtype=dtype, sparse=True),
+])  # fmt: skip
+def test_backward_adds_to_float32_gradients_of_halves(make: Any, dtype: Any) -> None:
+    """Every kernel that may be lent one has to take it, or leave it to others."""
+    layer, rng = make(dtype), np.random.default_rng(0)
+    x = rng.integers(0, 20, (4, 30)) if isinstance(layer, nn.Embedding) else rng.normal(size=(8, 3, 64))
+    inputs = mg.asarray(x) if x.dtype.kind == "i" else mg.asarray(x).astype(dtype)
+
+    def backward() -> None:
+        out = layer(inputs)
+        g = np.random.default_rng(1).normal(size=out.shape)
+        (out * mg.asarray(g).astype(dtype)).astype(mg.float32).sum().backward()
+
+    backward()
+    once = [gradient(p).astype(np.float32) for p in layer.parameters()]
+    assert optim.unscale_(optim.SGD(layer.parameters()), 2.0**-7)
+    backward()
+    for p, g in zip(layer.parameters(), once, strict=True):
+        assert gradient(p).dtype == np.float32
+        np.testing.assert_allclose(gradient(p), g * (1 + 2.0**-7), rtol=1e-6, atol=1e-6 * abs(g).max())
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("where", range(3))
 def test_unscaling_finds_what_is_not_finite(bad: float, where: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -362,6 +364,17 @@ def test_a_loop_that_is_left_early_ends_its_epoch() -> None:
     assert loader.epoch == 2
 
 
+def test_setting_the_epoch_keeps_the_place_of_a_loaded_state() -> None:
+    loader = data.DataLoader(numbers(50), 10, True, seed=1)
+    want = [[batch.tolist() for (batch,) in loader] for _ in range(2)]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "batch": 2})
+    loader.epoch = 1
+    assert [batch.tolist() for (batch,) in loader] == want[1][2:]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "batch": 2})
+    loader.epoch = 0
+    assert [batch.tolist() for (batch,) in loader] == want[0]
+
+
 def test_two_iterators_at_once_are_two_epochs() -> None:
     loader = data.DataLoader(numbers(50), 10, True, seed=1)
     want = [[batch.tolist() for (batch,) in loader] for _ in range(2)]
@@ -448,6 +461,15 @@ def test_loaders_say_what_they_need(make: Any, error: type[Exception], text: str
     with pytest.raises(error) as raised:
         make()
     assert text in str(raised.value)
+
+
+def test_the_import_is_light() -> None:
+    """A worker imports this at its start."""
+    script = "import minigrad.data, sys; print(*sys.modules)"
+    command = [sys.executable, "-c", script]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "minigrad.data.transforms.affine" in loaded
+    assert not loaded & {"scipy", "PIL", "matplotlib", "multiprocessing", "numpy.random", "zipfile", "minigrad.nn"}
 
 
 def test_states_of_other_loaders_are_refused() -> None:

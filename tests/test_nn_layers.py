@@ -266,6 +266,17 @@ def test_embedding() -> None:
     assert np.allclose(layer.weight.grad.detach().numpy(), expected, rtol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [mg.float16, mg.bfloat16])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_embedding_of_halves_with_padding(dtype: np.dtype, sparse: bool) -> None:
+    layer = nn.Embedding(4, 2, padding_idx=0, dtype=dtype, sparse=sparse)
+    (layer(mg.tensor([[1, 0], [3, 1]])) * mg.tensor([0.5, 2.0], dtype=dtype)).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == dtype
+    expected = [[0.0, 0.0], [1.0, 4.0], [0.0, 0.0], [0.5, 2.0]]
+    assert np.asarray(layer.weight.grad.astype(mg.float32)).tolist() == expected
+
+
 def test_embedding_initializers() -> None:
     mg.random.seed(0)
     wide = nn.Embedding(1000, 16).weight.detach().numpy()

@@ -423,12 +423,12 @@ def test_a_stage_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- overflow ---------------------------------------------------------------------------------------------------------
 
-
 BAD = st.sampled_from([math.inf, -math.inf, math.nan])
+NAMES = st.sampled_from(["table", "weight", "bias"])
 
 
-@given(case=cases(), name=st.sampled_from(["table", "weight", "bias"]), value=BAD)
-def test_an_overflow_in_one_parameter_skips_all(case: Case, name: str, value: float) -> None:
+def check_overflow(case: Case, name: str, value: float, pipeline: Pipeline = right) -> None:
+    """One element that is not finite, and neither a parameter nor a state moves; the next step goes on."""
     run, scaler = Run(case), GradScaler(init_scale=256.0)
     run.backward(0, scaler)
     right(run, scaler)
@@ -437,13 +437,47 @@ def test_an_overflow_in_one_parameter_skips_all(case: Case, name: str, value: fl
     array = run.params[name]._grad._array  # type: ignore[union-attr]
     values = array.values if type(array) is RowSparse else array
     values[(0,) * values.ndim] = value
-    scaler.unscale_(run.optimizer)
-    assert scaler.step(run.optimizer) is False
-    scaler.update()
+    pipeline(run, scaler)
     after = run.values()
-    assert all(np.array_equal(after[key], before[key]) for key in before)
     assert after.keys() == before.keys()
+    assert all(np.array_equal(after[key], before[key]) for key in before)
     assert scaler.get_scale() == 128.0
     run.backward(2, scaler)
-    assert scaler.step(run.optimizer) is True
+    right(run, scaler)
     assert any(not np.array_equal(run.values()[key], before[key]) for key in before)
+
+
+@given(case=cases(), name=NAMES, value=BAD)
+def test_an_overflow_in_one_parameter_skips_all(case: Case, name: str, value: float) -> None:
+    check_overflow(case, name, value)
+
+
+def skip_it_alone(run: Run, scaler: Any) -> None:
+    """Leave out the parameters whose gradients are not finite, and step with the others."""
+    for p in run.params.values():
+        if p._grad is not None and not np.isfinite(np.asarray(p._grad._array)).all():
+            p._grad = None
+    scaler.unscale_(run.optimizer)
+    scaler.step(run.optimizer)
+
+
+def step_all_the_same(run: Run, scaler: Any) -> None:
+    scaler.unscale_(run.optimizer)
+    run.optimizer.step()
+    scaler.update()
+
+
+@pytest.mark.parametrize("pipeline", [skip_it_alone, step_all_the_same])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_step_after_an_overflow_is_found(pipeline: Pipeline) -> None:
+    assert is_found(check_overflow, pipeline, case=cases(), name=NAMES, value=BAD)
+
+
+def test_the_scaler_says_whether_it_stepped() -> None:
+    run, scaler = Run(Case()), GradScaler(init_scale=4.0)
+    run.backward(0, scaler)
+    assert scaler.step(run.optimizer) is True
+    scaler.update()
+    run.backward(1, scaler)
+    run.params["bias"].grad = mg.full((UNITS,), math.inf)
+    assert scaler.step(run.optimizer) is False

@@ -477,6 +477,18 @@ def test_a_rate_changed_by_hand_scales_what_follows():
             optimizer.param_groups[2]["lr"] *= 0.25
 
 
+def test_plateau_goes_along_with_another_schedule():
+    optimizer = optimizer_of((1.0,))
+    up = schedules.LinearLR(optimizer, 0.25, 1.0, 3)
+    plateau = schedules.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    rates = []
+    for loss in (3.0, 3.0, 1.0, 0.5):
+        up.step()
+        plateau.step(loss)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.5, 0.375, 0.5, 0.5]
+
+
 def test_the_optimizer_moves_by_the_rate():
     w = nn.Parameter([0.0])
     optimizer = optim.SGD([w], lr=1.0)

@@ -137,7 +137,9 @@ def test_equals_a_loop_written_by_hand(name, sizes, clipped, scheduled, averaged
     def start():
         mg.random.seed(3)
         model = nn.Sequential([nn.Dense(8, activation="relu"), nn.Dropout(0.3), nn.Dense(3)]) if deferred else mlp()
-        optimizer = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[name](model.named_parameters(), lr=0.05)
+        optimizer = {"sgd": optim.SGD, "adam": optim.Adam, "adamw": optim.AdamW}[name](
+            model.named_parameters(), lr=0.05
+        )
         return model, optimizer, optim.schedules.StepLR(optimizer, 2, 0.5) if scheduled else None
 
     model, optimizer, schedule = start()
@@ -333,6 +335,22 @@ def test_a_run_that_ended_is_not_trained_again(tmp_path):
         again.resume(tmp_path / "missing.ckpt")
 
 
+def test_saving_removes_what_a_killed_write_has_left(tmp_path):
+    """Before this run began, that is; a file of another run that is at work is its own."""
+    mine, other, fresh = (
+        tmp_path / name for name in (f".run.ckpt.{'a1' * 8}", f".other.ckpt.{'a1' * 8}", ".run.ckpt.b")
+    )
+    for file in (mine, other, fresh):
+        file.write_bytes(b"half")
+        os.utime(file, (1.0, 1.0))
+    new = tmp_path / f".run.ckpt.{'b2' * 8}"
+    trainer = Trainer(mlp(), metrics=[])
+    new.write_bytes(b"half")
+    os.utime(new, (2.0**32, 2.0**32))
+    trainer.save(tmp_path / "run.ckpt")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([other.name, fresh.name, new.name, "run.ckpt"])
+
+
 def test_saves_of_the_last_callbacks_hold_what_the_others_did(tmp_path):
     class Last(Callback):
         last = True
@@ -498,6 +516,51 @@ def test_an_adversary_sees_the_pipeline():
     assert trainer.step == 1
     assert history["loss"] == [pytest.approx((4 * seen[0][1] + 2 * seen[1][1]) / 6)]
     assert not same(trainer.model, run(None)[0].model)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_sam_equals_a_loop_written_by_hand(scaled):
+    x, y = examples(9)
+    batches = cut(x, y, [4, 2, 3])
+
+    def start():
+        mg.random.seed(3)
+        model = mlp(0.0)
+        return model, optim.SAM(optim.SGD(model.named_parameters(), lr=0.1), rho=0.1)
+
+    model, sam = start()
+    trainer = Trainer(model, "cross_entropy", sam, [Errors()])
+    if scaled:
+        trainer.scaler = amp.GradScaler(init_scale=8.0)
+    history = trainer.fit(batches, verbose=0)
+    other, sam = start()
+    criterion, total = nn.CrossEntropyLoss(), 0.0
+    for inputs, targets in batches:
+
+        def closure(inputs=inputs, targets=targets):
+            sam.zero_grad()
+            loss = criterion(other(inputs), targets)
+            loss.backward()
+            return loss
+
+        total += sam.step(closure).item() * len(targets)
+    for name, value in model.state_dict().items():
+        np.testing.assert_allclose(value.numpy(), other.state_dict()[name].numpy(), rtol=1e-6, atol=1e-7)
+    assert history["loss"] == [pytest.approx(total / 9)]
+    assert trainer.metrics[0].count == 9
+
+
+def test_adversaries_of_the_package():
+    x, y = examples(12)
+    for adversary in (train.FGSM(0.1), train.PGD(0.1, 0.05, 2), train.Free(0.1, 3)):
+        mg.random.seed(0)
+        trainer = Trainer(mlp(0.0), metrics=[Errors()], lr=0.02, adversary=adversary, precision="bf16")
+        before = trainer.evaluate((x, y))["loss"]
+        trainer.fit((x, y), epochs=4, batch_size=4, verbose=0)
+        assert trainer.evaluate((x, y))["loss"] < 0.9 * before
+        assert trainer.step == (36 if isinstance(adversary, train.Free) else 12)
+    with pytest.raises(ValueError, match="adversary is Free, needs a step of the optimizer for each batch"):
+        Trainer(mlp(), metrics=[], adversary=train.Free(0.1, 2), accumulate=2)
 
 
 # --- evaluation and prediction --------------------------------------------------------------------------------------
@@ -707,7 +770,9 @@ def test_a_nan_stops_the_run_and_names_its_source():
     model = nn.Sequential([nn.Dense(4, in_features=5), nn.Dropout(0.5), Poison(), nn.Dense(3, in_features=4)])
     trainer = Trainer(model, metrics=[])
     before, state = model.state_dict(), mg.random.get_state()
-    text = r"the loss is nan in epoch 0, batch 0: the first layer whose output is not finite is 2 \(Poison\); divide made"
+    text = (
+        r"the loss is nan in epoch 0, batch 0: the first layer whose output is not finite is 2 \(Poison\); divide made"
+    )
     with pytest.raises(FloatingPointError, match=text):
         trainer.fit((x, y), batch_size=8, verbose=0)
     assert equal(before, model.state_dict())

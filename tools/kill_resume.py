@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-EPOCHS, LAYERS, WIDTH = 4, 24, 16
+LAYERS, WIDTH = 24, 16
 CHECKPOINT, FINAL = "run.ckpt", "final.ckpt"
 
 
@@ -27,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--kills", type=int, default=20, help="how often to kill")
     add("--terminate", type=float, default=0.1, help="share of SIGTERM, after which the run saves itself, for SIGKILL")
+    add("--epochs", type=int, default=4, help="of each run")
     add("--workers", type=int, default=0, help="processes of the DataLoader")
     add("--seed", type=int, default=0, help="of the instants; each round of runs has a seed of its own")
     add("--train", metavar="FOLDER", help=argparse.SUPPRESS)
@@ -36,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 # --- the run that is killed -----------------------------------------------------------------------------------------
 
 
-def train(folder: Path, seed: int, workers: int) -> None:
+def train(folder: Path, seed: int, epochs: int, workers: int) -> None:
     """Train from the checkpoint in a folder, if it is there, to the end."""
     from minigrad import amp, data, nn, random
     from minigrad.train import Callback, Metric, Trainer
@@ -102,7 +104,7 @@ def train(folder: Path, seed: int, workers: int) -> None:
     )
     trainer.scaler = amp.GradScaler(init_scale=2.0**20, growth_interval=4)  # grows until a step overflows
     validation = (test_images[:100].astype("float32"), test_labels[:100])
-    trainer.fit(loader, epochs=EPOCHS, validation=validation, verbose=0, resume=folder / CHECKPOINT)
+    trainer.fit(loader, epochs=epochs, validation=validation, verbose=0, resume=folder / CHECKPOINT)
     assert trainer.skipped > 0, "no step overflowed: the scaler was not tried"
     trainer.save(folder / FINAL)
 
@@ -110,9 +112,10 @@ def train(folder: Path, seed: int, workers: int) -> None:
 # --- who kills ------------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, seed: int, workers: int) -> subprocess.Popen[bytes]:
+def start(folder: Path, seed: int, args: argparse.Namespace) -> subprocess.Popen[bytes]:
     """The run, in a process of its own."""
-    command = [sys.executable, __file__, "--train", str(folder), "--seed", str(seed), "--workers", str(workers)]
+    command = [sys.executable, __file__, "--train", str(folder), "--seed", str(seed)]
+    command += ["--epochs", str(args.epochs), "--workers", str(args.workers)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MINIGRAD_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
@@ -124,18 +127,37 @@ def finish(process: subprocess.Popen[bytes]) -> None:
         raise SystemExit(f"the run failed:\n{error.decode()}")
 
 
-def until_saved(process: subprocess.Popen[bytes], folder: Path) -> float:
-    """How long a run takes to its first checkpoint."""
+def until(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> float:
+    """Wait until something is seen, or the run is over; how long it took."""
     begin = time.perf_counter()
-    while not (folder / CHECKPOINT).exists() and process.poll() is None:
-        time.sleep(0.005)
+    while not seen() and process.poll() is None:
+        time.sleep(0.001)
     return time.perf_counter() - begin
+
+
+def wait(rng: random.Random, process: subprocess.Popen[bytes], folder: Path, awake: float, length: float) -> None:
+    """Until a random instant: while the run starts, when it is on its way again, or in the midst of a write."""
+    checkpoint, kind = folder / CHECKPOINT, rng.random()
+    if kind < 0.1:
+        time.sleep(rng.uniform(0.0, awake))
+        return
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    until(lambda: checkpoint.exists() and checkpoint.stat().st_mtime_ns != before, process)
+    time.sleep(rng.uniform(0.0, 0.2 * length))
+    if kind > 0.6:
+        until(lambda: bool(written(folder)), process)
+        time.sleep(rng.uniform(0.0, 0.003))
+
+
+def written(folder: Path) -> list[Path]:
+    """Checkpoints that are being written, or that a dead run has left half written."""
+    return list(folder.glob(f".{CHECKPOINT}.*"))
 
 
 def main() -> None:
     args = parse_args()
     if args.train:
-        train(Path(args.train), args.seed, args.workers)
+        train(Path(args.train), args.seed, args.epochs, args.workers)
         return
     rng = random.Random(args.seed)
     kills = terminated = writing = rounds = early = 0
@@ -144,14 +166,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as alone, tempfile.TemporaryDirectory() as killed:
             whole, parts = Path(alone), Path(killed)
             seed = args.seed * 1000 + rounds
-            process = start(whole, seed, args.workers)
-            awake = until_saved(process, whole)
+            process = start(whole, seed, args)
+            awake = until((whole / CHECKPOINT).exists, process)
             launched = time.perf_counter()
             finish(process)
             length = time.perf_counter() - launched
             while True:
-                process = start(parts, seed, args.workers)
-                time.sleep(rng.uniform(0.3 * awake, awake + 0.5 * length))
+                process = start(parts, seed, args)
+                wait(rng, process, parts, awake, length)
                 soft = rng.random() < args.terminate
                 if process.poll() is not None or kills >= args.kills:
                     finish(process)
@@ -163,9 +185,8 @@ def main() -> None:
                 kills += 1
                 terminated += soft
                 early += not (parts / CHECKPOINT).exists()
-                left = list(parts.glob(f".{CHECKPOINT}.*"))
-                writing += bool(left)
-                for file in left:  # of the run that is dead
+                writing += bool(written(parts))
+                for file in written(parts):  # of the run that is dead
                     file.unlink()
             if (whole / FINAL).read_bytes() != (parts / FINAL).read_bytes():
                 raise SystemExit(f"seed {seed}: the run that was killed ended in another state after {kills} kills")

@@ -16,8 +16,9 @@ class autocast(Decorating, tape.AutocastMode):
     """Run ops in the dtype that suits them: a context manager or a decorator, for this thread (or task) only.
 
     Products, convolution, attention and recurrent layers take their inputs in `dtype`; softmax, norms, losses, sums and
-    what grows fast, such as ``exp``, take half inputs in float32; all others are left alone. docs/mixed_precision.md has
-    the table. The casts are recorded, so a float32 parameter has a float32 gradient. Tensors of float64 are never cast.
+    what grows fast, such as ``exp``, take half inputs in float32; all others are left alone. The table of all ops is in
+    docs/mixed_precision.md. The casts are recorded, so a float32 parameter has a float32 gradient. Tensors of float64
+    are never cast.
     What an op does inside is its own affair, and so is backward: both keep to the dtypes that the op was given.
 
     Blocks nest; ``autocast(enabled=False)`` switches it off inside. The values of a cast parameter are kept until the

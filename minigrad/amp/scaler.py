@@ -15,6 +15,7 @@ from minigrad.tensor import Tensor
 
 __all__ = ["GradScaler"]
 
+LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = 2.0**-126  # float32's smallest normal number: the inverse of a smaller scale would not be finite
 
 
@@ -78,20 +79,17 @@ class GradScaler:
     ) -> None:
         self.enabled = bool(enabled)
         self._load(init_scale, growth_factor, backoff_factor, growth_interval, 0, "GradScaler")
-        self._scaled = False  # since the last update
-        self._finite: dict[Optimizer, bool] = {}  # what was unscaled since then
-        self._stepped: set[Optimizer] = set()
+        self._forget()
 
     def _load(self, scale: Any, growth: Any, backoff: Any, interval: Any, tracker: Any, who: str) -> None:
         """Check and set all numbers."""
         for name, value, low, high in (
-            ("init_scale", scale, 0.0, float(np.finfo(np.float32).max)),
-            ("growth_factor", growth, 1.0, None),
+            ("init_scale", scale, 0.0, LARGEST),
+            ("growth_factor", growth, 1.0, np.inf),
             ("backoff_factor", backoff, 0.0, 1.0),
         ):
-            fits = isinstance(value, Real) and not isinstance(value, bool) and low < float(value) < (high or np.inf)
-            if not fits:
-                need = f"a number above {low:g}" + (f" and below {high:g}" if high else "")
+            if type(value) is bool or not isinstance(value, Real) or not low < float(value) < high:
+                need = f"a number above {low:g} and below {high:g}"
                 raise ValueError(message(who, name, describe(value), need))
         for name, value, least in (("growth_interval", interval, 1), ("growth_tracker", tracker, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -223,10 +221,8 @@ class GradScaler:
             self._tracker += 1
             if self._tracker >= self.growth_interval:
                 grown = self._scale * self.growth_factor
-                self._scale, self._tracker = _rounded(grown) if grown < np.finfo(np.float32).max else self._scale, 0
-        self._scaled = False
-        self._finite.clear()
-        self._stepped.clear()
+                self._scale, self._tracker = _rounded(grown) if grown < LARGEST else self._scale, 0
+        self._forget()
 
     def get_scale(self) -> float:
         """The scale of the next loss; 1 where the scaler is not enabled."""
@@ -251,7 +247,7 @@ class GradScaler:
             "growth_tracker": self._tracker,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Go on from what `state_dict` gave; where not enabled, do nothing.
 
         Raises
@@ -261,15 +257,22 @@ class GradScaler:
         """
         if not self.enabled:
             return
-        need = self.state_dict()
-        if not isinstance(state, Mapping) or sorted(state) != sorted(need):
-            got = f"a dict with {', '.join(map(repr, state))}" if isinstance(state, Mapping) and state else describe(state)
-            hint = "A scaler that is not enabled has an empty one" if isinstance(state, Mapping) and not state else ""
-            raise ValueError(message("GradScaler.load_state_dict", "state", got, f"one with {', '.join(need)}", hint))
-        self._load(*(state[name] for name in need), "GradScaler.load_state_dict")
-        self._scaled = False
-        self._finite.clear()
-        self._stepped.clear()
+        who, names = "GradScaler.load_state_dict", list(self.state_dict())
+        if not isinstance(state, Mapping) or set(state) != set(names):
+            got = f"a dict with {', '.join(map(repr, state))}" if isinstance(state, Mapping) else describe(state)
+            hint = ""
+            if state == {}:
+                got, hint = "empty", "It is that of a scaler that was not enabled"
+            raise ValueError(message(who, "state", got, f"one with {', '.join(names)}", hint))
+        scale, growth, backoff, interval, tracker = (state[name] for name in names)
+        self._load(scale, growth, backoff, interval, tracker, who)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start between two steps."""
+        self._scaled = False  # whether a loss was, since the last update
+        self._finite: dict[Optimizer, bool] = {}  # what was unscaled since then
+        self._stepped: set[Optimizer] = set()
 
     def __repr__(self) -> str:
         return f"GradScaler(scale={self.get_scale():g}, enabled={self.enabled})"

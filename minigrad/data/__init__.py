@@ -6,6 +6,7 @@ from minigrad.data.collate import default_collate, pad_collate
 from minigrad.data.dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
 from minigrad.data.digits import Digits, load_digits
 from minigrad.data.download import DataError
+from minigrad.data.errors import WorkerError
 from minigrad.data.files import Table, load_arrays, load_csv
 from minigrad.data.loader import DataLoader
 from minigrad.data.mnist import load_mnist
@@ -38,6 +39,7 @@ __all__ = [
     "TensorDataset",
     "TextDataset",
     "WeightedRandomSampler",
+    "WorkerError",
     "default_collate",
     "item_rng",
     "load_arrays",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Fetcher:
         """The batch as arrays; `END` where a stream has no more. Indices are None for a stream."""
         job = self.job
         number = step * job.world_size + job.rank  # ranks draw other numbers
-        with seeded(derive(seed, GLOBALS, epoch, number), self.everywhere):
+        with seeded(derive(seed, GLOBALS, epoch, number)) if self.everywhere else nullcontext():
             if indices is None:
                 items = self._from_stream(seed, epoch, step)
                 made = END if items is None else self._collate(items, f"batch {number} of the stream")
@@ -81,9 +82,8 @@ class Fetcher:
                 except Exception as error:
                     error.add_note(f"DataLoader: raised by item {index} of the {type(dataset).__name__}")
                     raise
-        return self._collate(
-            items, f"items {', '.join(map(str, indices[:20].tolist()))}{', ...' * (len(indices) > 20)}"
-        )
+        names = ", ".join(map(str, indices[:20].tolist()))
+        return self._collate(items, f"items {names}, ..." if len(indices) > 20 else f"items {names}")
 
     def _collate(self, items: list[Any], names: str) -> Any:
         try:
@@ -126,7 +126,8 @@ class Source:
 
     def _read(self, number: int) -> list[Any]:
         found: list[Any] = []
-        with seeded(derive(self.seed, STREAM, self.epoch, number), self.everywhere), loading() as begin:
+        seeds = seeded(derive(self.seed, STREAM, self.epoch, number)) if self.everywhere else nullcontext()
+        with seeds, loading() as begin:
             if self.items is None:
                 self.items = iter(self.job.dataset)
             while len(found) < self.job.batch_size:

@@ -76,7 +76,7 @@ class DataLoader:
     ----------
     epoch : int
         The epoch that is running, or else comes next: a loop that is left early ends its epoch when the next one
-        begins. Setting it begins that epoch anew.
+        begins. Setting it goes to the beginning of that epoch; to the epoch of a state that was loaded, to its place.
     seed : int
         The seed.
 
@@ -128,7 +128,6 @@ class DataLoader:
         self._job = Job(dataset, collate, transform, self.batch_size, self.drop_last, self.rank, self.world_size)
         self.sampler, self.batch_sampler = self._samplers(bool(shuffle), sampler, batch_sampler)
         self.seed = self._seed(seed, shuffle or sampler is not None or batch_sampler is not None)
-        self._fetcher = Fetcher(self._job)
         self._epoch = self._step = 0  # the batches of the epoch that were given
         self._running: object = None  # the token of the iterator that has begun the epoch
         self._idle: Pool | None = None
@@ -148,9 +147,8 @@ class DataLoader:
         if batch_sampler is not None:
             for name, there in {**given, "batch_size": self.batch_size != 1}.items():
                 if there:
-                    raise ValueError(
-                        message(who, name, "given", "to be left out beside batch_sampler, which decides it")
-                    )
+                    need = "to be left out beside batch_sampler, which decides it"
+                    raise ValueError(message(who, name, "given", need))
             return None, as_sampler(batch_sampler, "batch_sampler", BatchSampler, GivenBatches)
         if sampler is not None:
             if shuffle:
@@ -177,7 +175,9 @@ class DataLoader:
 
     @epoch.setter
     def epoch(self, epoch: SupportsIndex) -> None:
-        self._epoch, self._step, self._running = positive("DataLoader", "epoch", epoch, least=0), 0, None
+        number = positive("DataLoader", "epoch", epoch, least=0)
+        if number != self._epoch or self._running is not None:
+            self._epoch, self._step, self._running = number, 0, None
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -230,12 +230,10 @@ class DataLoader:
             positive("DataLoader.load_state_dict", name, state.get(name), least=0)
         for name, size in self._sizes().items():
             if state.get(name) != size:
-                hint = "The batches would be others"
-                raise ValueError(
-                    message("DataLoader.load_state_dict", name, describe(state.get(name)), f"{size}", hint)
-                )
-        self.seed, self.epoch = operator.index(state["seed"]), state["epoch"]
-        self._step = operator.index(state["batch"])
+                got, hint = describe(state.get(name)), "The batches would be others"
+                raise ValueError(message("DataLoader.load_state_dict", name, got, f"{size}", hint))
+        self.seed, self._epoch, self._step = (operator.index(state[name]) for name in ("seed", "epoch", "batch"))
+        self._running = None
 
     def _sizes(self) -> dict[str, int]:
         """What must be the same for a state to fit."""
@@ -244,6 +242,11 @@ class DataLoader:
             return sizes
         items = len(self.sampler) if self.batch_sampler is None else len(self.batch_sampler)
         return {"items": len(self.dataset), "drawn": items, **sizes}
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The processes of the workers that wait for the next epoch."""
+        return [] if self._idle is None else [process.pid for process in self._idle.processes if process.pid]
 
     def close(self) -> None:
         """End the workers that wait for the next epoch. Garbage collection and the end of the program do that too."""
@@ -293,7 +296,8 @@ class Batches(Iterator[Any]):
         self.loader, self.epoch, self.step = loader, epoch, step
         self.seed = loader.seed
         self.plan = loader._plan(epoch)
-        self.pool: Pool | None = None
+        self.fetcher = Fetcher(loader._job)
+        self.pool: Pool | None = None  # does what the fetcher does where there are workers
         self.ahead = step  # the first step that no worker has
         self.done = False
         if loader.num_workers and (self.plan is None or step < len(self.plan)):
@@ -334,7 +338,7 @@ class Batches(Iterator[Any]):
     def _read(self) -> Any:
         if self.pool is None:
             indices = None if self.plan is None else self.plan[self.step]
-            return self.loader._fetcher.batch(self.seed, self.epoch, self.step, indices)
+            return self.fetcher.batch(self.seed, self.epoch, self.step, indices)
         batch = self.pool.receive(self.step % len(self.pool))
         if batch is not END:
             self._submit()

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from minigrad.data import worker
+from minigrad.data.errors import WorkerError
 from minigrad.data.fetcher import END, Job
 from minigrad.data.memory import Memory, dump, load
 from minigrad.data.worker import REPLY, TASK, Status
 from minigrad.errors import message
 
-__all__ = ["Pool", "WorkerError", "pack"]
+__all__ = ["Pool", "pack"]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -32,11 +33,11 @@ GUARD = (
     'A worker imports the script anew, so what starts workers must stand behind `if __name__ == "__main__":`, or in a '
     "function that is called there"
 )
+ELSEWHERE = (
+    "Workers find what is defined at the top of a module or script, but not at a prompt, in a notebook, or behind "
+    '`if __name__ == "__main__":`'
+)
 GRACE = 0.5  # seconds in which an idle worker leaves by itself
-
-
-class WorkerError(RuntimeError):
-    """A worker of a loader could not start, died, or raised what cannot be sent to another process."""
 
 
 class RemoteTraceback(Exception):
@@ -141,8 +142,7 @@ class Pool:
             if status is Status.FAILED:
                 self.broken = True
                 _, text = worker.restore(load(self.slots[number][0].bytes(size), copy=True))
-                hint = "A class or function of the prompt or of a notebook must move to a module, which workers import"
-                raise WorkerError(f"DataLoader: worker {number} could not read the dataset. {hint}\n{text}")
+                raise WorkerError(f"DataLoader: worker {number} could not read the dataset. {ELSEWHERE}\n{text}")
             self.received[number] += 1
             return status, slot, size
 

@@ -79,7 +79,8 @@ def cut(order: Indices, batch_size: int, drop_last: bool, rank: int, world_size:
         need = f"at least {world_size}, one for each rank"
         raise ValueError(message("DataLoader", "dataset", f"of {n} items", need))
     count, sizes = rounds(n, batch_size, world_size, drop_last)
-    ends = np.cumsum([0, *[batch_size * world_size] * count, *sizes])
+    whole = batch_size * world_size
+    ends = np.concatenate([np.arange(count + 1) * whole, count * whole + np.cumsum(sizes, dtype=np.int64)])
     if ends[-1] > n:
         order = np.concatenate([order, order[: ends[-1] - n]])
     return Shard(order, ends, rank, world_size)

@@ -123,21 +123,18 @@ def loading() -> Iterator[Callable[[Item], object]]:
 
 
 @contextlib.contextmanager
-def seeded(key: int, everywhere: bool) -> Iterator[None]:
-    """Let `mg.random` draw from a stream of its own, and go on where it was afterwards.
+def seeded(key: int) -> Iterator[None]:
+    """Let the global generators of minigrad, NumPy and Python draw from streams of their own, and go on afterwards.
 
-    With `everywhere` also the global generators of NumPy and of Python, which takes a tenth of a millisecond.
+    It takes about a tenth of a millisecond, and is not meant for threads: others would draw from these streams too.
     """
-    ours = random.get_state()
-    theirs = (np.random.get_state(), standard.getstate()) if everywhere else None  # noqa: NPY002
+    states = random.get_state(), np.random.get_state(), standard.getstate()  # noqa: NPY002 - a user may draw there
     random.seed(key)
-    if everywhere:
-        np.random.seed(key % 2**32)  # noqa: NPY002 - a user's dataset may draw there
-        standard.seed(key)
+    np.random.seed(key % 2**32)  # noqa: NPY002
+    standard.seed(key)
     try:
         yield
     finally:
-        random.set_state(ours)
-        if theirs is not None:
-            np.random.set_state(theirs[0])  # noqa: NPY002
-            standard.setstate(theirs[1])
+        random.set_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        standard.setstate(states[2])

@@ -9,8 +9,9 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.errors import ShapeError, message
+from minigrad.io.files import FilePath
 from minigrad.io.name_map import NameMap
-from minigrad.io.weights import FilePath, load_weights
+from minigrad.io.weights import load_weights
 from minigrad.models.generation import generate
 from minigrad.models.pretrained import read_config, save_pretrained
 from minigrad.models.rows import Prompts

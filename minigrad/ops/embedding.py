@@ -45,7 +45,8 @@ def _embedding(xp: Any, weight: Array, ids: Array, /, *, padding_idx: Any = None
 @_embedding.vjp(0)
 def _(xp: Any, g: Array, weight_shape: tuple[int, ...], ids: Array, *, padding_idx: int | None) -> Array:
     if padding_idx is not None:
-        g = xp.where(xp.expand_dims(ids == padding_idx, axis=-1), 0.0, g)
+        # NumPy knows no weak 0.0 beside bfloat16, and would make it float64
+        g = xp.where(xp.expand_dims(ids == padding_idx, axis=-1), xp.zeros((), dtype=g.dtype), g)
     return xp.index_add(weight_shape, (ids,), g)
 
 

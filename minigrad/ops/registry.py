@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = [
-    "POLICIES", "REGISTRY", "Array", "DTypeRule", "Op", "accumulate_float32", "comparison", "exact", "explain", "floating",
-    "keep", "op", "promote",
+    "POLICIES", "REGISTRY", "Array", "DTypeRule", "Op", "accumulate_float32", "comparison", "exact", "explain",
+    "floating", "keep", "op", "promote",
 ]  # fmt: skip
 
 P = ParamSpec("P")

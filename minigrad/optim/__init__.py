@@ -9,4 +9,18 @@ from minigrad.optim.optimizer import Optimizer
 from minigrad.optim.sam import SAM
 from minigrad.optim.sgd import SGD
 
-__all__ = ["EMA", "SAM", "SGD", "SWA", "Adam", "AdamW", "Optimizer", "clip_grad_norm_", "clip_grad_value_", "grad_norm", "schedules", "unscale_", "update_bn"]
+__all__ = [
+    "EMA",
+    "SAM",
+    "SGD",
+    "SWA",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "grad_norm",
+    "schedules",
+    "unscale_",
+    "update_bn",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import numpy as np
 from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.autograd import no_grad
-from minigrad.errors import describe, message
+from minigrad.errors import message
 from minigrad.nn.batch_norm import BatchNorm
 from minigrad.nn.module import Module, check_initialized
 from minigrad.nn.parameter import Parameter
+from minigrad.optim.schedules import checks
 from minigrad.tensor import Tensor
 
 __all__ = ["EMA", "SWA", "Average", "update_bn"]
@@ -254,11 +254,10 @@ class EMA(Average):
         self, model: Module, decay: float = 0.999, *, warmup: bool = False, bias_correction: bool = False
     ) -> None:
         super().__init__(model)
-        if isinstance(decay, bool) or not isinstance(decay, Real) or not 0.0 <= float(decay) <= 1.0:
-            raise ValueError(message("EMA", "decay", describe(decay), "a number from 0 to 1"))
+        self.decay = checks.real("EMA", "decay", decay, 0.0, 1.0)
         if warmup and bias_correction:
             raise ValueError(message("EMA", "bias_correction", "True", "warmup=False: one of the two"))
-        self.decay, self.warmup, self.bias_correction = float(decay), warmup, bias_correction
+        self.warmup, self.bias_correction = bool(warmup), bool(bias_correction)
 
     def share(self, updates: int) -> float:
         """How far the average moves towards the weights."""

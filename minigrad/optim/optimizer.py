@@ -197,7 +197,7 @@ class Optimizer:
             grad = p._grad
             if grad is None:
                 if isinstance(p, Parameter) and not p.is_initialized:
-                    check_initialized(f"{self._who}.step", self.name_of(group, p), p)
+                    check_initialized(f"{self._who}.step", self._name(group, p), p)
                 continue
             x, g = p._array, grad._array
             state = known.get(p)
@@ -206,9 +206,7 @@ class Optimizer:
             if type(g) is RowSparse and not self.by_row:
                 hint = "Make the table with sparse=False, or give it to an optimizer of its own"
                 got = "row-sparse"
-                raise GradError(
-                    message(self._who, f"the gradient of {self.name_of(group, p)}", got, "a full one", hint)
-                )
+                raise GradError(message(self._who, f"the gradient of {self._name(group, p)}", got, "a full one", hint))
             params.append(p)
             xs.append(x)
             gs.append(g)
@@ -224,7 +222,7 @@ class Optimizer:
                 special.append(len(xs) - 1)
         frozen = arrays.first_read_only(xs)
         if frozen >= 0:
-            where = self.name_of(group, params[frozen])
+            where = self._name(group, params[frozen])
             hint = "Copy it: mg.tensor(array, requires_grad=True)"
             raise ValueError(message(f"{self._who}.step", where, "read-only", "memory to write to", hint))
         made = []
@@ -281,10 +279,9 @@ class Optimizer:
 
     def _check_dtype(self, group: Group, p: Tensor) -> None:
         if p.dtype not in dtypes.FLOATING:
-            raise DTypeError(message(self._who, self.name_of(group, p), describe(p), "a floating dtype"))
+            raise DTypeError(message(self._who, self._name(group, p), describe(p), "a floating dtype"))
 
-    def name_of(self, group: Group, p: Tensor) -> str:
-        """What errors call a parameter."""
+    def _name(self, group: Group, p: Tensor) -> str:
         i = next(i for i, other in enumerate(group["params"]) if other is p)
         return f"parameter {group['names'][i] or i!r}"
 

@@ -11,8 +11,9 @@ import numpy as np
 from minigrad._core import tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
-from minigrad.errors import describe, message
+from minigrad.errors import message
 from minigrad.optim.optimizer import Array, Optimizer
+from minigrad.optim.schedules import checks
 from minigrad.tensor import Tensor
 
 __all__ = ["SAM"]
@@ -75,10 +76,8 @@ class SAM:
     def __init__(self, optimizer: Any, rho: float = 0.05, adaptive: bool = False) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(message("SAM", "optimizer", optimizer, "an optimizer", "SAM(optim.SGD(...))"))
-        number = isinstance(rho, (int, float)) and not isinstance(rho, bool)
-        if not number or not 0.0 <= rho < math.inf:
-            raise ValueError(message("SAM", "rho", describe(rho), "a finite number of at least 0"))
-        self.optimizer, self.rho, self.adaptive = optimizer, float(rho), bool(adaptive)
+        radius = checks.real("SAM", "rho", rho, 0.0)
+        self.optimizer, self.rho, self.adaptive = optimizer, radius, bool(adaptive)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -129,9 +128,10 @@ class SAM:
         Tensor
             The loss at the weights themselves.
         """
-        if not callable(closure):
+        given: Any = closure
+        if not callable(given):
             hint = "def closure(): zero_grad, loss, backward, return the loss"
-            raise TypeError(message("SAM.step", "closure", closure, "a function that computes the loss twice", hint))
+            raise TypeError(message("SAM.step", "closure", given, "a function that computes the loss twice", hint))
         with enable_grad():
             loss = closure()
             kept: list[tuple[Tensor, Any, Array]] = []

@@ -42,19 +42,8 @@ class Stages:
     """
 
     __slots__ = (
-        "constraint",
-        "g",
-        "half",
-        "keep",
-        "lr",
-        "p",
-        "regularizer",
-        "rows",
-        "state",
-        "whole",
-        "whole_state",
-        "x",
-    )
+        "constraint", "g", "half", "keep", "lr", "p", "regularizer", "rows", "state", "whole", "whole_state", "x",
+    )  # fmt: skip
 
     def __init__(self, optimizer: Optimizer, group: dict[str, Any], p: Tensor, state: State) -> None:
         grad = p._grad
@@ -184,4 +173,4 @@ def _learning_rate(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> fl
 
 
 def _where(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> str:
-    return f"{type(optimizer).__name__}.step: {optimizer.name_of(group, p)}"
+    return f"{type(optimizer).__name__}.step: {optimizer._name(group, p)}"

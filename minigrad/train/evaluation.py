@@ -69,7 +69,9 @@ def _input_batches(x: Any, batch_size: int, dtype: Any) -> Iterator[Any]:
     if hasattr(x, "shape"):
         x = (x,)
     if isinstance(x, Mapping) or (isinstance(x, tuple) and x and all(hasattr(part, "shape") for part in x)):
-        arrays = {key: plain(part, dtype) for key, part in (x if isinstance(x, Mapping) else dict(enumerate(x))).items()}
+        arrays = {
+            key: plain(part, dtype) for key, part in (x if isinstance(x, Mapping) else dict(enumerate(x))).items()
+        }
         lengths = {length(part) for part in arrays.values()}
         if len(lengths) != 1:
             got = f"of {', '.join(str(length(part)) for part in arrays.values())} examples"

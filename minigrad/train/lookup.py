@@ -47,7 +47,9 @@ def find_loss(loss: Any) -> Callable[..., Any]:
         raise TypeError(message("Trainer", "loss", loss, "a name, a loss, or a function of outputs and targets", hint))
     if getattr(loss, "reduction", "mean") == "none":
         need = "'mean' or 'sum'"
-        raise ValueError(message("Trainer", f"the reduction of {name_of(loss)}", "'none'", need, "A step needs one number"))
+        raise ValueError(
+            message("Trainer", f"the reduction of {name_of(loss)}", "'none'", need, "A step needs one number")
+        )
     return loss
 
 

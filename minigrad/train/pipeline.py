@@ -201,5 +201,3 @@ def _array(leaf: Any) -> Any:
         return leaf
     array = leaf._array
     return array.astype(float32) if array.dtype in FLOATING and array.dtype.itemsize == 2 else array
-
-

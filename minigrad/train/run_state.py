@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from minigrad.errors import message
 if TYPE_CHECKING:
     from minigrad.train.trainer import Trainer
 
-__all__ = ["FORMAT", "collect", "restore", "take_up"]
+__all__ = ["FORMAT", "collect", "remove_leftovers", "restore", "take_up"]
 
 FORMAT = 1
 PARTS = ("schedule", "scaler", "ema", "adversary")  # with a state of their own, where the trainer has them
@@ -35,7 +37,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "first_epoch": t.first_epoch,
         "stop_training": t.stop_training,
         "history": copy.deepcopy(t.history),
-        "logs": {} if ended else {k: v for k, v in t.logs.items() if isinstance(v, (bool, int, float, str))},
+        "logs": {k: v for k, v in t.logs.items() if isinstance(v, (bool, int, float, str))},
         "sums": t.sums.state_dict(),
         "metrics": [metric.state_dict() for metric in t.metrics],
     }
@@ -52,6 +54,14 @@ def collect(trainer: Trainer) -> dict[str, Any]:
     return state
 
 
+def remove_leftovers(path: str | os.PathLike[str], before: float) -> None:
+    """Delete what a run that was killed in the midst of a write has left beside the checkpoint, if it is that old."""
+    folder, name = os.path.split(os.fspath(path))
+    for file in os.scandir(folder or "."):
+        if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}", file.name) and file.stat().st_mtime < before:
+            os.unlink(file.path)
+
+
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Load a state into a trainer that is made as the one it came from."""
     t, who = trainer, "Trainer.load_state_dict"
@@ -65,7 +75,9 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             raise ValueError(message(who, name, "in the state alone", "both or none", hint))
     if len(state["metrics"]) != len(t.metrics):
         counts = f"those of {len(state['metrics'])}", f"those of {len(t.metrics)}"
-        raise ValueError(message(who, "the metrics", *counts, "Make the trainer with metrics= as the one that was saved"))
+        raise ValueError(
+            message(who, "the metrics", *counts, "Make the trainer with metrics= as the one that was saved")
+        )
     t.model.load_state_dict(state["model"])
     t.optimizer.load_state_dict(state["optimizer"])
     for name in PARTS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -188,6 +189,7 @@ class Trainer:
         self.epoch_ended = False  # whether the epoch is done and its number not yet counted up
         self.source: Source | None = None
         self.held_out: Source | None = None
+        self._made, self._saved = time.time(), set[Any]()
         self.resumed: Mapping[str, Any] | None = None  # a state whose loader and callbacks wait for fit
 
     # --- training ---------------------------------------------------------------------------------------------------
@@ -450,6 +452,9 @@ class Trainer:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state into one file, which is there whole or not at all."""
         io.save_checkpoint(path, self.state_dict())
+        if path not in self._saved:
+            self._saved.add(path)
+            run_state.remove_leftovers(path, self._made)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file that `save` has written.

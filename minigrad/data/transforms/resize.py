@@ -48,9 +48,9 @@ class Resize(Transform):
             return images.copy()
         module = need_package("Resize", "PIL.Image", "Pillow")
         resample = module.Resampling[self.interpolation.upper()]
-        planes = images.reshape(-1, *images.shape[-2:])
-        planes = planes if images.dtype == np.uint8 else planes.astype(np.float32, copy=False)
-        out = np.empty((len(planes), *self.size), planes.dtype)
+        # as integers Pillow would round twice, once for each axis
+        planes = images.reshape(-1, *images.shape[-2:]).astype(np.float32, copy=False)
+        out = np.empty((len(planes), *self.size), np.float32)
         for plane, result in zip(planes, out):
             result[...] = module.fromarray(plane).resize(self.size[::-1], resample)
         return restore(out.reshape(*images.shape[:-2], *self.size), images.dtype)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 from minigrad.errors import describe, message
@@ -27,9 +28,13 @@ def real(who: str, name: str, value: Any, low: float = -math.inf, high: float = 
 
 def integer(who: str, name: str, value: Any, low: int) -> int:
     """An int of at least `low`."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = low - 1
+    if isinstance(value, bool) or found < low:
         raise ValueError(message(who, name, describe(value), f"an int of at least {low}"))
-    return int(value)
+    return found
 
 
 def steps(who: str, name: str, value: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -216,7 +217,8 @@ class PolynomialLR(LRScheduler):
 
     def rate(self, step: int, base: float, group: int) -> float:
         """The learning rate after so many steps."""
-        return base * (1.0 - min(step, self.total_iters) / self.total_iters) ** self.power
+        left: float = 1.0 - min(step, self.total_iters) / self.total_iters
+        return base * math.pow(left, self.power)
 
 
 class InverseSqrtLR(LRScheduler):

@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.autograd import no_grad
-from minigrad.errors import GradError, message
+from minigrad.errors import GradError, describe, message
 from minigrad.tensor import Tensor
 from minigrad.train.adversaries.parts import (
     Backward,
@@ -131,9 +131,9 @@ class Free:
         """The change for a batch, of which the last may be smaller, and which begins at 0."""
         delta = self.delta
         if delta is None or delta.shape[1:] != start.shape[1:] or len(delta) < len(start) or delta.dtype != start.dtype:
-            return ops.zeros_like(start)  # type: ignore[no-any-return]
+            return ops.zeros_like(start)
         delta = delta[: len(start)]
-        return delta if self.mask is None else delta * expanded("Free", self.mask(inputs), start)  # type: ignore[no-any-return]
+        return delta if self.mask is None else delta * expanded("Free", self.mask(inputs), start)
 
     def _keep(self, delta: Tensor) -> None:
         """Remember the change; of a smaller batch that of its examples."""
@@ -160,15 +160,13 @@ class Free:
         ValueError
             If it is something else.
         """
-        if not isinstance(state, Mapping) or set(state) != {"delta"}:
-            raise ValueError(message("Free.load_state_dict", "state", describe_state(state), "what state_dict gives"))
+        given: Any = state
+        keys = sorted(map(str, given)) if isinstance(given, Mapping) else None
+        if keys != ["delta"]:
+            got = describe(given) if keys is None else f"with the keys {keys}"
+            raise ValueError(message("Free.load_state_dict", "state", got, "what state_dict gives"))
         delta = state["delta"]
         self.delta = None if delta is None else ops.tensor(delta)
 
     def __repr__(self) -> str:
         return f"Free(epsilon={self.epsilon:g}, replays={self.replays})"
-
-
-def describe_state(state: Any) -> Any:
-    """A mapping by its keys."""
-    return f"with the keys {sorted(map(str, state))}" if isinstance(state, Mapping) else state

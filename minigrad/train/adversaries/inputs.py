@@ -156,7 +156,7 @@ class PGD:
     def _somewhere(self, like: Tensor) -> Tensor:
         """A random point of the ball around 0 for each example, uniform in it."""
         if self.norm == "inf":
-            return random.uniform(like.shape, -1.0, 1.0, dtype=like.dtype) * self.epsilon  # type: ignore[no-any-return]
+            return random.uniform(like.shape, -1.0, 1.0, dtype=like.dtype) * self.epsilon
         size = max(like.size // max(like.shape[0], 1), 1)
         radius = random.uniform((like.shape[0], *(1,) * (like.ndim - 1)), dtype=like.dtype) ** (1.0 / size)
         return project(unit(random.normal(like.shape, dtype=like.dtype)) * radius * self.epsilon, self.epsilon)
@@ -165,9 +165,9 @@ class PGD:
         """One step from `moved`, back in the ball around `start`."""
         if self.norm == "inf":
             moved = moved + ops.sign(g) * keep * self.step_size
-            return ops.minimum(ops.maximum(moved, start - self.epsilon), start + self.epsilon)  # type: ignore[no-any-return]
+            return ops.minimum(ops.maximum(moved, start - self.epsilon), start + self.epsilon)
         way = moved - start + unit(g * keep) * self.step_size
-        return start + project(way, self.epsilon)  # type: ignore[no-any-return]
+        return start + project(way, self.epsilon)
 
     def __call__(self, compute: Compute, inputs: Any, backward: Backward, update: Update | None = None) -> Tensor:
         """Train on a batch: see `minigrad.train.adversaries`; returns the loss of the moved inputs, for the log."""
@@ -180,7 +180,7 @@ class PGD:
         backward(first, self.clean)
         second = loss_of(self._who, compute, moved)
         backward(second, 1.0 - self.clean)
-        return first.detach() * self.clean + second.detach() * (1.0 - self.clean)  # type: ignore[no-any-return]
+        return first.detach() * self.clean + second.detach() * (1.0 - self.clean)
 
     def __repr__(self) -> str:
         return (

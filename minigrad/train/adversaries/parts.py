@@ -115,7 +115,7 @@ def finite(g: Tensor) -> Tensor:
     """A gradient in float32 at least, with 0 in place of NaN and large numbers of infinities."""
     g = wide(g.detach())
     big = 2.0**60  # its square is a float32 too
-    return ops.clip(ops.where(ops.isnan(g), 0.0, g), -big, big)  # type: ignore[no-any-return]
+    return ops.clip(ops.where(ops.isnan(g), 0.0, g), -big, big)
 
 
 def norms(x: Tensor) -> Tensor:
@@ -124,27 +124,27 @@ def norms(x: Tensor) -> Tensor:
     top = ops.max(ops.abs(x), axis=axes, keepdims=True) if axes and x.size else ops.abs(x)
     safe = ops.where(top == 0, 1.0, top)  # the squares of tiny gradients would underflow
     total = ops.sum(ops.square(x / safe), axis=axes, keepdims=True) if axes else ops.square(x / safe)
-    return safe * ops.sqrt(total)  # type: ignore[no-any-return]
+    return safe * ops.sqrt(total)
 
 
 def unit(x: Tensor) -> Tensor:
     """Each example divided by its norm; 0 stays 0."""
     size = norms(x)
-    return x / ops.where(size == 0, 1.0, size)  # type: ignore[no-any-return]
+    return x / ops.where(size == 0, 1.0, size)
 
 
 def project(x: Tensor, radius: float) -> Tensor:
     """Each example brought back onto the Euclidean ball, where it lies outside."""
     size = norms(x)
     outside = size > radius
-    return ops.where(outside, x * (radius / ops.where(outside, size, 1.0)), x)  # type: ignore[no-any-return]
+    return ops.where(outside, x * (radius / ops.where(outside, size, 1.0)), x)
 
 
 def bounded(x: Tensor, start: Tensor, bounds: tuple[float, float] | None) -> Tensor:
     """Within the range of the data; what started outside goes no farther out."""
     if bounds is None:
         return x
-    return ops.minimum(ops.maximum(x, ops.minimum(start, bounds[0])), ops.maximum(start, bounds[1]))  # type: ignore[no-any-return]
+    return ops.minimum(ops.maximum(x, ops.minimum(start, bounds[0])), ops.maximum(start, bounds[1]))
 
 
 def expanded(who: str, mask: Any, x: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def expanded(who: str, mask: Any, x: Tensor) -> Tensor:
     if found.ndim > x.ndim or any(n not in (1, m) for n, m in zip(found.shape, x.shape, strict=False)):
         raise ShapeError(message(who, "what mask gives", found, f"the first axes of {tuple(x.shape)}"))
     stretched = ops.reshape(found, (*found.shape, *(1,) * (x.ndim - found.ndim)))
-    return stretched.astype(wide(x).dtype)  # type: ignore[no-any-return]
+    return stretched.astype(wide(x).dtype)
 
 
 class Shift:

@@ -141,7 +141,7 @@ class VAT:
         finally:
             random.set_state(after)
         backward(penalty, self.weight)
-        return loss.detach() + penalty.detach() * self.weight  # type: ignore[no-any-return]
+        return loss.detach() + penalty.detach() * self.weight
 
     def _worst(self, way: _Way, clean: Tensor, source: random.Generator, before: dict[str, int | str]) -> list[Tensor]:
         """The r of each place: power iteration from a random direction."""
@@ -206,20 +206,20 @@ class _Way:
         each = ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
         counted = self._counted(each)
         if counted is None:
-            return ops.mean(each)  # type: ignore[no-any-return]
-        return ops.sum(each * counted) / ops.maximum(ops.sum(counted), 1.0)  # type: ignore[no-any-return]
+            return ops.mean(each)
+        return ops.sum(each * counted) / ops.maximum(ops.sum(counted), 1.0)
 
     def _counted(self, each: Tensor) -> Tensor | None:
         """Which divergences count: those at padding do not, where there is one for each position."""
         keep = self.keeps[0] if len(self.keeps) == 1 else None
         if keep is None or each.ndim < 2 or keep.ndim != each.ndim + 1 or keep.shape[:-1] != each.shape:
             return None
-        return keep[..., 0].astype(each.dtype)  # type: ignore[no-any-return]
+        return keep[..., 0].astype(each.dtype)
 
     def kept(self, place: int, d: Tensor) -> Tensor:
         """With 0 where nothing may be moved."""
         keep = self.keeps[place]
-        return d if keep is None else d * keep  # type: ignore[no-any-return]
+        return d if keep is None else d * keep
 
     def result(self, added: list[Tensor]) -> Any:
         """What `VAT.perturb` gives."""
