@@ -16,6 +16,7 @@ from minigrad.tensor import Tensor
 from minigrad.train import evaluation, run_state
 from minigrad.train.adversaries import Free
 from minigrad.train.callbacks import Callback, CallbackList
+from minigrad.train.callbacks.checkpoint import latest
 from minigrad.train.diagnosis import NonFinite
 from minigrad.train.interrupt import Interrupt, Interrupted
 from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
@@ -226,7 +227,8 @@ class Trainer:
         verbose : str or int
             0: print nothing; 2: a line an epoch; 1: a progress bar too, with tqdm; ``"auto"``: a bar in a terminal.
         resume : path, optional
-            Go on from this checkpoint if it exists, and begin a new run if it does not.
+            Go on from this checkpoint, or the newest one of a folder of `Checkpoint`; where there is none, a new run
+            begins.
 
         Returns
         -------
@@ -244,6 +246,8 @@ class Trainer:
         """
         epochs = extent("Trainer.fit", "epochs", epochs)
         batch_size = extent("Trainer.fit", "batch_size", batch_size)
+        if resume is not None and os.path.isdir(resume):
+            resume = latest(resume)
         if resume is not None and os.path.exists(resume):
             self.resume(resume)
         if steps_per_epoch is not None:

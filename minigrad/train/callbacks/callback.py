@@ -73,7 +73,7 @@ class Callback:
         """Ctrl-C or SIGTERM ends the run: the step at hand is done, and KeyboardInterrupt follows."""
 
     def on_nonfinite(self, error: FloatingPointError, logs: Logs) -> None:
-        """The loss, or the norm of the gradient, is NaN or infinite; `fit` raises the error unless training stops."""
+        """The step at hand is given up for a NaN or infinity; `fit` raises the error unless `stop_training` is set."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know: dicts, lists, numbers, strings, arrays."""
@@ -91,7 +91,7 @@ class CallbackList(Callback):
         for callback in callbacks:
             self.append(callback)
 
-    def append(self, callback: Any) -> None:
+    def append(self, callback: Callback) -> None:
         """Add one more."""
         if not isinstance(callback, Callback):
             hint = "Make an object of it" if isinstance(callback, type) and issubclass(callback, Callback) else ""
