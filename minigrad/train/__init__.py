@@ -2,8 +2,24 @@
 
 from minigrad.train.accumulate import accumulate
 from minigrad.train.adversaries import FGSM, PGD, VAT, Free, FreeLB
-from minigrad.train.callbacks import Callback
+from minigrad.train.callbacks import (
+    Callback,
+    Checkpoint,
+    CSVLogger,
+    EarlyStopping,
+    LambdaCallback,
+    LRSchedule,
+    Plot,
+    ProgressBar,
+    TensorBoard,
+    TerminateOnNaN,
+    latest,
+)
 from minigrad.train.metrics import Metric
 from minigrad.train.trainer import Trainer
 
-__all__ = ["FGSM", "PGD", "VAT", "Callback", "Free", "FreeLB", "Metric", "Trainer", "accumulate"]
+__all__ = [
+    "FGSM", "PGD", "VAT", "CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "Free", "FreeLB", "LRSchedule",
+    "LambdaCallback", "Metric", "Plot", "ProgressBar", "TensorBoard", "TerminateOnNaN", "Trainer", "accumulate",
+    "latest",
+]  # fmt: skip
