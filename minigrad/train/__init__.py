@@ -1,14 +1,18 @@
 """The training loop and what belongs to it: ``from minigrad import train``."""
 
-from minigrad.train import metrics
+from minigrad.train import callbacks, metrics
 from minigrad.train.accumulate import accumulate
 from minigrad.train.adversaries import FGSM, PGD, VAT, Free, FreeLB
 from minigrad.train.callbacks import (
     Callback,
     Checkpoint,
+    CSVLogger,
     EarlyStopping,
     LambdaCallback,
     LRSchedule,
+    Plot,
+    ProgressBar,
+    TensorBoard,
     TerminateOnNaN,
     latest,
 )
@@ -16,6 +20,7 @@ from minigrad.train.metrics import Metric
 from minigrad.train.trainer import Trainer
 
 __all__ = [
-    "FGSM", "PGD", "VAT", "Callback", "Checkpoint", "EarlyStopping", "Free", "FreeLB", "LRSchedule", "LambdaCallback",
-    "Metric", "TerminateOnNaN", "Trainer", "accumulate", "latest", "metrics",
+    "FGSM", "PGD", "VAT", "CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "Free", "FreeLB", "LRSchedule",
+    "LambdaCallback", "Metric", "Plot", "ProgressBar", "TensorBoard", "TerminateOnNaN", "Trainer", "accumulate",
+    "callbacks", "latest", "metrics",
 ]  # fmt: skip

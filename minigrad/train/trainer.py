@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,19 +16,19 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train import evaluation, run_state
 from minigrad.train.adversaries import Free
-from minigrad.train.callbacks import Callback, CallbackList
+from minigrad.train.callbacks import Callback, CallbackList, ProgressBar
 from minigrad.train.callbacks.checkpoint import latest
 from minigrad.train.diagnosis import NonFinite
 from minigrad.train.interrupt import Interrupt, Interrupted
 from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
 from minigrad.train.metrics import Metric, get
 from minigrad.train.pipeline import Pipeline
-from minigrad.train.report import make_report
 from minigrad.train.source import Source, make_source
 from minigrad.train.sums import Sums
 
 __all__ = ["Trainer"]
 
+STYLES: dict[str | int, str] = {0: "", 1: "bar", 2: "lines", "auto": "auto"}
 PRECISIONS = {None: None, "fp32": None, "fp16": dtypes.float16, "bf16": dtypes.bfloat16}
 
 
@@ -225,7 +226,8 @@ class Trainer:
         steps_per_epoch : int, optional
             Steps of the optimizer that make an epoch, for data without an end; the next epoch goes on in the data.
         verbose : str or int
-            0: print nothing; 2: a line an epoch; 1: a progress bar too, with tqdm; ``"auto"``: a bar in a terminal.
+            0: print nothing; 2: a line an epoch; 1: a progress bar too, with tqdm; ``"auto"``: a bar in a terminal. A
+            `ProgressBar` among the callbacks takes the place of this one.
         resume : path, optional
             Go on from this checkpoint, or the newest one of a folder of `Checkpoint`; where there is none, a new run
             begins.
@@ -382,10 +384,10 @@ class Trainer:
 
     def _called(self, verbose: str | int) -> CallbackList:
         """The callbacks, and what prints."""
-        report = make_report(verbose)
-        if report is None:
+        _one_of("verbose", verbose, STYLES)
+        if not verbose or any(isinstance(callback, ProgressBar) for callback in self.callbacks):
             return self.callbacks
-        called = CallbackList([report, *self.callbacks])
+        called = CallbackList([ProgressBar(STYLES[verbose], sys.stdout), *self.callbacks])
         called.set_trainer(self)
         return called
 

@@ -63,7 +63,7 @@ class Monitor:
         return value
 
     def better(self, value: float, best: float | None, min_delta: float = 0.0) -> bool:
-        """Whether a value is better than the best by more than so much; NaN never is, and all else is better than none."""
+        """Whether a value is better than the best by more than so much; NaN never is, any other is better than None."""
         if math.isnan(value):
             return False
         if best is None or math.isnan(best):

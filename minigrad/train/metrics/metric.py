@@ -128,7 +128,7 @@ def register(*names: str) -> Callable[[Any], Any]:
 
 
 def register_family(name: str) -> Callable[[Any], Any]:
-    """Make metrics of a number known to `get`, ``"top"`` as ``"top_1"``, ``"top_2"``, ...: a decorator, as `register`."""
+    """Make metrics of a number known to `get`, ``"top"`` as ``"top_1"``, ``"top_2"`` and so on: a decorator."""
 
     def entered(make: Any) -> Any:
         FAMILIES[name] = make
