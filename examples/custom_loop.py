@@ -68,7 +68,8 @@ def main() -> None:
     scaler = amp.GradScaler(enabled=args.precision == "fp16")
     half = HALVES.get(args.precision)
     parts = {
-        "model": model, "optimizer": optimizer, "schedule": schedule, "average": average, "scaler": scaler, "loader": loader,
+        "model": model, "optimizer": optimizer, "schedule": schedule, "average": average, "scaler": scaler,
+        "loader": loader,
     }  # fmt: skip
 
     step = 0

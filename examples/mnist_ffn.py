@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     add("--shift", type=int, default=2, help="by how many pixels at most an image is moved, each way")
     add("--rotate", type=float, default=0.0, help="by how many degrees at most an image is turned; needs scipy")
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="what to compute in")
-    add("--resume", metavar="PATH", help="save the run there after every epoch, and go on from there")
+    add("--resume", metavar="FOLDER", help="save the run there after every epoch, and go on from there")
     add("--seed", type=int, default=0, help="of the weights, the order of the images, dropout and augmentation")
     add("--plot", type=picture, metavar="PATH", default="mnist_ffn.png", help="where to save the picture; '' for none")
     return parser.parse_args()
@@ -122,7 +122,7 @@ def main() -> None:
     changes += [transforms.RandomCrop(padding=args.shift)] * bool(args.shift)
     options = {"seed": args.seed, "transform": transforms.Compose(changes) if changes else None}
     loader = data.DataLoader(data.TensorDataset(*train_set), args.batch_size, shuffle=True, **options)
-    callbacks = [train.EarlyStopping(patience=args.patience, restore_best=True)]
+    callbacks = [train.EarlyStopping(patience=args.patience)]
     if args.resume:
         callbacks.append(train.Checkpoint(args.resume))
     trainer = train.Trainer(

@@ -205,9 +205,12 @@ def test_a_large_array_is_not_copied_for_each_worker() -> None:
 def test_a_process_that_imports_a_script_starts_no_workers(
     name: str, error: type[BaseException], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    importing = SimpleNamespace(name=name, _inheriting=True)
-    monkeypatch.setattr("multiprocessing.process.current_process", lambda: importing)
+    process = SimpleNamespace(name=name, daemon=False, _inheriting=True)
+    monkeypatch.setattr("multiprocessing.process.current_process", lambda: process)
     with pytest.raises(error, match=text):
+        iter(data.DataLoader([1], num_workers=1))
+    process._inheriting, process.daemon = False, True
+    with pytest.raises(RuntimeError, match="num_workers is more than 0, needs 0 in a daemonic process"):
         iter(data.DataLoader([1], num_workers=1))
 
 

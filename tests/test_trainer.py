@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import re
 import signal
 
 import numpy as np
@@ -100,7 +102,7 @@ def examples(n, seed=0, features=5, classes=3, dtype=np.float32):
 def cut(x, y, sizes):
     """Batches of these sizes."""
     ends = np.cumsum([0, *sizes])
-    return [(mg.asarray(x[a:b]), mg.asarray(y[a:b])) for a, b in zip(ends[:-1], ends[1:])]
+    return [(mg.asarray(x[a:b]), mg.asarray(y[a:b])) for a, b in itertools.pairwise(ends)]
 
 
 def same(model, other):
@@ -636,6 +638,26 @@ def test_the_order_of_the_calls():
     assert all(len(values) == 2 for values in trainer.history.values())
 
 
+@pytest.mark.parametrize("verbose", [0, 1, 2, "auto"])
+def test_what_is_printed(verbose, capsys):
+    x, y = examples(6)
+    trainer = Trainer(mlp(), optimizer="adam", metrics=[Errors()])
+    trainer.fit(cut(x, y, [2, 2, 2]), epochs=2, validation=(x, y), verbose=verbose)
+    out, err = capsys.readouterr()
+    found = re.findall(r"epoch (\d)/2  [\d.]+ s  (.*)\n", out)
+    assert [epoch for epoch, _ in found] == (["1", "2"] if verbose else [])
+    for _, line in found:
+        assert line.split()[::2] == ["loss", "lr", "errors", "val_loss", "val_errors"]
+    assert ("0/3" in out) == (verbose == 1)
+    assert err == ""
+    own = train.ProgressBar("lines")
+    Trainer(mlp(), metrics=[], callbacks=[own]).fit((x, y), verbose=verbose)
+    out, err = capsys.readouterr()
+    assert (out, err.count("epoch 1/1")) == ("", 1)
+    with pytest.raises(ValueError, match="verbose is 3, needs one of 0, 1, 2, 'auto'"):
+        trainer.fit((x, y), verbose=3)
+
+
 def test_training_stops_when_a_callback_says_so():
     x, y = examples(12)
     trainer = Trainer(mlp(), metrics=[], callbacks=[At(4, lambda trainer: setattr(trainer, "stop_training", True))])
@@ -717,7 +739,7 @@ def test_unknown_names_list_the_known():
     ):
         with pytest.raises(ValueError, match=text):
             Trainer(mlp(), **{"metrics": [], **options})
-    with pytest.raises(TypeError, match="callbacks is a type, needs objects derived from train.Callback. Make an"):
+    with pytest.raises(TypeError, match=r"callbacks is a type, needs objects derived from train.Callback\. Make an"):
         Trainer(mlp(), metrics=[], callbacks=[Recorder])
     with pytest.raises(TypeError, match="model is a function"):
         Trainer(lambda x: x)
@@ -786,6 +808,14 @@ def test_a_nan_stops_the_run_and_names_its_source():
         good.model[2].bias[...] = math.inf
     with pytest.raises(FloatingPointError, match=r"the parameter '2.bias' holds a NaN or inf already"):
         good.fit(examples(4), verbose=0)
+
+    class Quiet(Recorder):
+        def on_nonfinite(self, error, logs):
+            self.trainer.stop_training = True
+
+    quiet = Quiet()
+    assert Trainer(mlp(), metrics=[], callbacks=[quiet]).fit((x, y), verbose=0) == {}
+    assert quiet.calls == ["train begin", "epoch 0 begin", "batch 0 begin", "train end"]
     history = Trainer(mlp(), metrics=[], nan="ignore").fit((x, y), verbose=0)
     assert math.isnan(history["loss"][0])
 

@@ -24,6 +24,7 @@ CHECKPOINT, FINAL = "run.ckpt", "final.ckpt"
 
 
 def parse_args() -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--kills", type=int, default=20, help="how often to kill")
@@ -155,6 +156,7 @@ def written(folder: Path) -> list[Path]:
 
 
 def main() -> None:
+    """Kill until it is enough."""
     args = parse_args()
     if args.train:
         train(Path(args.train), args.seed, args.epochs, args.workers)
@@ -193,7 +195,7 @@ def main() -> None:
             rounds += 1
             print(f"{rounds} runs equal bit for bit, {kills} kills", flush=True)
     print(
-        f"{kills} kills ({terminated} by SIGTERM, {writing} in the midst of a write, {early} before the first checkpoint) "
+        f"{kills} kills ({terminated} by SIGTERM, {writing} in the midst of a write, {early} before a checkpoint) "
         f"in {rounds} runs, all equal to the uninterrupted ones, in {time.perf_counter() - begin:.0f} s"
     )
 

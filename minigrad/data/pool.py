@@ -68,7 +68,7 @@ class Pool:
     """
 
     def __init__(self, job: tuple[Memory, int], num_workers: int, prefetch: int) -> None:
-        refuse_unguarded()
+        check_process()
         self.control = Memory()
         self.generation = self.control.bytes(8).view(np.int64)
         self.slots = [[Memory() for _ in range(prefetch)] for _ in range(num_workers)]
@@ -164,23 +164,25 @@ class Pool:
         process.join(GRACE)  # the sentinel may fire before the status is there
         status = process.exitcode
         who = f"DataLoader: worker {number}"
+        if status is not None and status < 0:
+            reason = "; the system does that when memory runs out" if status == -signal.SIGKILL else ""
+            return f"{who} was killed by {signal.Signals(-status).name}{reason}"
         if not self.ready[number]:
             if status == UNGUARDED:
                 return f"{who} found that the script starts workers while it is imported. {GUARD}"
             return f"{who} ended with status {status} before it was ready; it printed why. {GUARD}"
-        if status is not None and status < 0:
-            reason = "; the system does that when memory runs out" if status == -signal.SIGKILL else ""
-            return f"{who} was killed by {signal.Signals(-status).name}{reason}"
         return f"{who} ended with status {status} before its batches were made"
 
 
-def refuse_unguarded() -> None:
-    """Stop where this is a process that is importing the script of another one: it would start workers without end."""
+def check_process() -> None:
+    """Raise where this process may not start workers, or would do so without end as it imports another one's script."""
     process = multiprocessing.process.current_process()
     if getattr(process, "_inheriting", False):
         if process.name.startswith(NAME):
             raise SystemExit(UNGUARDED)  # without a word: who started this worker says it
         raise RuntimeError(f"DataLoader: started workers while the script is imported. {GUARD}")
+    if process.daemon:  # a loader's worker for instance
+        raise RuntimeError(message("DataLoader", "num_workers", "more than 0", "0 in a daemonic process"))
 
 
 def shut(owner: int, processes: list[SpawnProcess], pipes: list[Connection]) -> None:

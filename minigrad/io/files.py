@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from minigrad.errors import message
 __all__ = ["FilePath", "as_path", "replacing", "sync_folder"]
 
 FilePath = str | os.PathLike[str]
+# what systems say that open no folder, or cannot flush one: Windows, some file systems of networks
+UNABLE = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def as_path(who: str, path: Any) -> Path:
@@ -64,10 +67,12 @@ def replacing(target: Path) -> Iterator[Path]:
 
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk, where the system can be asked for that."""
-    if os.name == "nt":
-        return  # Windows opens no folder
-    number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise

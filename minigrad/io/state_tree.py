@@ -26,7 +26,8 @@ DEEPEST = 100  # containers inside one another
 EXACT = 2**53  # beyond it other readers of JSON round
 LONGEST_NUMBER = 32  # characters: the longest that is written has 24
 CHUNK = 1 << 20
-STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# a string, or what begins as one and does not end: it must not be tried again from each of its characters
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 KINDS = ("tensor", "array", "scalar")
 SAVER = "save_checkpoint"
 

@@ -14,7 +14,11 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train.batch import leaves
 
-__all__ = ["find_nonfinite", "is_finite"]
+__all__ = ["NonFinite", "find_nonfinite", "is_finite"]
+
+
+class NonFinite(FloatingPointError):
+    """A loss, or the norm of a gradient, is NaN or infinite."""
 
 
 def is_finite(nest: Any) -> bool:
@@ -111,7 +115,7 @@ def _undone(model: Module, state: Any) -> Iterator[None]:
     finally:
         random.set_state(now)
         for module, name, b, array in buffers:
-            if b is not None and b._array.shape == array.shape:
+            if b is not None and array is not None and b._array.shape == array.shape:
                 b._array[...] = array
             setattr(module, name, b)  # the layer may have put another tensor there
         for p, grad in gradients:

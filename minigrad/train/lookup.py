@@ -38,7 +38,7 @@ SCHEDULES: dict[str, Callable[[Any, int], Any]] = {
 }
 
 
-def find_loss(loss: Any) -> Callable[..., Any]:
+def find_loss(loss: Any) -> Any:
     """The loss of a name, or a module or function of outputs and targets itself."""
     if isinstance(loss, str):
         return LOSSES[_known("loss", loss, LOSSES)]()
@@ -62,7 +62,7 @@ def optimizers() -> dict[str, type[optim.Optimizer]]:
 
 def find_optimizer(optimizer: Any, model: Module, lr: float | None) -> Any:
     """The optimizer of a name or of what makes one of parameters, or one itself."""
-    options = {} if lr is None else {"lr": lr}
+    options: dict[str, Any] = {} if lr is None else {"lr": lr}
     if isinstance(optimizer, str):
         by_name = optimizers()
         return by_name[_known("optimizer", optimizer.lower(), by_name)](model.named_parameters(), **options)

@@ -13,7 +13,7 @@ from minigrad.errors import AxisError, DTypeError, ShapeError, describe, message
 from minigrad.tensor import Tensor
 from minigrad.train.accumulate import denominator, shares
 from minigrad.train.batch import Inputs, call, converted, leaves, map_leaves, split
-from minigrad.train.diagnosis import find_nonfinite
+from minigrad.train.diagnosis import NonFinite, find_nonfinite
 from minigrad.train.lookup import name_of
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Pipeline:
     def _fail(self, what: str, part: tuple[Inputs, Any, int]) -> None:
         t = self.trainer
         where = f"epoch {t.epoch}, batch {t.batch_index}"
-        raise FloatingPointError(f"Trainer: {what} in {where}: {self.diagnose(part)}. Trainer.batch has the batch")
+        raise NonFinite(f"Trainer: {what} in {where}: {self.diagnose(part)}. Trainer.batch has the batch")
 
     def diagnose(self, part: tuple[Inputs, Any, int] | None = None) -> str:
         """Run the batch at hand again, and say where the first NaN or infinity comes from."""

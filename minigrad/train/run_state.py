@@ -62,7 +62,7 @@ def remove_leftovers(path: str | os.PathLike[str], before: float) -> None:
             os.unlink(file.path)
 
 
-def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+def restore(trainer: Trainer, state: Any) -> None:
     """Load a state into a trainer that is made as the one it came from."""
     t, who = trainer, "Trainer.load_state_dict"
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:

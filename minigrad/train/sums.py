@@ -9,7 +9,10 @@ __all__ = ["Sums"]
 
 
 class Sums:
-    """The loss, the mean over the targets that count (of a sum: over the examples), and the norm of the gradient, of an epoch so far."""
+    """Loss and norm of the gradient of an epoch so far; the loss is the mean over the targets that count.
+
+    Of a loss that is a sum it is the mean over the examples.
+    """
 
     def __init__(self) -> None:
         self.loss = self.weight = self.norms = 0.0

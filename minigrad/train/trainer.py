@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,7 +16,9 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train import evaluation, run_state
 from minigrad.train.adversaries import Free
-from minigrad.train.callbacks import Callback, CallbackList
+from minigrad.train.callbacks import Callback, CallbackList, ProgressBar
+from minigrad.train.callbacks.checkpoint import latest
+from minigrad.train.diagnosis import NonFinite
 from minigrad.train.interrupt import Interrupt, Interrupted
 from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
 from minigrad.train.metrics import Metric, get
@@ -25,6 +28,7 @@ from minigrad.train.sums import Sums
 
 __all__ = ["Trainer"]
 
+STYLES: dict[str | int, str] = {0: "", 1: "bar", 2: "lines", "auto": "auto"}
 PRECISIONS = {None: None, "fp32": None, "fp16": dtypes.float16, "bf16": dtypes.bfloat16}
 
 
@@ -75,7 +79,7 @@ class Trainer:
         Where to compute; the model and every batch are moved there.
     nan : str
         ``"raise"``: a loss that is not finite stops the run before the weights take harm, with an error that names the
-        layer and op it came from. ``"ignore"``: it goes on. With fp16 such a step is skipped, and only 25 in a row stop.
+        layer and op it came from. ``"ignore"``: it goes on. With fp16 such a step is skipped, and 25 in a row stop.
 
     Attributes
     ----------
@@ -84,8 +88,8 @@ class Trainer:
     epochs, steps_per_epoch : int
         Of the run; `steps_per_epoch` is None where the data do not tell.
     logs : dict
-        The means of the epoch so far: ``"loss"``, ``"lr"``, the metrics, ``"grad_norm"`` where it is clipped, ``"skipped"``
-        with fp16, and after the validation the same with ``"val_"``.
+        The means of the epoch so far: ``"loss"``, ``"lr"``, the metrics, ``"grad_norm"`` where it is clipped,
+        ``"skipped"`` with fp16, and after the validation the same with ``"val_"``.
     history : dict of list
         The logs at the end of every epoch.
     stop_training : bool
@@ -222,9 +226,11 @@ class Trainer:
         steps_per_epoch : int, optional
             Steps of the optimizer that make an epoch, for data without an end; the next epoch goes on in the data.
         verbose : str or int
-            0: print nothing; 1: a progress bar; 2: a line an epoch; ``"auto"``: a bar in a terminal, else lines.
+            0: print nothing; 2: a line an epoch; 1: a progress bar too, with tqdm; ``"auto"``: a bar in a terminal. A
+            `ProgressBar` among the callbacks takes the place of this one.
         resume : path, optional
-            Go on from this checkpoint if it exists, and begin a new run if it does not.
+            Go on from this checkpoint, or the newest one of a folder of `Checkpoint`; where there is none, a new run
+            begins.
 
         Returns
         -------
@@ -242,6 +248,8 @@ class Trainer:
         """
         epochs = extent("Trainer.fit", "epochs", epochs)
         batch_size = extent("Trainer.fit", "batch_size", batch_size)
+        if resume is not None and os.path.isdir(resume):
+            resume = latest(resume)
         if resume is not None and os.path.exists(resume):
             self.resume(resume)
         if steps_per_epoch is not None:
@@ -274,6 +282,10 @@ class Trainer:
             except Interrupted:  # between two steps, so that what is saved now is whole
                 callbacks.on_interrupt(self.logs)
                 raise KeyboardInterrupt(interrupt.received) from None
+            except NonFinite as error:
+                callbacks.on_nonfinite(error, self.logs)
+                if not self.stop_training:
+                    raise
             callbacks.on_train_end(self.logs)
         return self.history
 
@@ -300,13 +312,7 @@ class Trainer:
                 continue
             callbacks.on_train_batch_begin(self.batch_index, self.logs)
             lr = self.optimizer.param_groups[0]["lr"]
-            try:
-                self.pipeline.run(batches)
-            except FloatingPointError as error:
-                callbacks.on_nonfinite(error, self.logs)
-                if not self.stop_training:
-                    raise
-                return
+            self.pipeline.run(batches)
             self._log(lr)
             self.batch_index += 1
             callbacks.on_train_batch_end(self.batch_index - 1, self.logs)
@@ -378,7 +384,12 @@ class Trainer:
 
     def _called(self, verbose: str | int) -> CallbackList:
         """The callbacks, and what prints."""
-        return self.callbacks
+        _one_of("verbose", verbose, STYLES)
+        if not verbose or any(isinstance(callback, ProgressBar) for callback in self.callbacks):
+            return self.callbacks
+        called = CallbackList([ProgressBar(STYLES[verbose], sys.stdout), *self.callbacks])
+        called.set_trainer(self)
+        return called
 
     def trained(self) -> list[Tensor]:
         """The parameters that the optimizer holds."""
