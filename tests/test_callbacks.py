@@ -351,7 +351,7 @@ def test_a_folder_holds_one_run(tmp_path):
     fit(trainer, 1)  # goes on
     assert latest(tmp_path).name == "step-00000012.ckpt"
     with pytest.raises(
-        ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=train.lat"
+        ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=folder"
     ):
         fit(make(train.Checkpoint(tmp_path)), 1)
     (tmp_path / ".step-00000099.ckpt.0123456789abcdef").write_text("what a killed run was writing")
