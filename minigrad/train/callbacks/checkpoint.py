@@ -26,8 +26,8 @@ class Checkpoint(Callback):
 
     The folder has ``step-00001200.ckpt``, the last `keep` of them, and ``best.ckpt``. Each is written beside its place
     and renamed when it is on the disk, and old ones are removed after that: whenever the process is killed, a whole one
-    is there. ``fit(..., resume=latest(folder))`` goes on bit for bit, and begins a new run where there is none. It is
-    called after all other callbacks, whose states are saved with the run.
+    is there. ``fit(..., resume=folder)`` goes on bit for bit, and begins a new run where there is none. It is called
+    after all other callbacks, whose states are saved with the run.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Checkpoint(Callback):
             # what was resumed may be a run of another folder, whose files have other numbers
             if not self._begun and self.trainer.resumed is None and _files(self.folder):
                 got = f"{str(self.folder)!r}, which has checkpoints of another run"
-                hint = "Go on with fit(..., resume=train.latest(folder)), or remove them"
+                hint = "Go on with fit(..., resume=folder), or remove them"
                 raise ValueError(message("Checkpoint", "folder", got, "an empty folder for a new run", hint))
             for file in self.folder.iterdir():
                 if LEFT_OVER.fullmatch(file.name):

@@ -16,7 +16,7 @@ from minigrad.train.callbacks.checks import count, needed
 __all__ = ["Plot"]
 
 TRAINED, HELD_OUT, GRID = "#2a6fb0", "#d1602a", "#dddddd"
-COLUMNS = 3
+COLUMNS, WIDTH, HEIGHT = 3, 4.2, 3.1  # panels in a row, and the inches of each
 
 
 class Plot(Callback):
@@ -101,12 +101,22 @@ class Plot(Callback):
             return
         columns = min(len(panels), COLUMNS)
         lines = math.ceil(len(panels) / columns)
-        size = (max(4.2 * columns, 5.0), 3.1 * lines)
-        figure = figure_module.Figure(figsize=size, dpi=self.dpi, layout="constrained")
+        width, height = WIDTH * columns, HEIGHT * lines
+        figure = figure_module.Figure(figsize=(width, height), dpi=self.dpi)
+        # margins in inches: a layout that is worked out draws everything twice
+        figure.subplots_adjust(
+            left=0.62 / width,
+            right=1 - 0.15 / width,
+            top=1 - 0.35 / height,
+            bottom=0.5 / height,
+            wspace=0.75 / (WIDTH - 0.75),
+            hspace=0.85 / (HEIGHT - 0.85),
+        )
         for number, name in enumerate(panels):
             axes = figure.add_subplot(lines, columns, number + 1)
-            self._draw_panel(axes, name, history, best)
-            axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+            self._draw_panel(axes, ticker, name, history, best)
+            if not number and axes.get_legend_handles_labels()[1][1:]:
+                axes.legend(frameon=False, fontsize=8)  # one for all panels
         with replacing(self.path) as temporary:
             figure.savefig(temporary, format=self.format)
 
@@ -121,29 +131,34 @@ class Plot(Callback):
         order = {"loss": 0, "grad_norm": 2, "skipped": 3, "lr": 4}
         return sorted(found, key=lambda name: order.get(name, 1))
 
-    def _draw_panel(self, axes: Any, name: str, history: Mapping[str, Sequence[Any]], best: int | None) -> None:
-        positive = True
+    def _draw_panel(
+        self, axes: Any, ticker: Any, name: str, history: Mapping[str, Sequence[Any]], best: int | None
+    ) -> None:
         curves = [(name, "training", TRAINED), (f"val_{name}", "validation", HELD_OUT)]
-        shown = [curve for curve in curves if curve[0] in history]
-        for key, label, color in shown:
-            values = [float(value) for value in history[key]]
-            last = max(len(values), *(len(history[k]) for k, _, _ in shown))
+        shown = [([float(value) for value in history[key]], *how) for key, *how in curves if key in history]
+        last = max(len(values) for values, *_ in shown)
+        for values, label, color in shown:
             epochs = range(last - len(values) + 1, last + 1)
-            positive = positive and all(value > 0 for value in values if math.isfinite(value))
-            marker = "o" if len(values) <= 30 else None
+            marker = "o" if last <= 30 else None
             axes.plot(epochs, values, color=color, label=label, linewidth=1.6, marker=marker, markersize=3.5)
-        if best is not None and best < max(len(history[key]) for key, _, _ in shown):
+        if best is not None and best < last:
             axes.axvline(best + 1, color="#666666", linewidth=1, linestyle="--", label=f"best: epoch {best + 1}")
-        if name in self.log_scale and positive:
+        finite = [value for values, *_ in shown for value in values if math.isfinite(value)]
+        if name in self.log_scale and finite and min(finite) > 0:
             axes.set_yscale("log")
+            subs = (1, 2, 5) if max(finite) < 100 * min(finite) else (1,)
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
+            axes.yaxis.set_minor_locator(ticker.NullLocator())
+            axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        pad = max(0.03 * (last - 1), 0.2)
+        axes.set_xlim(1 - pad, last + pad)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         axes.set_title(name, loc="left", fontsize=11)
         axes.set_xlabel("epoch", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(shown) > 1:
-            axes.legend(frameon=False, fontsize=8)
 
 
 def _numbers(values: Sequence[Any]) -> bool:

@@ -79,6 +79,8 @@ class ProgressBar(Callback):
                 leave=False,
                 dynamic_ncols=True,
                 unit="step",
+                mininterval=0,  # `on_train_batch_end` sees to that
+                miniters=1,
             )
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +86,13 @@ class TensorBoard(Callback):
         self._events = needed(who, "tensorboardX.proto.event_pb2", "log")
         self._file: Any = None
         self._described = False  # whether the texts have the table of layers
+        self._first = 1  # the first step of this run, or of what is left of it
         self._before: tuple[float, float, float, int] = (0.0, 0.0, 0.0, 0)
 
     # --- what the trainer calls -------------------------------------------------------------------------------------
+
+    def on_train_begin(self, logs: Logs) -> None:
+        self._first = self.trainer.step + 1
 
     def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
         sums = self.trainer.sums
@@ -164,26 +169,25 @@ class TensorBoard(Callback):
 
     def _write(self, summary: Any) -> None:
         self._open()
-        self._put(summary=summary)
+        self._put(self.trainer.step, summary=summary)
 
-    def _put(self, **parts: Any) -> None:
-        event = self._events.Event(step=self.trainer.step, wall_time=time.time(), **parts)
-        self._file.write_event(event)
+    def _put(self, step: int, **parts: Any) -> None:
+        self._file.write_event(self._events.Event(step=step, wall_time=time.time(), **parts))
 
     def _open(self) -> None:
-        """Begin a file of this run, not before there is something to write: a resumed run knows its step then."""
+        """Begin a file of this run."""
         if self._file is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         files = needed("TensorBoard", "tensorboardX.event_file_writer", "log")
         # in this process and without a queue, so that a flush leaves nothing behind; a name that no other file has
         self._file = files.EventsWriter(str(self.folder / "events"), f".{os.urandom(4).hex()}")
+        self._closing = weakref.finalize(self, self._file.close)  # also of a run that breaks without on_train_end
         # what a run that was killed wrote of these steps counts no more
-        start = self._events.SessionLog(status=self._events.SessionLog.START)
-        self._put(session_log=start)
+        self._put(self._first, session_log=self._events.SessionLog(status=self._events.SessionLog.START))
         if not self._described:
             self._described = True
-            self._put(summary=self._summary.text("model", f"<pre>{self.trainer.model.summary()}</pre>"))
+            self._put(self._first, summary=self._summary.text("model", f"<pre>{self.trainer.model.summary()}</pre>"))
 
     def _flush(self) -> None:
         if self._file is not None:
@@ -191,5 +195,5 @@ class TensorBoard(Callback):
 
     def _close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            self._closing()
             self._file = None
