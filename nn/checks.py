@@ -16,8 +16,18 @@ from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "as_tensor", "check_hook", "check_name", "check_names", "check_options", "extent", "finite", "kept_buffers",
-    "integer", "number", "positive", "write",
+    "as_tensor",
+    "check_hook",
+    "check_name",
+    "check_names",
+    "check_options",
+    "extent",
+    "finite",
+    "integer",
+    "kept_buffers",
+    "number",
+    "positive",
+    "write",
 ]  # fmt: skip
 
 
