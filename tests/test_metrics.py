@@ -611,8 +611,8 @@ def test_shapes_and_values_that_do_not_fit():
 
 
 def test_arguments_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"metric is 'acuracy', needs one of accuracy, auc, .*top_<k>"):
-        metrics.get("acuracy")
+    with pytest.raises(ValueError, match=r"metric is 'accurate', needs one of accuracy, auc, .*top_<k>"):
+        metrics.get("accurate")
     with pytest.raises(ValueError, match="metric is 'top_0'"):
         metrics.get("top_0")
     with pytest.raises(ValueError, match="average is 'mean', needs one of 'auto', 'binary'"):
