@@ -91,7 +91,8 @@ def plot(history: dict[str, list[float]], test_set: Part, logits: mg.Tensor, acc
         place.xaxis.get_major_locator().set_params(integer=True)
         place.grid(alpha=0.3)
     axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(ticker.FormatStrFormatter("%g"))
     other.axhline(accuracy, color="black", linestyle=":", label="test, at the end")
     other.set(title="Accuracy", xlabel="epoch", ylabel="digits read correctly")
     other.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))

@@ -91,7 +91,7 @@ class CallbackList(Callback):
         for callback in callbacks:
             self.append(callback)
 
-    def append(self, callback: Callback) -> None:
+    def append(self, callback: Any) -> None:
         """Add one more."""
         if not isinstance(callback, Callback):
             hint = "Make an object of it" if isinstance(callback, type) and issubclass(callback, Callback) else ""
