@@ -603,6 +603,16 @@ def test_prediction_keeps_the_order(n, batch_size):
     np.testing.assert_array_equal(trainer.predict(batches)["sum"].numpy(), x + 1)
 
 
+def test_evaluation_and_prediction_leave_the_random_numbers_alone():
+    x, y = examples(9)
+    trainer = Trainer(mlp(0.5), metrics=[Errors()])
+    before = mg.random.get_state()
+    for whole in ((x, y), data.TensorDataset(x, y)):
+        trainer.evaluate(whole)
+        trainer.predict(whole if isinstance(whole, data.Dataset) else x)
+    assert mg.random.get_state() == before
+
+
 def test_evaluation_uses_the_average():
     x, y = examples(12)
     mg.random.seed(0)

@@ -138,7 +138,7 @@ def softmax_focal_loss(
     gamma : float
         How much less an easy row counts; 0 is cross entropy.
     ignore_index : int, optional
-        Targets of this index do not count, in the mean neither.
+        Targets of this index do not count, in the mean neither. Where none counts, the mean is 0.
     reduction : str
         ``"mean"``, ``"sum"``, or ``"none"`` for the loss of each row.
 
@@ -183,5 +183,6 @@ def softmax_focal_loss(
     loss = total(losses)
     if reduction == "sum":
         return loss
-    count = index.size if counted is None else max(counted.sum().item(), 1)  # the mean of nothing is 0, as in cross_entropy
+    # the mean of nothing is 0, as that of cross_entropy
+    count = index.size if counted is None else max(counted.sum().item(), 1)
     return loss / count
