@@ -245,7 +245,9 @@ def test_a_killed_run_goes_on_with_all_its_callbacks(kill, per, every, again, sc
             train.Checkpoint(folder / "states", every=every, per=per),
             Kill(step),
         ]
-        trainer = Trainer(model, "cross_entropy", optimizer, ["accuracy", "auc"], callbacks=called, seed=0)
+        trainer = Trainer(
+            model, "cross_entropy", optimizer, ["accuracy", "auc", "confusion_matrix"], callbacks=called, seed=0
+        )
         fit(trainer, 5, validation=(X[:8], Y[:8]), resume=resume)
         return trainer, stopping
 
@@ -350,16 +352,20 @@ def test_a_folder_holds_one_run(tmp_path):
     fit(trainer, 3)
     fit(trainer, 1)  # goes on
     assert latest(tmp_path).name == "step-00000012.ckpt"
-    with pytest.raises(
-        ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=folder"
-    ):
+    with pytest.raises(ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=folder"):
         fit(make(train.Checkpoint(tmp_path)), 1)
     (tmp_path / ".step-00000099.ckpt.0123456789abcdef").write_text("what a killed run was writing")
     again = make(train.Checkpoint(tmp_path, keep=9))
     fit(again, 3, resume=tmp_path / "step-00000006.ckpt")  # and what came after it is given up
     assert names(tmp_path) == ["best.ckpt", "step-00000003.ckpt", "step-00000006.ckpt", "step-00000009.ckpt"]
-    shutil.copy(tmp_path / "step-00000006.ckpt", tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("of the user")
+    fit(again, 1)
     assert "notes.txt" in names(tmp_path)
+    best = tmp_path / "other"
+    best.mkdir()
+    shutil.copy(tmp_path / "best.ckpt", best)
+    with pytest.raises(ValueError, match="which has checkpoints of another run"):
+        fit(make(train.Checkpoint(best)), 1)
 
 
 def test_a_run_that_is_told_to_stop_is_saved(tmp_path):
@@ -788,6 +794,8 @@ def test_a_nan_ends_the_training_without_an_error(tmp_path):
     model[1].left = 100
     fit(trainer, 1, validation=(X, Y))
     assert ending.reason == ""
+    with pytest.raises(ValueError, match="the trainer's nan is 'ignore', needs 'raise'"):
+        fit(make(train.TerminateOnNaN(), nan="ignore"))
     model[1].left = 0
     without = Trainer(model, metrics=[], callbacks=[])
     with pytest.raises(FloatingPointError, match="Explode"):
