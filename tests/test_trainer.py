@@ -249,6 +249,30 @@ def test_denominators_of_losses_on_targets_of_the_outputs_shape(criterion, sizes
     assert mean == pytest.approx(criterion(mg.asarray(outputs), mg.asarray(targets)).item(), rel=1e-12)
 
 
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(0, 99))
+def test_denominators_of_losses_on_other_targets(sizes, seed):
+    random, n = np.random.default_rng(seed), sum(sizes)
+    scores = random.standard_normal((n, 5, 4))
+    logp = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    labels = random.integers(1, 4, (n, 2))
+    classes = random.integers(0, 4, (n, 5))
+    vectors = random.standard_normal((n, 3))
+    weight = np.array([0.5, 1.0, 2.0, 3.0])
+    for criterion, outputs, targets in (
+        (nn.NLLLoss(weight=weight, ignore_index=2), logp, classes),
+        (nn.CTCLoss(), logp, labels),
+        (lambda x, y: nn.TripletMarginLoss()(x, y, -y), random.standard_normal((n, 3)), vectors),
+    ):
+        denominator = getattr(criterion, "denominator", nn.TripletMarginLoss().denominator)
+        parts = cut(outputs, targets, sizes)
+        counts = [denominator(y) for _, y in parts]
+        mean = sum(k * criterion(x, y).item() for k, (x, y) in zip(counts, parts)) / (sum(counts) or 1)
+        assert mean == pytest.approx(criterion(mg.asarray(outputs), mg.asarray(targets)).item(), rel=1e-12)
+    with pytest.raises(ValueError, match="denominator is -1, needs a number of at least 0"):
+        criterion.denominator = lambda targets: -1
+        next(train.accumulate(parts, 2, criterion))
+
+
 # --- never lost -----------------------------------------------------------------------------------------------------
 
 
