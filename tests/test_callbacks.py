@@ -625,8 +625,8 @@ def test_what_the_plot_shows(tmp_path):
         train.Plot("history.doc")
 
 
-def events(folder):
-    """What TensorBoard would show: tag -> {step: value}, a start of session making it forget later steps."""
+def records(folder):
+    """The events in the files of a folder, in their order."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     parts = []
     for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
@@ -635,8 +635,13 @@ def events(folder):
             size = int.from_bytes(data[:8], "little")
             parts.append(event_pb2.Event.FromString(data[12 : 12 + size]))
             data = data[16 + size :]
+    return parts
+
+
+def events(folder):
+    """What TensorBoard would show: tag -> {step: value}, a start of session making it forget later steps."""
     found = {}
-    for event in parts:
+    for event in records(folder):
         if event.session_log.status == 1:
             found = {tag: {s: v for s, v in seen.items() if s < event.step} for tag, seen in found.items()}
         for value in event.summary.value:
@@ -679,6 +684,45 @@ def test_tensorboard_shows_the_run(tmp_path):
     assert (image.height, image.width) == (4, 10)
     assert found["samples/gray"][3].image.encoded_image_string.startswith(b"\x89PNG")
     assert b"Dense" in found["model/text_summary"][1].tensor.string_val[0]
+
+
+def test_the_graph_of_the_model(tmp_path):
+    pytest.importorskip("tensorboardX")
+    graph_pb2 = pytest.importorskip("tensorboardX.proto.graph_pb2")
+
+    class Net(nn.Module):
+        def __init__(self):
+            self.first = nn.Dense(6, in_features=4)
+            self.norm = nn.BatchNorm(6)
+            self.inner = nn.Sequential([nn.Dense(6, "relu", in_features=6), nn.Dropout(0.5)])
+            self.last = nn.Dense(3, in_features=6)
+
+        def forward(self, x):
+            y = self.norm(self.first(x))
+            return self.last(self.inner(y) + y + y)
+
+    def run(folder, graph):
+        mg.random.seed(1)
+        trainer = Trainer(Net(), metrics=[], seed=0, callbacks=[train.TensorBoard(folder, graph=graph)])
+        fit(trainer, 2)
+        return trainer, [event for event in records(folder) if event.graph_def]
+
+    trainer, found = run(tmp_path / "with", True)
+    plain, none = run(tmp_path / "without", False)
+    assert same(weights(trainer), weights(plain))  # random numbers and statistics of batches are left alone
+    assert (len(found), none) == (1, [])
+    nodes = {node.name: node for node in graph_pb2.GraphDef.FromString(found[0].graph_def).node}
+    inputs = {name: list(node.input) for name, node in nodes.items() if node.op not in ("Parameter", "Input")}
+    assert inputs == {
+        "Net/first/linear": ["Net/input", "Net/first/weight", "Net/first/bias"],
+        "Net/norm/batch_norm": ["Net/first/linear", "Net/norm/weight", "Net/norm/bias"],
+        "Net/inner/0/linear_relu": ["Net/norm/batch_norm", "Net/inner/0/weight", "Net/inner/0/bias"],
+        "Net/add": ["Net/inner/0/linear_relu", "Net/norm/batch_norm"],
+        "Net/add_2": ["Net/add", "Net/norm/batch_norm"],
+        "Net/last/linear": ["Net/add_2", "Net/last/weight", "Net/last/bias"],
+    }
+    sizes = [size.size for size in nodes["Net/last/linear"].attr["_output_shapes"].list.shape[0].dim]
+    assert sizes == [4, 3]
 
 
 def test_tensorboard_with_clipping_and_rows(tmp_path):
