@@ -447,6 +447,18 @@ def test_a_signal_ends_the_run_between_two_steps(number, during, tmp_path):
     assert equal(again.state_dict(), whole.state_dict())
 
 
+def test_a_signal_after_the_last_step_is_not_swallowed():
+    class Kill(Recorder):
+        def on_train_end(self, logs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().on_train_end(logs)
+
+    kill = Kill()
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        Trainer(mlp(), metrics=[], callbacks=[kill]).fit(examples(4), verbose=0)
+    assert kill.calls[-2:] == ["epoch 0 end loss lr", "train end"]
+
+
 def test_a_state_of_another_trainer_is_refused():
     x, y = examples(8)
     trainer = build(0)
