@@ -245,7 +245,9 @@ def test_a_killed_run_goes_on_with_all_its_callbacks(kill, per, every, again, sc
             train.Checkpoint(folder / "states", every=every, per=per),
             Kill(step),
         ]
-        trainer = Trainer(model, "cross_entropy", optimizer, ["accuracy", "auc"], callbacks=called, seed=0)
+        trainer = Trainer(
+            model, "cross_entropy", optimizer, ["accuracy", "auc", "confusion_matrix"], callbacks=called, seed=0
+        )
         fit(trainer, 5, validation=(X[:8], Y[:8]), resume=resume)
         return trainer, stopping
 
@@ -350,16 +352,20 @@ def test_a_folder_holds_one_run(tmp_path):
     fit(trainer, 3)
     fit(trainer, 1)  # goes on
     assert latest(tmp_path).name == "step-00000012.ckpt"
-    with pytest.raises(
-        ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=folder"
-    ):
+    with pytest.raises(ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=folder"):
         fit(make(train.Checkpoint(tmp_path)), 1)
     (tmp_path / ".step-00000099.ckpt.0123456789abcdef").write_text("what a killed run was writing")
     again = make(train.Checkpoint(tmp_path, keep=9))
     fit(again, 3, resume=tmp_path / "step-00000006.ckpt")  # and what came after it is given up
     assert names(tmp_path) == ["best.ckpt", "step-00000003.ckpt", "step-00000006.ckpt", "step-00000009.ckpt"]
-    shutil.copy(tmp_path / "step-00000006.ckpt", tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("of the user")
+    fit(again, 1)
     assert "notes.txt" in names(tmp_path)
+    best = tmp_path / "other"
+    best.mkdir()
+    shutil.copy(tmp_path / "best.ckpt", best)
+    with pytest.raises(ValueError, match="which has checkpoints of another run"):
+        fit(make(train.Checkpoint(best)), 1)
 
 
 def test_a_run_that_is_told_to_stop_is_saved(tmp_path):
@@ -619,8 +625,8 @@ def test_what_the_plot_shows(tmp_path):
         train.Plot("history.doc")
 
 
-def events(folder):
-    """What TensorBoard would show: tag -> {step: value}, a start of session making it forget later steps."""
+def records(folder):
+    """The events in the files of a folder, in their order."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     parts = []
     for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
@@ -629,8 +635,13 @@ def events(folder):
             size = int.from_bytes(data[:8], "little")
             parts.append(event_pb2.Event.FromString(data[12 : 12 + size]))
             data = data[16 + size :]
+    return parts
+
+
+def events(folder):
+    """What TensorBoard would show: tag -> {step: value}, a start of session making it forget later steps."""
     found = {}
-    for event in parts:
+    for event in records(folder):
         if event.session_log.status == 1:
             found = {tag: {s: v for s, v in seen.items() if s < event.step} for tag, seen in found.items()}
         for value in event.summary.value:
@@ -673,6 +684,45 @@ def test_tensorboard_shows_the_run(tmp_path):
     assert (image.height, image.width) == (4, 10)
     assert found["samples/gray"][3].image.encoded_image_string.startswith(b"\x89PNG")
     assert b"Dense" in found["model/text_summary"][1].tensor.string_val[0]
+
+
+def test_the_graph_of_the_model(tmp_path):
+    pytest.importorskip("tensorboardX")
+    graph_pb2 = pytest.importorskip("tensorboardX.proto.graph_pb2")
+
+    class Net(nn.Module):
+        def __init__(self):
+            self.first = nn.Dense(6, in_features=4)
+            self.norm = nn.BatchNorm(6)
+            self.inner = nn.Sequential([nn.Dense(6, "relu", in_features=6), nn.Dropout(0.5)])
+            self.last = nn.Dense(3, in_features=6)
+
+        def forward(self, x):
+            y = self.norm(self.first(x))
+            return self.last(self.inner(y) + y + y)
+
+    def run(folder, graph):
+        mg.random.seed(1)
+        trainer = Trainer(Net(), metrics=[], seed=0, callbacks=[train.TensorBoard(folder, graph=graph)])
+        fit(trainer, 2)
+        return trainer, [event for event in records(folder) if event.graph_def]
+
+    trainer, found = run(tmp_path / "with", True)
+    plain, none = run(tmp_path / "without", False)
+    assert same(weights(trainer), weights(plain))  # random numbers and statistics of batches are left alone
+    assert (len(found), none) == (1, [])
+    nodes = {node.name: node for node in graph_pb2.GraphDef.FromString(found[0].graph_def).node}
+    inputs = {name: list(node.input) for name, node in nodes.items() if node.op not in ("Parameter", "Input")}
+    assert inputs == {
+        "Net/first/linear": ["Net/input", "Net/first/weight", "Net/first/bias"],
+        "Net/norm/batch_norm": ["Net/first/linear", "Net/norm/weight", "Net/norm/bias"],
+        "Net/inner/0/linear_relu": ["Net/norm/batch_norm", "Net/inner/0/weight", "Net/inner/0/bias"],
+        "Net/add": ["Net/inner/0/linear_relu", "Net/norm/batch_norm"],
+        "Net/add_2": ["Net/add", "Net/norm/batch_norm"],
+        "Net/last/linear": ["Net/add_2", "Net/last/weight", "Net/last/bias"],
+    }
+    sizes = [size.size for size in nodes["Net/last/linear"].attr["_output_shapes"].list.shape[0].dim]
+    assert sizes == [4, 3]
 
 
 def test_tensorboard_with_clipping_and_rows(tmp_path):
@@ -788,6 +838,8 @@ def test_a_nan_ends_the_training_without_an_error(tmp_path):
     model[1].left = 100
     fit(trainer, 1, validation=(X, Y))
     assert ending.reason == ""
+    with pytest.raises(ValueError, match="the trainer's nan is 'ignore', needs 'raise'"):
+        fit(make(train.TerminateOnNaN(), nan="ignore"))
     model[1].left = 0
     without = Trainer(model, metrics=[], callbacks=[])
     with pytest.raises(FloatingPointError, match="Explode"):

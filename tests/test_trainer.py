@@ -249,6 +249,30 @@ def test_denominators_of_losses_on_targets_of_the_outputs_shape(criterion, sizes
     assert mean == pytest.approx(criterion(mg.asarray(outputs), mg.asarray(targets)).item(), rel=1e-12)
 
 
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(0, 99))
+def test_denominators_of_losses_on_other_targets(sizes, seed):
+    random, n = np.random.default_rng(seed), sum(sizes)
+    scores = random.standard_normal((n, 5, 4))
+    logp = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    labels = random.integers(1, 4, (n, 2))
+    classes = random.integers(0, 4, (n, 5))
+    vectors = random.standard_normal((n, 3))
+    weight = np.array([0.5, 1.0, 2.0, 3.0])
+    for criterion, outputs, targets in (
+        (nn.NLLLoss(weight=weight, ignore_index=2), logp, classes),
+        (nn.CTCLoss(), logp, labels),
+        (lambda x, y: nn.TripletMarginLoss()(x, y, -y), random.standard_normal((n, 3)), vectors),
+    ):
+        denominator = getattr(criterion, "denominator", nn.TripletMarginLoss().denominator)
+        parts = cut(outputs, targets, sizes)
+        counts = [denominator(y) for _, y in parts]
+        mean = sum(k * criterion(x, y).item() for k, (x, y) in zip(counts, parts)) / (sum(counts) or 1)
+        assert mean == pytest.approx(criterion(mg.asarray(outputs), mg.asarray(targets)).item(), rel=1e-12)
+    criterion.denominator = lambda targets: -1
+    with pytest.raises(ValueError, match="denominator is -1, needs a number of at least 0"):
+        next(train.accumulate(parts, 2, criterion))
+
+
 # --- never lost -----------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +445,18 @@ def test_a_signal_ends_the_run_between_two_steps(number, during, tmp_path):
     whole = build(2, callbacks=[Saves(), Kill(), Recorder()])
     whole.fit((x, y), validation=held_out, **options)
     assert equal(again.state_dict(), whole.state_dict())
+
+
+def test_a_signal_after_the_last_step_is_not_swallowed():
+    class Kill(Recorder):
+        def on_train_end(self, logs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().on_train_end(logs)
+
+    kill = Kill()
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        Trainer(mlp(), metrics=[], callbacks=[kill]).fit(examples(4), verbose=0)
+    assert kill.calls[-2:] == ["epoch 0 end loss lr", "train end"]
 
 
 def test_a_state_of_another_trainer_is_refused():
@@ -601,6 +637,16 @@ def test_prediction_keeps_the_order(n, batch_size):
     np.testing.assert_array_equal(again["sum"].numpy(), x + 1)
     batches = [(mg.asarray(x[i : i + 2]), mg.asarray(y[i : i + 2]), None) for i in range(0, n, 2)]
     np.testing.assert_array_equal(trainer.predict(batches)["sum"].numpy(), x + 1)
+
+
+def test_evaluation_and_prediction_leave_the_random_numbers_alone():
+    x, y = examples(9)
+    trainer = Trainer(mlp(0.5), metrics=[Errors()])
+    before = mg.random.get_state()
+    for whole in ((x, y), data.TensorDataset(x, y)):
+        trainer.evaluate(whole)
+        trainer.predict(whole if isinstance(whole, data.Dataset) else x)
+    assert mg.random.get_state() == before
 
 
 def test_evaluation_uses_the_average():

@@ -96,11 +96,12 @@ class Source:
 
 
 def make_source(
-    data: Any, name: str, *, batch_size: int, shuffle: bool = False, seed: int | None = None, dtype: Any = None
+    data: Any, name: str, *, batch_size: int, shuffle: bool = False, seed: int | None = 0, dtype: Any = None
 ) -> Source:
     """Batches of arrays (x, y), of a dataset, or of what gives batches already.
 
-    NumPy's float64, which is what comes out of most files, is cast to the dtype of the model.
+    With seed None the loader draws one from `minigrad.random`, which evaluation must not touch. NumPy's float64, which
+    is what comes out of most files, is cast to the dtype of the model.
     """
     if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
         lengths = {length(part) for part in data}

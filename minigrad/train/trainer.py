@@ -287,6 +287,8 @@ class Trainer:
                 if not self.stop_training:
                     raise
             callbacks.on_train_end(self.logs)
+        if interrupt.received:  # after the last step, so that nothing is left to save, but who called has to stop
+            raise KeyboardInterrupt(interrupt.received)
         return self.history
 
     def _epoch(

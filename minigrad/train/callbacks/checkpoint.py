@@ -92,7 +92,8 @@ class Checkpoint(Callback):
     def on_train_begin(self, logs: Logs) -> None:
         if self.folder.is_dir():
             # what was resumed may be a run of another folder, whose files have other numbers
-            if not self._begun and self.trainer.resumed is None and _files(self.folder):
+            other = bool(_files(self.folder)) or (self.folder / BEST).exists()
+            if other and not self._begun and self.trainer.resumed is None:
                 got = f"{str(self.folder)!r}, which has checkpoints of another run"
                 hint = "Go on with fit(..., resume=folder), or remove them"
                 raise ValueError(message("Checkpoint", "folder", got, "an empty folder for a new run", hint))

@@ -57,7 +57,7 @@ class CSVLogger(Callback):
             self.path = Path(path)
         except TypeError:
             raise TypeError(message("CSVLogger", "path", path, "a str or a path")) from None
-        if not isinstance(separator, str) or len(separator) != 1:
+        if len(separator) != 1:
             raise ValueError(message("CSVLogger", "separator", repr(separator), "one character"))
         self.append, self.separator = bool(append), separator
         self.columns: list[str] = []

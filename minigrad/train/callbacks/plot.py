@@ -135,7 +135,7 @@ class Plot(Callback):
         self, axes: Any, ticker: Any, name: str, history: Mapping[str, Sequence[Any]], best: int | None
     ) -> None:
         curves = [(name, "training", TRAINED), (f"val_{name}", "validation", HELD_OUT)]
-        shown = [([float(value) for value in history[key]], *how) for key, *how in curves if key in history]
+        shown = [([float(v) for v in history[key]], label, color) for key, label, color in curves if key in history]
         last = max(len(values) for values, *_ in shown)
         for values, label, color in shown:
             epochs = range(last - len(values) + 1, last + 1)
