@@ -222,7 +222,12 @@ def train(task: Task, name: str, args: argparse.Namespace) -> Record:
 
 
 def share_lost(task: Task, model: nn.Module, batch: Any, gradients: list[np.ndarray], weight: float) -> float:
-    """Of the elements of the gradient that float32 finds other than 0, with the same weights, how many are 0."""
+    """Of the elements of the gradient that float32 finds other than 0, with the same weights, how many are 0.
+
+    NaN where the gradient is not finite.
+    """
+    if not all(np.isfinite(g).all() for g in gradients):
+        return math.nan
     model.to(mg.float32)
     model.zero_grad()
     (task.loss(model, batch) * weight).backward()
@@ -254,7 +259,8 @@ def report(task: Task, records: dict[str, Record]) -> None:
     """A table of the three trainings."""
     print(f"\n{'':19}  {task.score_name:>15}   gradients lost   steps skipped   last scale   seconds")
     for name, record in records.items():
-        lost = sum(look[3] for look in record.looks) / len(record.looks)
+        known = [look[3] for look in record.looks if not math.isnan(look[3])]
+        lost = sum(known) / max(len(known), 1)
         score, scaled = task.score_format.format(record.looks[-1][2]), RUNS[name][1]
         scale = f"{record.scales[-1]:.7g}" if scaled else "-"
         shown = f"{lost:.2%}" if RUNS[name][0] else "-"
