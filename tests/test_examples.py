@@ -265,28 +265,18 @@ def test_mixed_precision(tmp_path, mnist_folder):
     assert int(skipped) <= 2  # each growth may be one too many
     assert 2.0**14 <= float(scale) <= 2.0**18
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    assert "python examples/mixed_precision.py --task autoencoder" in text.splitlines()[-1]
+    assert "python examples/mixed_precision.py --loss-weight 1e-5" in text.splitlines()[-1]
 
 
 def test_mixed_precision_with_small_gradients(tmp_path, mnist_folder):
-    small = (
-        "--hidden",
-        "32",
-        "--steps",
-        "40",
-        "--batch-size",
-        "400",
-        "--lr",
-        "0.01",
-        "--looks",
-        "2",
-        "--weights",
-        "float32",
-    )
-    rows, text = mixed(tmp_path, "--task", "autoencoder", "--data", mnist_folder, *small, hide=("tqdm", "matplotlib"))
-    for losses, _ in rows.values():
-        assert losses[-1] < losses[0]
-    assert float(rows["float16, not scaled"][1][1][:-1]) > 5 > 1 > float(rows["float16, scaled"][1][1][:-1])
+    small = ("--hidden", "32", "--steps", "90", "--batch-size", "20", "--looks", "3", "--weights", "float32")
+    options = ("--data", mnist_folder, "--loss-weight", "1e-5", *small)
+    rows, text = mixed(tmp_path, *options, hide=("tqdm", "matplotlib"))
+    for name in ("float32", "float16, scaled"):
+        assert rows[name][0][-1] < rows[name][0][0] / 2
+    assert abs(rows["float16, scaled"][0][-1] / rows["float32"][0][-1] - 1) < 0.05
+    assert float(rows["float16, scaled"][1][1][:-1]) < 2
+    assert float(rows["float16, not scaled"][1][1][:-1]) > 20
     assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
     assert "no picture, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
 
