@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigrad import dtypes
 from minigrad.nn.deferred import Deferred, shape_text
-from minigrad.nn.ties import contradictions
+from minigrad.nn.extent_ties import contradictions
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from minigrad.errors import DTypeError, ShapeError, layer_path, message
 from minigrad.nn.checkpointing import run_checkpointed
 from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.loading import misfits
 from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.shared_parameters import by_first_name, first_names
 from minigrad.nn.summary import Summary, summarize
-from minigrad.nn.tied import by_first_name, first_names
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["LoadReport", "Module"]
@@ -197,16 +197,14 @@ class Module:
         """All modules of the tree with their paths, itself first under ``""``; one that occurs twice is listed once."""
         found: list[tuple[str, Module]] = []
         seen: set[int] = set()
-
-        def visit(path: str, module: Module) -> None:
+        rest: list[tuple[str, Module]] = [("", self)]
+        while rest:  # no function that calls itself: trees may be deep, and an inner one would be a reference cycle
+            path, module = rest.pop()
             if id(module) in seen:
-                return
+                continue
             seen.add(id(module))
             found.append((path, module))
-            for name, child in module.named_children():
-                visit(f"{path}.{name}" if path else name, child)
-
-        visit("", self)
+            rest += [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()[::-1]]
         check_names(type(self).__name__, found)
         return found
 

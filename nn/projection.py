@@ -7,10 +7,10 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.nn import init
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import Normalization
 from minigrad.nn.parameter import Parameter
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["Projection", "are_complete", "known_extent", "made_norm", "weight_of"]

@@ -9,12 +9,12 @@ from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.checks import as_tensor, check_options
 from minigrad.nn.dropout import Dropout
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
 from minigrad.nn.projection import made_norm, weight_of
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
