@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-
 from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
@@ -17,7 +15,7 @@ from minigrad.nn.checkpointing import run_checkpointed
 from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import Deferred, shape_text
 from minigrad.nn.extent_ties import Tie
-from minigrad.nn.loading import misfits
+from minigrad.nn.loading import misfits, values_of
 from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.shared_parameters import by_first_name, first_names
@@ -341,7 +339,7 @@ class Module:
                 message("load_state_dict", "state", state, "a mapping of names to values", "See state_dict")
             )
         own = {name: t for name, t, persistent in self._tensors() if persistent}
-        given = {name: v.detach() if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
+        given = values_of(state)
         given, contradictory = by_first_name(given, first_names(self, own, given))
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
         lists = [("contradictory", contradictory), *misfits(self, own, given)]

@@ -219,3 +219,8 @@ def test_it_passes_for_the_optimizer():
 def test_refused(make, kind, text):
     with pytest.raises(kind, match=text):
         make(optim.SGD([nn.Parameter([1.0])], lr=0.1))
+
+
+def test_an_optimizer_whose_step_needs_a_closure_is_refused():
+    with pytest.raises(TypeError, match="SAM: optimizer is an LBFGS, needs one whose step needs no closure"):
+        optim.SAM(optim.LBFGS([nn.Parameter([1.0])]))

@@ -248,6 +248,10 @@ class DataLoader:
         """The processes of the workers that wait for the next epoch."""
         return [] if self._idle is None else [process.pid for process in self._idle.processes if process.pid]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: it goes on where the loader stands, with workers of its own."""
+        return vars(self) | {"_idle": None, "_sent": None, "_running": None}
+
     def close(self) -> None:
         """End the workers that wait for the next epoch. Garbage collection and the end of the program do that too."""
         if self._idle is not None:

@@ -12,6 +12,7 @@ from minigrad._core import tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import message
+from minigrad.optim.lbfgs import LBFGS
 from minigrad.optim.optimizer import Array, Optimizer
 from minigrad.optim.schedules import checks
 from minigrad.tensor import Tensor
@@ -76,6 +77,8 @@ class SAM:
     def __init__(self, optimizer: Any, rho: float = 0.05, adaptive: bool = False) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(message("SAM", "optimizer", optimizer, "an optimizer", "SAM(optim.SGD(...))"))
+        if isinstance(optimizer, LBFGS):
+            raise TypeError(message("SAM", "optimizer", "an LBFGS", "one whose step needs no closure"))
         radius = checks.real("SAM", "rho", rho, 0.0)
         self.optimizer, self.rho, self.adaptive = optimizer, radius, bool(adaptive)
 

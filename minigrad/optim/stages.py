@@ -122,6 +122,8 @@ class Stages:
     def _return_state(self) -> None:
         """Write the state of the rows into that of the table."""
         state, rows = self.whole_state, self.rows
+        for name in [name for name in state if name != MASTER and name not in self.state]:
+            del state[name]  # what belonged to something that was switched off
         for name, value in self.state.items():
             if name in state and getattr(state[name], "shape", None) == self.p.shape:
                 state[name][rows] = value
