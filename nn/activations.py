@@ -7,6 +7,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
+from minigrad.nn.checks import finite
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -44,7 +45,7 @@ class LeakyReLU(Module):
     """``x`` where positive, else ``negative_slope * x``; see `minigrad.leaky_relu`."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = finite("LeakyReLU", "negative_slope", negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""
@@ -59,7 +60,7 @@ class ELU(Module):
     """``x`` where positive, else ``alpha * (exp(x) - 1)``; see `minigrad.elu`."""
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = float(alpha)
+        self.alpha = finite("ELU", "alpha", alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""

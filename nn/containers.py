@@ -85,7 +85,10 @@ class ModuleList(_Holder, MutableSequence[Module]):
     """
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
-        self._set(list(modules))
+        given: Any = modules
+        if not isinstance(given, Iterable):
+            raise TypeError(message("ModuleList", "modules", given, "an iterable of modules"))
+        self._set(list(given))
 
     def _set(self, modules: list[Any]) -> None:
         self._take([_check_module("ModuleList", f"module {i}", m) for i, m in enumerate(modules)])
@@ -152,7 +155,11 @@ class ModuleDict(_Holder, MutableMapping[str, Module]):
     __hash__ = object.__hash__
 
     def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
-        self._set(dict(modules))
+        try:
+            found = dict(modules)
+        except (TypeError, ValueError):
+            raise TypeError(message("ModuleDict", "modules", modules, "a dict, or pairs of name and module")) from None
+        self._set(found)
 
     def _set(self, modules: dict[Any, Any]) -> None:
         for key, module in modules.items():

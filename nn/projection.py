@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad import ops
+from minigrad.errors import message
 from minigrad.nn import init
 from minigrad.nn.extent_ties import Tie
 from minigrad.nn.module import Module
@@ -118,4 +119,6 @@ def weight_of(part: Module | None) -> Tensor | None:
 def made_norm(norm_layer: Callable[[int | None], Module], features: int | None, dtype: Any) -> Module:
     """A normalization of some features, cast where there is a dtype."""
     norm = norm_layer(features)
+    if not isinstance(norm, Module):
+        raise TypeError(message("norm_layer", "the result", norm, "a normalization, which is a module"))
     return norm if dtype is None else norm.to(dtype=dtype)

@@ -266,6 +266,6 @@ def norm_first(who: str, norm: str) -> bool:
 
 def check_norm_layer(who: str, norm_layer: Any) -> None:
     """Raise where it can make no normalization."""
-    if not callable(norm_layer):
+    if not callable(norm_layer) or (isinstance(norm_layer, type) and not issubclass(norm_layer, Module)):
         need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
         raise TypeError(message(who, "norm_layer", describe(norm_layer), need))

@@ -154,7 +154,11 @@ class DataLoader:
             if shuffle:
                 raise ValueError(message(who, "shuffle", "True", "False beside a sampler, which decides the order"))
             return as_sampler(sampler, "sampler", Sampler, Given), None
-        n = len(self.dataset)
+        try:
+            n = len(self.dataset)
+        except TypeError:
+            need = "a dataset with __len__ and __getitem__, or with __iter__"
+            raise TypeError(message(who, "dataset", describe(self.dataset), need)) from None
         return (RandomSampler(n) if shuffle else SequentialSampler(n)), None
 
     def _seed(self, seed: SupportsIndex | None, draws: bool) -> int:

@@ -386,7 +386,7 @@ class Optimizer:
     def _check_kinds(self, state: Mapping[str, Any]) -> None:
         """Raise where a dict or a list is something else."""
         groups, states = state["param_groups"], state["state"]
-        checks = [("param_groups", groups, (list, tuple)), ("state", states, Mapping)]
+        checks: list[tuple[str, Any, Any]] = [("param_groups", groups, (list, tuple)), ("state", states, Mapping)]
         if isinstance(groups, (list, tuple)):
             for i, group in enumerate(groups):
                 checks.append((f"group {i}", group, Mapping))

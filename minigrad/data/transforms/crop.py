@@ -111,7 +111,7 @@ class RandomVerticalFlip(RandomHorizontalFlip):
 
 def extents(who: str, size: Any) -> tuple[int, int]:
     """Height and width."""
-    both = (size, size) if hasattr(size, "__index__") else tuple(size)
+    both = (size, size) if hasattr(size, "__index__") else tuple(size) if isinstance(size, (list, tuple)) else ()
     if len(both) != 2:
         raise ShapeError(message(who, "size", describe(size), "an int, or height and width"))
     return positive(who, "size", both[0]), positive(who, "size", both[1])
