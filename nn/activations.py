@@ -7,7 +7,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
-from minigrad.nn.checks import finite
+from minigrad.nn.checks import finite, integer
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -150,8 +150,8 @@ class Softplus(Module):
 class Softmax(Module):
     """Exponentials that sum to 1 along an axis; see `minigrad.softmax`."""
 
-    def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+    def __init__(self, axis: int | None = -1) -> None:
+        self.axis: Any = axis if axis is None else integer(type(self).__name__, "axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""
@@ -165,8 +165,8 @@ class Softmax(Module):
 class LogSoftmax(Module):
     """The logarithm of softmax along an axis; see `minigrad.log_softmax`."""
 
-    def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+    def __init__(self, axis: int | None = -1) -> None:
+        self.axis: Any = axis if axis is None else integer(type(self).__name__, "axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""

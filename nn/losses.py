@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
-from minigrad.nn.checks import number
+from minigrad.nn.checks import integer, number
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -26,7 +26,8 @@ class Loss(Module):
     reductions: tuple[str, ...] = ("mean", "sum", "none")
 
     def __init__(self, reduction: str) -> None:
-        if reduction not in self.reductions:
+        given: Any = reduction
+        if not isinstance(given, str) or given not in self.reductions:
             need = f"one of {', '.join(self.reductions)}"
             raise ValueError(message(type(self).__name__, "reduction", repr(reduction), need))
         self.reduction = reduction
@@ -74,7 +75,7 @@ class CrossEntropyLoss(Loss):
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(message("CrossEntropyLoss", "label_smoothing", label_smoothing, "a number from 0 to 1"))
         self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else integer(type(self).__name__, "ignore_index", ignore_index)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
@@ -96,7 +97,7 @@ class NLLLoss(Loss):
     def __init__(self, *, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else integer(type(self).__name__, "ignore_index", ignore_index)
 
     def forward(self, log_probabilities: Tensor, targets: Any) -> Tensor:
         """The loss of log-probabilities (..., classes)."""
@@ -189,7 +190,9 @@ class SoftmaxFocalLoss(Loss):
     ) -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
-        self.gamma, self.ignore_index = _read_gamma("SoftmaxFocalLoss", gamma), ignore_index
+        self.gamma, self.ignore_index = _read_gamma("SoftmaxFocalLoss", gamma), None
+        if ignore_index is not None:
+            self.ignore_index = integer("SoftmaxFocalLoss", "ignore_index", ignore_index)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
@@ -220,7 +223,7 @@ class CTCLoss(Loss):
 
     def __init__(self, *, blank: int = 0, zero_infinity: bool = False, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.blank, self.zero_infinity = blank, zero_infinity
+        self.blank, self.zero_infinity = integer("CTCLoss", "blank", blank), zero_infinity
 
     def forward(
         self, log_probabilities: Tensor, targets: Any, input_lengths: Any = None, target_lengths: Any = None

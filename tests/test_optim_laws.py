@@ -708,3 +708,13 @@ def test_a_broken_state_is_refused_by_its_place(name):
     with pytest.raises((TypeError, ValueError), match=rf"Adam\.load_state_dict: {text}"):
         optimizer.load_state_dict(state)
     assert str(optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not takes_closure(kind)])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e38])
+def test_gradients_of_any_value_make_no_warning(kind, value):
+    w = nn.Parameter(np.ones((3, 2), np.float32))
+    optimizer = kind([w], lr=0.1)
+    for _ in range(2):
+        w.grad = mg.asarray(np.array([[value, 1.0], [0.0, 2.0], [-1.0, 3.0]], np.float32))
+        optimizer.step()

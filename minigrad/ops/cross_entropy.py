@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["cross_entropy", "nll_loss"]
 
 
+def check_ignored(who: str, ignore_index: Any) -> None:
+    """Raise where it is no index: no target would be equal to it."""
+    if ignore_index is not None and not hasattr(ignore_index, "__index__"):
+        raise DTypeError(message(who, "ignore_index", describe(ignore_index), "an int or None"))
+
+
 def rows(xp: Any, targets: Array, ignore_index: int | None) -> tuple[Array, Array]:
     """Which rows count, and the class of each, 0 for those that do not."""
     if ignore_index is None:
@@ -319,6 +325,7 @@ def cross_entropy(
     check_reduction("cross_entropy", reduction)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(message("cross_entropy", "label_smoothing", label_smoothing, "a number from 0 to 1"))
+    check_ignored("cross_entropy", ignore_index)
     logits, targets = prepare("cross_entropy", "logits", logits, targets, weight, soft=True)
     matrix = (math.prod(logits.shape[:-1]), logits.shape[-1])
     flat = shaped(logits, matrix)
@@ -405,6 +412,7 @@ def nll_loss(
     tensor(0.2877)
     """
     check_reduction("nll_loss", reduction)
+    check_ignored("nll_loss", ignore_index)
     source, targets = prepare("nll_loss", "log_probabilities", log_probabilities, targets, weight, soft=False)
     n = math.prod(source.shape[:-1])
     flat = shaped(source, (n, source.shape[-1]))

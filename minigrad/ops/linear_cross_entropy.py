@@ -12,7 +12,15 @@ from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.ops.conversion import new, to_array
-from minigrad.ops.cross_entropy import _cross_entropy, cross_entropy, row_weights, rows, shaped, total_weight
+from minigrad.ops.cross_entropy import (
+    _cross_entropy,
+    check_ignored,
+    cross_entropy,
+    row_weights,
+    rows,
+    shaped,
+    total_weight,
+)  # fmt: skip
 from minigrad.ops.loss import check_reduction, real
 from minigrad.ops.matmul import linear
 from minigrad.ops.registry import Array, op
@@ -288,6 +296,7 @@ def linear_cross_entropy(
         raise ValueError(message(who, "label_smoothing", label_smoothing, "a number from 0 to 1"))
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise ValueError(message(who, "chunk", repr(chunk), "a positive number of rows, or None"))
+    check_ignored(who, ignore_index)
     x, weight, targets = (tensor(who, given) for given in (x, weight, targets))
     if weight.ndim != 2:
         raise ShapeError(message(who, "weight", weight, "a matrix (in, classes)"))

@@ -180,11 +180,12 @@ class Optimizer:
         due = [self._due(group) for group in self.param_groups]
         changed: list[Tensor] = []
         try:
-            for group, (params, xs, gs, states, stages) in zip(self.param_groups, due, strict=True):
-                changed += params
-                self.update_all(xs, gs, states, group)
-                for stage in stages:
-                    stage.finish()
+            with np.errstate(all="ignore"):  # values follow IEEE 754, as in ops
+                for group, (params, xs, gs, states, stages) in zip(self.param_groups, due, strict=True):
+                    changed += params
+                    self.update_all(xs, gs, states, group)
+                    for stage in stages:
+                        stage.finish()
         finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
         return loss

@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad.data.samplers import positive
 from minigrad.data.streams import Rng
-from minigrad.data.transforms.transform import Array, Transform, need_package, numbers, pair, restore, working
+from minigrad.data.transforms.transform import Array, Transform, need_package, number, numbers, pair, restore, working
 from minigrad.errors import message
 
 __all__ = ["RandomAffine", "RandomRotation", "RandomScale", "inverse_matrices", "warp"]
@@ -80,7 +80,7 @@ class RandomAffine(Transform):
             raise ValueError(message(who, "order", self.order, "0 to 5"))
         if not isinstance(mode, str) or mode not in MODES:
             raise ValueError(message(who, "mode", repr(mode), f"one of {', '.join(map(repr, MODES))}"))
-        self.translate, self.mode, self.fill = shifts, mode, fill
+        self.translate, self.mode, self.fill = shifts, mode, number(who, "fill", fill)
 
     def apply(self, images: Array, rng: Rng) -> Array:
         n = len(images)
