@@ -492,3 +492,9 @@ def test_a_subset_of_what_are_no_indices_is_refused(indices):
         data.Subset(range(3), indices)
     assert list(data.Subset(range(3), np.array([], np.float64))) == []
     assert list(data.Subset(range(3), np.array([2, 0], np.uint8))) == [2, 0]
+
+
+@pytest.mark.parametrize("state", [None, 5, [("seed", 1)]])
+def test_a_state_that_is_no_mapping_is_refused(state):
+    with pytest.raises(TypeError, match=r"DataLoader\.load_state_dict: state is .* needs what state_dict gives"):
+        data.DataLoader(range(3)).load_state_dict(state)

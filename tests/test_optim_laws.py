@@ -718,3 +718,26 @@ def test_gradients_of_any_value_make_no_warning(kind, value):
     for _ in range(2):
         w.grad = mg.asarray(np.array([[value, 1.0], [0.0, 2.0], [-1.0, 3.0]], np.float32))
         optimizer.step()
+
+
+GROUPS = {
+    "none": (lambda: None, "group is None, needs a dict with 'params'"),
+    "bare": (
+        lambda: nn.Parameter([2.0]),
+        r"group is float32 \(1,\), needs a dict with .params.",
+    ),
+    "no list": (lambda: {"params": 5}, "'params' of a group is 5, needs an iterable of parameters"),
+    "model": (lambda: {"params": nn.Dense(2)}, r"'params' of a group is a Dense.* Pass model.parameters\(\)"),
+    "dict": (lambda: {"params": {"a": nn.Parameter([1.0])}}, "'params' of a group is a dict"),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_is_no_group_is_refused(name):
+    make, text = GROUPS[name]
+    optimizer = optim.SGD([nn.Parameter([1.0])], lr=0.1)
+    with pytest.raises(TypeError, match=f"SGD: {text}"):
+        optimizer.add_param_group(make())
+    with pytest.raises(TypeError, match=f"SGD: {text}"):
+        optim.SGD([{"params": [nn.Parameter([1.0])]}, make()], lr=0.1)
+    assert len(optimizer.param_groups) == 1

@@ -230,6 +230,9 @@ class DataLoader:
         ValueError
             The state is that of a loader over other items, or with other sizes of batches.
         """
+        given: Any = state
+        if not isinstance(given, Mapping):
+            raise TypeError(message("DataLoader.load_state_dict", "state", describe(given), "what state_dict gives"))
         for name in ("seed", "epoch", "batch"):
             positive("DataLoader.load_state_dict", name, state.get(name), least=0)
         for name, size in self._sizes().items():

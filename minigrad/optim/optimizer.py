@@ -241,12 +241,19 @@ class Optimizer:
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group: a dict with ``"params"`` and the hyperparameters that differ from the defaults."""
+        given: Any = group
+        if not isinstance(given, Mapping):
+            hint = "Groups and parameters cannot be mixed" if self.param_groups else ""
+            raise TypeError(message(self._who, "group", describe(given), "a dict with 'params'", hint))
         unknown = [key for key in group if key != "params" and key not in self.defaults]
         if unknown or "params" not in group:
             need = f"'params' and any of {', '.join(self.defaults)}"
             raise ValueError(message(self._who, "group", f"a dict with {', '.join(map(repr, group))}", need))
         params, names = [], []
         entries = group["params"]
+        if isinstance(entries, (Module, Mapping)) or not isinstance(entries, (Tensor, Iterable)):
+            hint = "Pass model.parameters()" if isinstance(entries, Module) else ""
+            raise TypeError(message(self._who, "'params' of a group", entries, "an iterable of parameters", hint))
         seen = {id(p) for other in self.param_groups for p in other["params"]}
         keys = {key for other in self._keys() for key in other}
         count = len(keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from minigrad.tensor import Tensor
 if TYPE_CHECKING:
     from minigrad.optim.optimizer import Optimizer
 
-__all__ = ["MASTER", "Stages", "wide"]
+__all__ = ["MASTER", "Stages", "mask_of", "wide"]
 
 Array = Any
 State = dict[str, Any]
@@ -53,7 +54,7 @@ class Stages:
         self.regularizer = getattr(p, "regularizer", None)  # a tensor that is no Parameter has none of the three
         self.constraint = getattr(p, "constraint", None)
         self._check(optimizer, group)
-        self.keep = _kept(optimizer, group, p)
+        self.keep = mask_of(p, lambda: _where(optimizer, group, p))
         self.lr = _learning_rate(optimizer, group, p)
         self.whole = self._whole()
         self.g = values_of(grad._array)
@@ -168,22 +169,22 @@ def _follow(master: Array, x: Array) -> None:
         np.copyto(master, cast(x, dtypes.float32), where=other)
 
 
-def _kept(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> Array | None:
-    """The mask as bools of the parameter's shape."""
+def mask_of(p: Tensor, where: Callable[[], str]) -> Array | None:
+    """The mask as bools of the parameter's shape; `where` says for an error who asks."""
     mask = getattr(p, "mask", None)
     if mask is None:
         return None
     keep = np.asarray(mask._array if isinstance(mask, Tensor) else mask)
     if keep.dtype != np.bool_:
         if keep.dtype not in dtypes.ALL:
-            raise TypeError(message(_where(optimizer, group, p), "mask", describe(mask), "bools or numbers"))
+            raise TypeError(message(where(), "mask", describe(mask), "bools or numbers"))
         keep = keep != 0
     if keep.shape != p.shape:
         try:
             keep = np.broadcast_to(keep, p.shape)
         except ValueError:
             need = f"{p.shape}, or what stretches to it"
-            raise ShapeError(message(_where(optimizer, group, p), "mask", f"{keep.shape}", need)) from None
+            raise ShapeError(message(where(), "mask", f"{keep.shape}", need)) from None
     return keep
 
 

@@ -150,6 +150,8 @@ def inverse_matrices(angle: Array, scale: Array, shear: Array) -> Array:
 
 def warp(who: str, images: Array, matrices: Array, offsets: Array, order: int, mode: str, fill: float) -> Array:
     """Take the value at ``matrix @ p + offset`` for each pixel p of each image."""
+    if not images.size:
+        return images.copy()
     transform = need_package(who, "scipy.ndimage", "scipy").affine_transform
     x = working(images)
     planes = x.reshape(len(x), -1, *x.shape[-2:])

@@ -38,6 +38,8 @@ class Cutout(Transform):
         self.size, self.fill = positive("Cutout", "size", size, least=0), number("Cutout", "fill", fill)
 
     def apply(self, images: Array, rng: Rng) -> Array:
+        if not images.size:
+            return images.copy()
         top, left = (rng.integers(0, extent, len(images)) - self.size // 2 for extent in images.shape[-2:])
         return paint(images, boxes(images, top, left, self.size, self.size), self.fill)
 
