@@ -98,6 +98,8 @@ class CallbackList(Callback):
             raise TypeError(message("Trainer", "callbacks", callback, "objects derived from train.Callback", hint))
         self.callbacks.append(callback)
         self.callbacks.sort(key=lambda c: c.last)  # stable
+        if hasattr(self, "trainer"):  # one that comes later than the trainer
+            callback.set_trainer(self.trainer)
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self.callbacks)
