@@ -903,3 +903,14 @@ def test_a_folder_of_damaged_checkpoints_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"whose checkpoints are all damaged, needs an empty folder.*Move them away"):
         fit(make(train.Checkpoint(tmp_path)), resume=tmp_path)
     assert names(tmp_path) == ["step-00000003.ckpt"]
+
+
+def test_a_method_that_nobody_calls_is_told():
+    class Keras(Callback):
+        def on_batch_end(self, batch, logs):
+            raise AssertionError
+
+    with pytest.warns(
+        UserWarning, match=r"Keras: methods is on_batch_end, which nobody calls, needs on_train_begin, .*"
+    ):
+        fit(make(Keras()), epochs=1)
