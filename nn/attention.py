@@ -236,6 +236,10 @@ class MultiHeadAttention(Module):
         own_value = own_key if value is None else self._tokens("value", value)
         if not alone and self.rotary is not None:
             raise ValueError(message(NAME, "key", own_key, "no key, as rotary positions are those of self-attention"))
+        if cache is not None and not isinstance(cache, KVCache):
+            raise TypeError(message(NAME, "cache", cache, "an nn.KVCache"))
+        mask = None if mask is None else as_tensor(mask)
+        bias = None if bias is None else as_tensor(bias)
         for name, x in (("mask", mask), ("bias", bias)):
             if x is not None and x.ndim not in (2, query.ndim + 1):
                 need = f"2 axes (queries, keys) or {query.ndim + 1} (batch, heads, queries, keys)"

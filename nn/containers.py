@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from typing import Any, NoReturn, overload
 
-from minigrad.errors import ShapeError, message
+from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -85,10 +85,9 @@ class ModuleList(_Holder, MutableSequence[Module]):
     """
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
-        given: Any = modules
-        if not isinstance(given, Iterable):
-            raise TypeError(message("ModuleList", "modules", given, "an iterable of modules"))
-        self._set(list(given))
+        if not isinstance(modules, Iterable):
+            raise TypeError(message("ModuleList", "modules", modules, "an iterable of modules"))
+        self._set(list(modules))
 
     def _set(self, modules: list[Any]) -> None:
         self._take([_check_module("ModuleList", f"module {i}", m) for i, m in enumerate(modules)])
@@ -158,7 +157,8 @@ class ModuleDict(_Holder, MutableMapping[str, Module]):
         try:
             found = dict(modules)
         except (TypeError, ValueError):
-            raise TypeError(message("ModuleDict", "modules", modules, "a dict, or pairs of name and module")) from None
+            need = "a mapping of names to modules, or pairs of them"
+            raise TypeError(message("ModuleDict", "modules", describe(modules), need)) from None
         self._set(found)
 
     def _set(self, modules: dict[Any, Any]) -> None:

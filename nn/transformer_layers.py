@@ -14,7 +14,7 @@ from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
-from minigrad.nn.projection import made_norm, weight_of
+from minigrad.nn.projection import are_complete, made_norm, weight_of
 from minigrad.tensor import Tensor
 
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
@@ -119,7 +119,7 @@ class TransformerEncoderLayer(Module):
     def begin(self, x: Tensor) -> None:
         """Refuse features that the heads do not divide before the normalization takes them for its own."""
         part: Module = self.self_attention  # another layer may be put in its place
-        if isinstance(part, MultiHeadAttention) and part.head_dim is None and x.ndim and x.shape[-1]:
+        if isinstance(part, MultiHeadAttention) and not are_complete(part.query) and x.ndim and x.shape[-1]:
             part.divided(x.shape[-1])
 
     def around(self, x: Tensor, norm: Module, part: Callable[[Tensor], Any]) -> Tensor:

@@ -82,7 +82,10 @@ def read_inputs(model: Generative, inputs: Any) -> dict[str, Any]:
     if inputs is not None and not isinstance(inputs, Mapping):
         raise TypeError(message("generate", "inputs", describe(inputs), "a mapping of names to values"))
     given = dict(inputs or {})
-    signature = inspect.signature(model.decoding)
+    try:
+        signature = inspect.signature(model.decoding)
+    except (TypeError, ValueError):  # it does not say what it takes
+        return given
     try:
         signature.bind(capacity=None, **given)
     except TypeError:

@@ -15,7 +15,7 @@ from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops.conversion import new, to_array
-from minigrad.ops.loss import check_reduction, real
+from minigrad.ops.loss import check_index, check_reduction, real
 from minigrad.ops.manipulation import reshape
 from minigrad.ops.registry import Array, op
 from minigrad.ops.samples import A, case, error
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
 __all__ = ["cross_entropy", "nll_loss"]
-
-
-def check_ignored(who: str, ignore_index: Any) -> None:
-    """Raise where it is no index: no target would be equal to it."""
-    if ignore_index is not None and not hasattr(ignore_index, "__index__"):
-        raise DTypeError(message(who, "ignore_index", describe(ignore_index), "an int or None"))
 
 
 def rows(xp: Any, targets: Array, ignore_index: int | None) -> tuple[Array, Array]:
@@ -323,9 +317,9 @@ def cross_entropy(
     tensor([0.6931, 0.    ])
     """
     check_reduction("cross_entropy", reduction)
+    check_index("cross_entropy", ignore_index)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(message("cross_entropy", "label_smoothing", label_smoothing, "a number from 0 to 1"))
-    check_ignored("cross_entropy", ignore_index)
     logits, targets = prepare("cross_entropy", "logits", logits, targets, weight, soft=True)
     matrix = (math.prod(logits.shape[:-1]), logits.shape[-1])
     flat = shaped(logits, matrix)
@@ -412,7 +406,7 @@ def nll_loss(
     tensor(0.2877)
     """
     check_reduction("nll_loss", reduction)
-    check_ignored("nll_loss", ignore_index)
+    check_index("nll_loss", ignore_index)
     source, targets = prepare("nll_loss", "log_probabilities", log_probabilities, targets, weight, soft=False)
     n = math.prod(source.shape[:-1])
     flat = shaped(source, (n, source.shape[-1]))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.ops.conversion import as_number, as_operand
-from minigrad.ops.cross_entropy import check_ignored, cross_entropy
-from minigrad.ops.loss import check_pair, check_reduction, pairs, real, reduce, refusals
+from minigrad.ops.cross_entropy import cross_entropy
+from minigrad.ops.loss import check_index, check_pair, check_reduction, pairs, real, reduce, refusals
 from minigrad.ops.reduction import sum as total
 from minigrad.ops.registry import Array, op
 from minigrad.ops.samples import A, case, error
@@ -166,8 +166,8 @@ def softmax_focal_loss(
     """
     who = "softmax_focal_loss"
     check_reduction(who, reduction)
+    check_index(who, ignore_index)
     check_gamma(who, gamma)
-    check_ignored(who, ignore_index)
     index = as_operand(who, "targets", targets)
     if index.dtype in dtypes.FLOATING:
         raise DTypeError(message(who, "targets", index, "class indices of an integer dtype"))

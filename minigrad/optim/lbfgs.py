@@ -13,7 +13,7 @@ from minigrad._core import arrays, tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, GradError, describe, message
-from minigrad.nn.module import check_initialized
+from minigrad.nn.deferred import check_initialized
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.line_search import Point, strong_wolfe
 from minigrad.optim.optimizer import Array, Group, Optimizer
