@@ -21,20 +21,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def extent(who: str, name: str, value: Any) -> int:
-    """A positive extent; `who` is the layer and `name` its argument."""
-    found = integer(who, name, value)
-    if found < 1:
-        raise ShapeError(message(who, name, f"{found}", "at least 1"))
-    return found
-
-
 def integer(who: str, name: str, value: Any) -> int:
     """An int, of any sign."""
     try:
         return operator.index(value)
     except TypeError:
         raise TypeError(message(who, name, describe(value), "an int")) from None
+
+
+def extent(who: str, name: str, value: Any) -> int:
+    """A positive extent; `who` is the layer and `name` its argument."""
+    found = integer(who, name, value)
+    if found < 1:
+        raise ShapeError(message(who, name, f"{found}", "at least 1"))
+    return found
 
 
 def number(who: str, name: str, value: Any) -> float:

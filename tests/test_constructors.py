@@ -54,7 +54,17 @@ REQUIRED: dict[str, Any] = {
 }  # fmt: skip
 NAMESPACES = (nn, optim, schedules, amp, data, transforms, train)
 # plain records, bases without a meaning of their own, and names that take what follows as it is
-LEFT_OUT = {"Optimizer", "LRScheduler", "Average", "Table", "Digits", "LoadReport", "LayerCache"}
+LEFT_OUT = {
+    "Optimizer",
+    "LRScheduler",
+    "Average",
+    "Table",
+    "Digits",
+    "LoadReport",
+    "LayerCache",
+    "TensorBoard",
+}  # the last one needs a package
+CALLED = {"optimizer", "schedule"}  # a class given for these is called, and speaks for itself
 
 
 def constructors() -> Iterator[Any]:
@@ -92,6 +102,8 @@ def test_nonsense_is_refused_in_words(kind: Any) -> None:
     wrong = []
     for p in parameters:
         for value in NONSENSE:
+            if value is int and p.name in CALLED:
+                continue
             given = {name: REQUIRED[name]() if callable(REQUIRED[name]) else REQUIRED[name] for name in needed}
             text = refusal(lambda given=given, name=p.name, value=value: kind(**{**given, name: value}))
             if text and not re.match(r"[\w.]+: ", text):

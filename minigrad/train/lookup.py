@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from minigrad import nn, optim
-from minigrad.errors import message
+from minigrad.errors import describe, message
 from minigrad.nn import functional
 from minigrad.nn.module import Module
 from minigrad.optim import schedules
 from minigrad.train.metrics import BinaryAccuracy, Metric, get
 
 __all__ = [
-    "LOSSES", "SCHEDULES", "check_ema", "check_optimizer", "default_metrics", "find_loss", "find_optimizer",
-    "find_schedule", "name_of", "optimizers",
+    "LOSSES", "SCHEDULES", "check_ema", "check_optimizer", "find_loss", "find_metrics", "find_optimizer",
+    "find_schedule", "name_of",
 ]  # fmt: skip
 
 LOSSES: dict[str, Callable[[], Any]] = {
@@ -62,6 +63,20 @@ def find_loss(loss: Any) -> Any:
     return loss
 
 
+def find_metrics(metrics: Any, loss: Any) -> list[Metric]:
+    """Metrics of their names, copies of metrics, or those that suit the loss; each has a name of its own."""
+    if metrics is None:
+        metrics = default_metrics(loss)
+    given = [metrics] if isinstance(metrics, (str, Metric)) else metrics
+    if not isinstance(given, Iterable):
+        raise TypeError(message("Trainer", "metrics", describe(metrics), "an iterable of names and metrics"))
+    found = [copy.deepcopy(get(metric)) for metric in given]
+    names = [metric.name for metric in found]
+    if len({"loss", "lr", "grad_norm", "skipped", *names}) < len(names) + 4:
+        raise ValueError(message("Trainer", "metrics", f"named {', '.join(names)}", "a name of its own for each"))
+    return found
+
+
 def default_metrics(loss: Any) -> list[Metric]:
     """What to measure where nobody says it: the accuracy, if the loss is one of classes."""
     if isinstance(loss, CLASSES) or loss is functional.cross_entropy:
@@ -71,24 +86,16 @@ def default_metrics(loss: Any) -> list[Metric]:
     return []
 
 
-def optimizers() -> dict[str, type[optim.Optimizer]]:
-    """The optimizers by their names in small letters."""
-    found = [getattr(optim, name) for name in optim.__all__]
-    made = [c for c in found if isinstance(c, type) and issubclass(c, optim.Optimizer) and c is not optim.Optimizer]
-    return {c.__name__.lower(): c for c in made}
-
-
 def find_optimizer(optimizer: Any, model: Module, lr: float | None) -> Any:
     """The optimizer of a name or of what makes one of parameters, or one itself."""
     options: dict[str, Any] = {} if lr is None else {"lr": lr}
     if isinstance(optimizer, str):
-        by_name = optimizers()
-        return by_name[_known("optimizer", optimizer.lower(), by_name)](model.named_parameters(), **options)
+        return optim.get(optimizer, model.named_parameters(), **options)
     if hasattr(optimizer, "param_groups"):
         if lr is not None:
             raise ValueError(message("Trainer", "lr", lr, "None where the optimizer is an object, which has its own"))
         return optimizer
-    if not callable(optimizer):
+    if not callable(optimizer) or (isinstance(optimizer, type) and not issubclass(optimizer, optim.Optimizer)):
         raise TypeError(message("Trainer", "optimizer", optimizer, "a name, an optimizer, or a function of parameters"))
     return optimizer(model.named_parameters(), **options)
 

@@ -25,12 +25,12 @@ from minigrad.train.lookup import (
     check_ema,
     check_optimizer,
     check_schedule,
-    default_metrics,
     find_loss,
+    find_metrics,
     find_optimizer,
     find_schedule,
 )
-from minigrad.train.metrics import Metric, get
+from minigrad.train.metrics import Metric
 from minigrad.train.pipeline import Pipeline
 from minigrad.train.source import Source, make_source
 from minigrad.train.sums import Sums
@@ -158,14 +158,7 @@ class Trainer:
         if isinstance(self.loss, Module) and device is not None:
             self.loss.to(device=device)
         self.optimizer = find_optimizer(optimizer, model, lr)
-        if metrics is None:
-            metrics = default_metrics(self.loss)
-        elif isinstance(metrics, (str, Metric)):
-            metrics = [metrics]
-        self.metrics: list[Metric] = [copy.deepcopy(get(metric)) for metric in metrics]
-        names = [metric.name for metric in self.metrics]
-        if len({"loss", "lr", "grad_norm", "skipped", *names}) < len(names) + 4:
-            raise ValueError(message("Trainer", "metrics", f"named {', '.join(names)}", "a name of its own for each"))
+        self.metrics: list[Metric] = find_metrics(metrics, self.loss)
         self.test_metrics = copy.deepcopy(self.metrics)
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler: Any = amp.GradScaler() if precision == "fp16" else None
@@ -193,7 +186,7 @@ class Trainer:
         self.ema: Any = optim.EMA(model, ema) if isinstance(ema, (int, float)) else ema
         if ema is not None:
             check_ema(self.ema, model)
-        self.callbacks = CallbackList([callbacks] if isinstance(callbacks, Callback) else callbacks)
+        self.callbacks = CallbackList(callbacks)
         self.callbacks.set_trainer(self)
         self.pipeline = Pipeline(self)
 

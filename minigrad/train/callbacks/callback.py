@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from minigrad.errors import message
+from minigrad.errors import describe, message
 
 if TYPE_CHECKING:
     from minigrad.train.trainer import Trainer
@@ -89,7 +89,10 @@ class CallbackList(Callback):
 
     def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
         self.callbacks: list[Callback] = []
-        for callback in callbacks:
+        given: Any = [callbacks] if isinstance(callbacks, Callback) else callbacks
+        if not isinstance(given, Iterable):
+            raise TypeError(message("Trainer", "callbacks", describe(callbacks), "an iterable of callbacks"))
+        for callback in given:
             self.append(callback)
 
     def append(self, callback: Any) -> None:
