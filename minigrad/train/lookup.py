@@ -43,7 +43,9 @@ SCHEDULES: dict[str, Callable[[Any, int], Any]] = {
     "one_cycle": lambda optimizer, steps: schedules.OneCycleLR(
         optimizer, optimizer.param_groups[0]["lr"], total_steps=steps
     ),
-    "warmup_cosine": lambda optimizer, steps: schedules.WarmupCosineLR(optimizer, max(steps // 20, 1), steps),
+    "warmup_cosine": lambda optimizer, steps: schedules.WarmupCosineLR(
+        optimizer, min(max(steps // 20, 1), steps - 1), steps
+    ),
 }
 
 
@@ -74,12 +76,21 @@ def default_metrics(loss: Any) -> list[Metric]:
 def optimizers() -> dict[str, type[optim.Optimizer]]:
     """The optimizers by their names in small letters."""
     found = [getattr(optim, name) for name in optim.__all__]
-    made = [c for c in found if isinstance(c, type) and issubclass(c, optim.Optimizer) and c is not optim.Optimizer]
+    others = (optim.Optimizer, optim.LBFGS)  # the base, and what does not go by steps
+    made = [c for c in found if isinstance(c, type) and issubclass(c, optim.Optimizer) and c not in others]
     return {c.__name__.lower(): c for c in made}
 
 
 def find_optimizer(optimizer: Any, model: Module, lr: float | None) -> Any:
     """The optimizer of a name or of what makes one of parameters, or one itself."""
+    made = _made_optimizer(optimizer, model, lr)
+    if isinstance(made, optim.LBFGS):
+        need = "an optimizer that makes a step of one gradient"
+        raise TypeError(message("Trainer", "optimizer", "LBFGS, which searches along a line", need))
+    return made
+
+
+def _made_optimizer(optimizer: Any, model: Module, lr: float | None) -> Any:
     options: dict[str, Any] = {} if lr is None else {"lr": lr}
     if isinstance(optimizer, str):
         by_name = optimizers()
