@@ -993,3 +993,9 @@ def test_an_optimizer_that_needs_more_than_a_gradient_is_refused_at_once():
         Trainer(mlp(), optimizer="lbfgs")
     with pytest.raises(TypeError, match=r"optimizer is LBFGS, which searches along a line, needs an optimizer that"):
         Trainer(mlp(), optimizer=optim.LBFGS)
+
+
+@pytest.mark.parametrize("name", ["val_loss", "val_accuracy", "epoch", "loss"])
+def test_a_metric_does_not_take_the_name_of_another_log(name):
+    with pytest.raises(ValueError, match=rf"metrics is named {name}, needs a name of its own.*and val_\.\.\."):
+        Trainer(mlp(), metrics=[train.metrics.Accuracy(name)])

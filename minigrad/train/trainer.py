@@ -37,6 +37,7 @@ from minigrad.train.sums import Sums
 
 __all__ = ["Trainer"]
 
+TAKEN = ("loss", "lr", "grad_norm", "skipped", "epoch")  # names of other logs and of the first column of a table
 STYLES: dict[str | int, str] = {0: "", 1: "bar", 2: "lines", "auto": "auto"}
 PRECISIONS = {None: None, "fp32": None, "fp16": dtypes.float16, "bf16": dtypes.bfloat16}
 
@@ -164,8 +165,9 @@ class Trainer:
             metrics = [metrics]
         self.metrics: list[Metric] = [copy.deepcopy(get(metric)) for metric in metrics]
         names = [metric.name for metric in self.metrics]
-        if len({"loss", "lr", "grad_norm", "skipped", *names}) < len(names) + 4:
-            raise ValueError(message("Trainer", "metrics", f"named {', '.join(names)}", "a name of its own for each"))
+        if len({*TAKEN, *names}) < len(names) + len(TAKEN) or any(name.startswith("val_") for name in names):
+            need = f"a name of its own for each, and none of {', '.join(TAKEN)} and val_..."
+            raise ValueError(message("Trainer", "metrics", f"named {', '.join(names)}", need))
         self.test_metrics = copy.deepcopy(self.metrics)
         self.autocast_dtype = PRECISIONS[precision]
         self.scaler: Any = amp.GradScaler() if precision == "fp16" else None
