@@ -199,9 +199,8 @@ def plot(losses: list[float], checks: list[tuple[int, float]], what: str, path: 
     width = max(len(losses) // 50, 1)
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
     axes.plot(steps, losses, color="C0", alpha=0.25, linewidth=0.7)
-    axes.plot(
-        steps[width - 1 :], smooth, color="C0", label=f"training, mean of {width} steps" if width > 1 else "training"
-    )
+    label = f"training, mean of {width} steps" if width > 1 else "training"
+    axes.plot(steps[width - 1 :], smooth, color="C0", label=label)
     axes.plot(*zip(*checks, strict=True), color="C1", marker="o", label="validation")
     axes.set(title=what, xlabel="step", ylabel="cross-entropy of a character (nats)")
     axes.grid(alpha=0.3)

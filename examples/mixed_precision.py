@@ -293,8 +293,9 @@ def plot(task: Task, records: dict[str, Record], what: str, path: str) -> None:
             heights = [record.scales[step - 1] for step in record.skipped]
             scale_axes.plot(record.skipped, heights, "x", color="C3", label=f"{len(record.skipped)} skipped steps")
     loss_axes.set(title="Training loss", yscale="log")
-    for set_formatter in (loss_axes.yaxis.set_major_formatter, loss_axes.yaxis.set_minor_formatter):
-        set_formatter(ticker.FormatStrFormatter("%g"))
+    loss_axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    # 0.7 and 0.9 would be written into their neighbours
+    loss_axes.yaxis.set_minor_formatter(lambda y, _: "" if f"{y:g}".strip("0.") in ("7", "9") else f"{y:g}")
     score_axes.set(title=task.score_name.capitalize())
     if "%" in task.score_format:
         score_axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))

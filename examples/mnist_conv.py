@@ -153,8 +153,9 @@ def plot(history: list[list[float]], test_set: Part, logits: mg.Tensor, accuracy
     axes.plot(epochs, train_loss, marker=".", label="training, with dropout")
     axes.plot(epochs, validation_loss, marker=".", label="validation")
     axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        set_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    # 0.7 and 0.9 would be written into their neighbours
+    axes.yaxis.set_minor_formatter(lambda y, _: "" if f"{y:g}".strip("0.") in ("7", "9") else f"{y:g}")
     other = middle.subplots()
     other.plot(epochs, validation_accuracy, marker=".", color="C1", label="validation")
     other.axhline(accuracy, color="black", linestyle=":", label="test, at the end")

@@ -92,8 +92,9 @@ def plot(history: dict[str, list[float]], test_set: Part, logits: mg.Tensor, acc
         place.set_xlim(0.5, len(epochs) + 0.5)
         place.grid(alpha=0.3)
     axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        set_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    # 0.7 and 0.9 would be written into their neighbours
+    axes.yaxis.set_minor_formatter(lambda y, _: "" if f"{y:g}".strip("0.") in ("7", "9") else f"{y:g}")
     other.axhline(accuracy, color="black", linestyle=":", label="test, at the end")
     other.set(title="Accuracy", xlabel="epoch", ylabel="digits read correctly")
     other.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))

@@ -187,9 +187,7 @@ def main() -> None:
     phonemes = Alphabet(phoneme for _, said in pairs for way in said for phoneme in way)
     order = np.random.default_rng(args.seed).permutation(len(pairs))
     if args.held_out >= len(pairs):
-        raise SystemExit(
-            f"the dictionary has {len(pairs)} words, so {args.held_out} to test with leave none to train with"
-        )
+        raise SystemExit(f"of {len(pairs)} words in the dictionary {args.held_out} to test leave none to train with")
     held_out, kept = ([pairs[i] for i in part] for part in (order[: args.held_out], order[args.held_out :]))
     print(f"cmudict: {len(kept)} words to train with, {len(held_out)} to test")
     config = Seq2SeqConfig(

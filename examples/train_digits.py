@@ -131,8 +131,9 @@ def plot(history: list[list[float]], test_accuracy: float, what: str, path: str)
     left.plot(epochs, train_loss, marker=".", label="training")
     left.plot(epochs, validation_loss, marker=".", label="validation")
     left.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    for set_formatter in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
-        set_formatter(ticker.FormatStrFormatter("%g"))
+    left.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    # 0.7 and 0.9 would be written into their neighbours
+    left.yaxis.set_minor_formatter(lambda y, _: "" if f"{y:g}".strip("0.") in ("7", "9") else f"{y:g}")
     right.plot(epochs, train_accuracy, marker=".", label="training")
     right.plot(epochs, validation_accuracy, marker=".", label="validation")
     right.axhline(test_accuracy, color="black", linestyle=":", label="test, at the end")

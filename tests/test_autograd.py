@@ -362,6 +362,14 @@ def test_anomaly_names_the_backward_op_and_where_it_was_recorded():
             y.backward()
 
 
+def test_anomaly_sees_gradients_without_axes():
+    x = leaf([1.0, 2.0])
+    with mg.detect_anomaly():
+        y = mg.sqrt((x * 0.0).sum())
+        with pytest.raises(GradError, match=r"the backward of sqrt, recorded at .*test_autograd\.py:\d+"):
+            y.backward()
+
+
 def test_anomaly_does_not_blame_an_op_for_the_inf_it_was_given():
     with mg.detect_anomaly():
         scores = mg.where(mg.tensor([True, False]), mg.tensor([1.0, 2.0]), -math.inf)

@@ -910,7 +910,18 @@ def test_a_method_that_nobody_calls_is_told():
         def on_batch_end(self, batch, logs):
             raise AssertionError
 
-    with pytest.warns(
-        UserWarning, match=r"Keras: methods is on_batch_end, which nobody calls, needs on_train_begin, .*"
-    ):
+    with pytest.warns(UserWarning, match=r"Keras: methods is on_batch_end, which nobody calls, needs on_train"):
         fit(make(Keras()), epochs=1)
+
+
+def test_the_plot_knows_what_early_stopping_found_in_this_epoch(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    best = []
+    monkeypatch.setattr(train.Plot, "draw", lambda self, history, epoch: best.append(epoch))
+    # in whatever order they are given, the last picture of a run that is stopped is drawn, and marks its best epoch
+    losses = iter([3.0, 2.0, 2.5, 2.6])
+    told = train.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(loss=next(losses)))
+    stopping = train.EarlyStopping("loss", patience=2)
+    fit(make(told, train.Plot(tmp_path / "history.png", every=3), stopping), epochs=9)
+    assert stopping.stopped_epoch == 3
+    assert best == [1, 1]

@@ -979,3 +979,23 @@ def test_a_function_as_metric_weighs_batches_of_nested_targets():
     for part in (values[:7], values[7:]):
         metric.update(None, {"a": part, "b": part})
     assert metric.result() == pytest.approx(4.5, abs=1e-12)
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+@pytest.mark.parametrize("name", ["cosine", "linear", "one_cycle", "warmup_cosine"])
+def test_every_schedule_goes_over_a_single_step(name, per):
+    trainer = Trainer(mlp(), schedule=name, schedule_per=per, seed=0)
+    assert len(trainer.fit(examples(4), verbose=0)["lr"]) == trainer.step == 1
+
+
+def test_an_optimizer_that_needs_more_than_a_gradient_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"optimizer is 'lbfgs', needs one of (?!.*lbfgs)"):
+        Trainer(mlp(), optimizer="lbfgs")
+    with pytest.raises(TypeError, match=r"optimizer is LBFGS, which searches along a line, needs an optimizer that"):
+        Trainer(mlp(), optimizer=optim.LBFGS)
+
+
+@pytest.mark.parametrize("name", ["val_loss", "val_accuracy", "epoch", "loss"])
+def test_a_metric_does_not_take_the_name_of_another_log(name):
+    with pytest.raises(ValueError, match=rf"metrics is named {name}, needs a name of its own.*and val_\.\.\."):
+        Trainer(mlp(), metrics=[train.metrics.Accuracy(name)])

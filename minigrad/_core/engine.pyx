@@ -17,6 +17,8 @@ from minigrad._core.tape cimport (
 import os
 import weakref
 
+from numpy import generic
+
 from minigrad._core.tape import grad_mode
 from minigrad.errors import DTypeError, GradError, ShapeError
 
@@ -816,6 +818,8 @@ def is_finite(value):
     array = (<TensorBase>value)._array if isinstance(value, TensorBase) else value
     if not hasattr(array, "dtype") or array.dtype.kind in "biu":
         return True
+    if type(array) not in _backends and isinstance(array, generic):    # what NumPy makes of arrays without axes
+        array = _backends[ndarray].asarray(array)
     return bool(_backends[type(array)].namespace.isfinite(array).all()) if type(array) in _backends else True
 
 

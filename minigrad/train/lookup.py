@@ -33,6 +33,8 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "smooth_l1": nn.SmoothL1Loss,
 }
 
+TAKEN = ("loss", "lr", "grad_norm", "skipped", "epoch")  # names of other logs and of the first column of a table
+
 # of class indices, and of a yes or no for each element
 CLASSES = (nn.CrossEntropyLoss, nn.SoftmaxFocalLoss, nn.NLLLoss)
 BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
@@ -44,7 +46,9 @@ SCHEDULES: dict[str, Callable[[Any, int], Any]] = {
     "one_cycle": lambda optimizer, steps: schedules.OneCycleLR(
         optimizer, optimizer.param_groups[0]["lr"], total_steps=steps
     ),
-    "warmup_cosine": lambda optimizer, steps: schedules.WarmupCosineLR(optimizer, max(steps // 20, 1), steps),
+    "warmup_cosine": lambda optimizer, steps: schedules.WarmupCosineLR(
+        optimizer, min(max(steps // 20, 1), steps - 1), steps
+    ),
 }
 
 
@@ -72,8 +76,9 @@ def find_metrics(metrics: Any, loss: Any) -> list[Metric]:
         raise TypeError(message("Trainer", "metrics", describe(metrics), "an iterable of names and metrics"))
     found = [copy.deepcopy(get(metric)) for metric in given]
     names = [metric.name for metric in found]
-    if len({"loss", "lr", "grad_norm", "skipped", *names}) < len(names) + 4:
-        raise ValueError(message("Trainer", "metrics", f"named {', '.join(names)}", "a name of its own for each"))
+    if len({*TAKEN, *names}) < len(names) + len(TAKEN) or any(name.startswith("val_") for name in names):
+        need = f"a name of its own for each, and none of {', '.join(TAKEN)} and val_..."
+        raise ValueError(message("Trainer", "metrics", f"named {', '.join(names)}", need))
     return found
 
 
@@ -88,6 +93,14 @@ def default_metrics(loss: Any) -> list[Metric]:
 
 def find_optimizer(optimizer: Any, model: Module, lr: float | None) -> Any:
     """The optimizer of a name or of what makes one of parameters, or one itself."""
+    made = _made_optimizer(optimizer, model, lr)
+    if isinstance(made, optim.LBFGS):
+        need = "an optimizer that makes a step of one gradient"
+        raise TypeError(message("Trainer", "optimizer", "LBFGS, which searches along a line", need))
+    return made
+
+
+def _made_optimizer(optimizer: Any, model: Module, lr: float | None) -> Any:
     options: dict[str, Any] = {} if lr is None else {"lr": lr}
     if isinstance(optimizer, str):
         return optim.get(optimizer, model.named_parameters(), **options)

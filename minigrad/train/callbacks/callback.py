@@ -103,12 +103,8 @@ class CallbackList(Callback):
         unknown = [name for name in dir(callback) if name.startswith("on_") and not hasattr(Callback, name)]
         if unknown:  # such as on_batch_end: another library's, or a slip of the pen
             known = [name for name in vars(Callback) if name.startswith("on_")]
-            warnings.warn(
-                message(
-                    type(callback).__name__, "methods", f"{', '.join(unknown)}, which nobody calls", ", ".join(known)
-                ),
-                stacklevel=2,
-            )
+            got = f"{', '.join(unknown)}, which nobody calls"
+            warnings.warn(message(type(callback).__name__, "methods", got, ", ".join(known)), stacklevel=2)
         self.callbacks.append(callback)
         self.callbacks.sort(key=lambda c: c.last)  # stable
         if hasattr(self, "trainer"):  # one that comes later than the trainer

@@ -56,6 +56,8 @@ class Plot(Callback):
     ['history.png']
     """
 
+    last = True  # early stopping first, whose best epoch is marked and after which the last picture is drawn
+
     def __init__(
         self,
         path: str | os.PathLike[str],
