@@ -138,7 +138,7 @@ def test_errors_name_what_does_not_fit() -> None:
         world.broadcast(np.array(["a"]))
     with pytest.raises(DTypeError, match="byte order"):
         world.allreduce(np.ones(2, ">f4"))
-    with pytest.raises(ShapeError, match="out is float32 .3,., needs float32 .2,., as x"):
+    with pytest.raises(ShapeError, match=r"out is float32 .3,., needs float32 .2,., as x"):
         world.allreduce(np.ones(2, np.float32), out=np.ones(3, np.float32))
     with pytest.raises(ValueError, match="in C order"):
         world.allreduce(np.ones(2, np.float32), out=np.ones(4, np.float32)[::2])
@@ -160,7 +160,7 @@ def test_init_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="needs 'single', which runs already"):
         parallel.init("processes")
     monkeypatch.setattr(start, "_world", None)
-    with pytest.raises(RuntimeError, match="minigrad.launch"):
+    with pytest.raises(RuntimeError, match=r"minigrad\.launch"):
         parallel.init("processes")
     with pytest.raises(ValueError, match="engine is 'nccl'"):
         parallel.init("nccl")

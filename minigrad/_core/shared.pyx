@@ -28,7 +28,7 @@ cdef extern from *:
     static void mg_die_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
     static void mg_sleep_on(int32_t* word, int32_t seen, int64_t nanoseconds) {
         struct timespec t = {nanoseconds / 1000000000, nanoseconds % 1000000000};
-        syscall(SYS_futex, word, FUTEX_WAIT, seen, &t, NULL, 0);  /* woken, changed, late or interrupted: all the same */
+        syscall(SYS_futex, word, FUTEX_WAIT, seen, &t, NULL, 0);  /* whatever ends it, the caller looks again */
     }
     static void mg_wake(int32_t* word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
     #else
@@ -230,10 +230,10 @@ cdef class Channel:
     cdef int wait_for(self, int32_t* word, int32_t seen, int32_t* sleepers, int only) noexcept nogil:
         """Wait until a word is no longer what was seen there: spin a little, then sleep."""
         cdef int64_t start = mg_now()
-        cdef int code = OK, i
+        cdef int code = OK, _i
         if self.spin > 0:
             while mg_now() - start < self.spin:
-                for i in range(32):
+                for _i in range(32):
                     if mg_load(word) != seen:
                         return OK
                     mg_pause()

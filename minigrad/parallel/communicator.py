@@ -164,9 +164,8 @@ class Communicator(abc.ABC):
         tail = array.shape[1:]
         width = int(np.prod(tail, dtype=np.int64)) * array.itemsize
         own = np.array([len(array), width, CODES.index(array.dtype)], np.int64)
-        table = np.empty(3 * self.size, np.int64)
-        self._all_gather(own.view(np.uint8), table.view(np.uint8), np.arange(self.size + 1) * own.nbytes)
-        table = table.reshape(self.size, 3)
+        table = np.empty((self.size, 3), np.int64)
+        self._all_gather(own.view(np.uint8), table.reshape(-1).view(np.uint8), np.arange(self.size + 1) * own.nbytes)
         odd = np.flatnonzero((table[:, 1:] != own[1:]).any(axis=1))
         if odd.size:
             got = f"of {table[odd[0], 1]} bytes a row on rank {odd[0]}, and of {width} on rank {self.rank}"
@@ -299,9 +298,6 @@ class Communicator(abc.ABC):
     def abort(self, reason: str = "") -> None:
         """End all ranks, with a reason that is shown; this one by `SystemExit`, if nothing is faster."""
         self._abort(reason)
-
-    def close(self) -> None:
-        """Let go of what the group holds; no collective."""
 
     # --- what an engine writes --------------------------------------------------------------------------------------
 

@@ -65,7 +65,8 @@ class MPICommunicator(Communicator):
         go = counts.tolist(), (ends[:-1] * x.itemsize).tolist()
         self.comm.Alltoallv([x.view(np.uint8), go, self.byte], [parts.reshape(-1).view(np.uint8), come, self.byte])
         shared.combine(list(parts), parts[0], x.itemsize, kind, shared.ops[op])
-        return parts[0]
+        own: Array = parts[0]
+        return own
 
     def _gather(self, x: Array, out: Array, ends: Array) -> None:
         places = np.diff(ends).tolist(), ends[:-1].tolist()
