@@ -4,6 +4,7 @@ FAMILIES = (
     "overhead",
     "chain",
     "mlp",
+    "trainer",
     "activations",
     "dropout",
     "cross_entropy",

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import ops
+from minigrad import dtypes, ops
+from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import as_tensor, extent, finite, number
 from minigrad.nn.kv_cache import KVCache
@@ -130,7 +131,7 @@ class MultiHeadAttention(Module):
         self._value_dim = None if value_dim is None else extent(NAME, "value_dim", value_dim)
         if features is not None:
             features = extent(NAME, "features", features)
-            self._head_dim = self._divided(features)
+            self._head_dim = self.divided(features)
         size = self._head_dim
         own = self._value_dim or size
         keys = features if key_features is None else extent(NAME, "key_features", key_features)
@@ -153,7 +154,7 @@ class MultiHeadAttention(Module):
     def _times(heads: int, size: int | None) -> int | None:
         return None if size is None else heads * size
 
-    def _divided(self, features: int) -> int:
+    def divided(self, features: int) -> int:
         """The features of a head."""
         if self._head_dim is None and features % self.num_heads:
             need = f"a multiple of num_heads, {self.num_heads}"
@@ -235,20 +236,24 @@ class MultiHeadAttention(Module):
         own_value = own_key if value is None else self._tokens("value", value)
         if not alone and self.rotary is not None:
             raise ValueError(message(NAME, "key", own_key, "no key, as rotary positions are those of self-attention"))
+        if cache is not None and not isinstance(cache, KVCache):
+            raise TypeError(message(NAME, "cache", cache, "an nn.KVCache"))
+        mask = None if mask is None else as_tensor(mask)
+        bias = None if bias is None else as_tensor(bias)
         for name, x in (("mask", mask), ("bias", bias)):
             if x is not None and x.ndim not in (2, query.ndim + 1):
                 need = f"2 axes (queries, keys) or {query.ndim + 1} (batch, heads, queries, keys)"
                 raise ShapeError(message(NAME, name, x, need, f"{name}[:, None] serves all heads of a sequence"))
         if cache is not None and query.ndim != 3:
             raise ShapeError(message(NAME, "query", query, "shape (batch, queries, features) with a cache"))
-        self._complete(query, own_key, own_value)
-        q = self._heads(self.query(query), self.num_heads)
-        if self.query_norm is not None:
-            q = self.query_norm(q)
         options: dict[str, Any] = {
             "mask": mask, "bias": bias, "is_causal": is_causal, "window": self.window, "softcap": self.softcap,
             "alibi_slopes": self.slopes, "key_lengths": key_lengths, "scale": self.scale,
         }  # fmt: skip
+        self._complete(query, own_key, own_value, None if cache is not None else options)
+        q = self._heads(self.query(query), self.num_heads)
+        if self.query_norm is not None:
+            q = self.query_norm(q)
         if cache is not None and not alone and not cache.is_empty:
             k, v = cache.read()
         else:
@@ -284,7 +289,7 @@ class MultiHeadAttention(Module):
             raise ShapeError(message(NAME, name, given, "shape (batch, length, features)"))
         return given
 
-    def _complete(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def _complete(self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any] | None) -> None:
         """Give the parameters that wait for it their shape."""
         waits = not are_complete(self.query, self.key, self.value, self.output)
         last = getattr(self.output, "out_features", None) if waits else None
@@ -296,9 +301,11 @@ class MultiHeadAttention(Module):
                 raise ShapeError(message(NAME, name, describe(x), f"{known} features"))
         if waits:
             features = query.shape[-1]
-            size = known_extent(self.head_dim, _share(self.key, self.num_kv_heads)) or self._divided(features)
+            size = known_extent(self.head_dim, _share(self.key, self.num_kv_heads)) or self.divided(features)
             reads = (getattr(self.output, "in_features", None) or 0) // self.num_heads
-            own = known_extent(self._value_dim, _share(self.value, self.num_kv_heads), reads, size)
+            own = known_extent(self._value_dim, _share(self.value, self.num_kv_heads), reads) or size
+            if options is not None:
+                self._try(query, key, value, (size, size, own), options)
             for layer, given, made in (
                 (self.query, features, self.num_heads * size),
                 (self.key, key.shape[-1], self.num_kv_heads * size),
@@ -307,6 +314,17 @@ class MultiHeadAttention(Module):
             ):
                 if isinstance(layer, Projection):
                     layer.complete(given, made)
+
+    def _try(self, query: Tensor, key: Tensor, value: Tensor, sizes: tuple[int, ...], options: dict[str, Any]) -> None:
+        """Refuse, before anything is fixed, what the first call would."""
+        made = []
+        for x, heads, size in zip((query, key, value), (self.num_heads, *[self.num_kv_heads] * 2), sizes, strict=True):
+            kind = dtypes.default_float if x.dtype in dtypes.INTEGER | dtypes.BOOL else x.dtype
+            made.append(ops.zeros((*x.shape[:-2], heads, x.shape[-2], size), dtype=kind, device=x.device))
+        if self.rotary is not None:
+            made[:2] = map(self.rotary, made[:2])
+        with no_grad():
+            ops.scaled_dot_product_attention(*made, **options)
 
     @staticmethod
     def _heads(x: Tensor, heads: int) -> Tensor:

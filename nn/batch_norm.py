@@ -9,6 +9,7 @@ from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.errors import ShapeError, message
 from minigrad.nn import init
+from minigrad.nn.checks import integer
 from minigrad.nn.deferred import Buffer
 from minigrad.nn.normalization import Normalization
 from minigrad.tensor import Tensor
@@ -103,7 +104,7 @@ class BatchNorm(Normalization):
         if momentum is not None and not (number and 0 <= momentum <= 1):
             raise ValueError(message(who, "momentum", momentum, "a share, 0 <= momentum <= 1, or None"))
         self.momentum = momentum
-        self.axis = axis
+        self.axis = integer(who, "axis", axis)
         self._setup(features, eps, weight=affine, bias=affine, dtype=dtype)
         shape = (None,)
         if track_running_stats:
@@ -129,6 +130,8 @@ class BatchNorm(Normalization):
             if self.training and n == 1:
                 hint = "Leave out a last batch of one sample, or call eval()"
                 raise ShapeError(message(who, "x", x, "more than one element a channel while training", hint))
+            if not n and x.shape[axis]:
+                raise ShapeError(message(who, "x", x, "a batch of at least one element"))
             x = self._check(x, axis)
             out, batch_mean, batch_var = ops.batch_norm_training(x, self.weight, self.bias, self.eps, axis=axis)
             if self.training and mean is not None and var is not None:

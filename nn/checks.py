@@ -16,17 +16,32 @@ from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "as_tensor", "check_hook", "check_name", "check_names", "check_options", "extent", "finite", "kept_buffers",
-    "number", "positive", "write",
+    "as_tensor",
+    "check_hook",
+    "check_name",
+    "check_names",
+    "check_options",
+    "extent",
+    "finite",
+    "integer",
+    "kept_buffers",
+    "number",
+    "positive",
+    "write",
 ]  # fmt: skip
+
+
+def integer(who: str, name: str, value: Any) -> int:
+    """An int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(message(who, name, describe(value), "an int")) from None
 
 
 def extent(who: str, name: str, value: Any) -> int:
     """A positive extent; `who` is the layer and `name` its argument."""
-    try:
-        found = operator.index(value)
-    except TypeError:
-        raise TypeError(message(who, name, describe(value), "an int")) from None
+    found = integer(who, name, value)
     if found < 1:
         raise ShapeError(message(who, name, f"{found}", "at least 1"))
     return found

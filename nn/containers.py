@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from typing import Any, NoReturn, overload
 
-from minigrad.errors import ShapeError, message
+from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -85,6 +85,8 @@ class ModuleList(_Holder, MutableSequence[Module]):
     """
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
+        if not isinstance(modules, Iterable):
+            raise TypeError(message("ModuleList", "modules", modules, "an iterable of modules"))
         self._set(list(modules))
 
     def _set(self, modules: list[Any]) -> None:
@@ -152,7 +154,12 @@ class ModuleDict(_Holder, MutableMapping[str, Module]):
     __hash__ = object.__hash__
 
     def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
-        self._set(dict(modules))
+        try:
+            found = dict(modules)
+        except (TypeError, ValueError):
+            need = "a mapping of names to modules, or pairs of them"
+            raise TypeError(message("ModuleDict", "modules", describe(modules), need)) from None
+        self._set(found)
 
     def _set(self, modules: dict[Any, Any]) -> None:
         for key, module in modules.items():

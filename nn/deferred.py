@@ -12,7 +12,7 @@ from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.tensor import Tensor
 
-__all__ = ["Buffer", "Deferred", "Fill", "shape_text"]
+__all__ = ["Buffer", "Deferred", "Fill", "check_initialized", "shape_text"]
 
 Fill = Callable[[Tensor], Any]
 
@@ -170,3 +170,10 @@ def shape_text(p: Tensor) -> str:
         return f"{p.shape}"
     inner = ", ".join(str(extent or "?") for extent in p.shape)
     return f"({inner},)" if p.ndim == 1 else f"({inner})"
+
+
+def check_initialized(who: str, name: str, t: Tensor) -> None:
+    """Raise where a tensor still waits for the batch that completes its shape."""
+    if isinstance(t, Deferred) and not t.is_initialized:
+        hint = "Give its layer the number of features (in_features=, features=), or call the model on one batch first"
+        raise ShapeError(message(who, name, f"uninitialized, {shape_text(t)}", "its full shape", hint))

@@ -130,6 +130,8 @@ class FeedForward(Module):
             raise ShapeError(message(NAME, "x", x, f"shape (..., {known or 'features'})"))
         if waits:
             features = x.shape[-1]
+            if isinstance(self.hidden, Projection) and not self.hidden.weight.shape[0]:
+                ops.linear(x[..., :0], self.hidden.weight)  # refuses, before anything is fixed, what the real one would
             between = self.hidden_features or self._between(features, self.gate is not None)
             for layer, given, made in (
                 (self.gate, features, between), (self.hidden, features, between), (self.output, between, features),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad import dtypes, ops
+from minigrad._core import tape
 from minigrad.autograd import is_grad_enabled, no_grad
 from minigrad.errors import DTypeError, GradError, ShapeError, message
 from minigrad.nn.checks import extent
@@ -144,7 +145,8 @@ class KVCache:
         if self._keys is None or self._values is None:
             raise ShapeError(message("KVCache", None, "nothing so far", "an append before"))
         length = self.length
-        return self._keys[:, :, :length], self._values[:, :, :length]
+        keys, values = self._keys, self._values
+        return tape.share(keys, keys._array[:, :, :length]), tape.share(values, values._array[:, :, :length])
 
     def reorder(self, index: Any) -> None:
         """Make sequence ``index[b]`` the sequence b, for beam search; the batch may become smaller or larger.

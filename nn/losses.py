@@ -6,11 +6,14 @@ a target against a prediction.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from minigrad import ops
+import numpy as np
+
+from minigrad import dtypes, ops
 from minigrad.errors import message
-from minigrad.nn.checks import number
+from minigrad.nn.checks import integer, number
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -30,6 +33,22 @@ class Loss(Module):
             need = f"one of {', '.join(self.reductions)}"
             raise ValueError(message(type(self).__name__, "reduction", repr(reduction), need))
         self.reduction = reduction
+
+    def denominator(self, target: Any) -> float | None:
+        """What the mean divides by, so that losses of parts of a batch can be put together; None for a sum.
+
+        Examples
+        --------
+        >>> import minigrad as mg
+        >>> from minigrad import nn
+        >>> nn.CrossEntropyLoss(ignore_index=0).denominator(mg.tensor([0, 2, 1]))
+        2.0
+        """
+        return None if self.reduction == "sum" else self.count(ops.asarray(target))
+
+    def count(self, target: Tensor) -> float:
+        """How many targets count, each by its weight; subclasses say where that is not one an element."""
+        return float(target.size)
 
     def extra_repr(self) -> str:
         """The reduction, where it is not the mean."""
@@ -74,7 +93,7 @@ class CrossEntropyLoss(Loss):
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(message("CrossEntropyLoss", "label_smoothing", label_smoothing, "a number from 0 to 1"))
         self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = _read_index(type(self).__name__, ignore_index)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
@@ -87,6 +106,11 @@ class CrossEntropyLoss(Loss):
             reduction=self.reduction,
         )
 
+    def count(self, target: Tensor) -> float:
+        if target.dtype in dtypes.FLOATING:
+            return float(math.prod(target.shape[:-1]))
+        return _count_classes(target, self.ignore_index, self.weight)
+
 
 class NLLLoss(Loss):
     """Negative log-likelihood of log-probabilities against class indices; see `minigrad.nll_loss`."""
@@ -96,12 +120,15 @@ class NLLLoss(Loss):
     def __init__(self, *, weight: Any = None, ignore_index: int | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = _read_index(type(self).__name__, ignore_index)
 
     def forward(self, log_probabilities: Tensor, targets: Any) -> Tensor:
         """The loss of log-probabilities (..., classes)."""
         options = {"ignore_index": self.ignore_index, "reduction": self.reduction}
         return ops.nll_loss(log_probabilities, targets, weight=self.weight, **options)  # type: ignore[arg-type]
+
+    def count(self, target: Tensor) -> float:
+        return _count_classes(target, self.ignore_index, self.weight)
 
 
 class BCEWithLogitsLoss(Loss):
@@ -189,12 +216,16 @@ class SoftmaxFocalLoss(Loss):
     ) -> None:
         super().__init__(reduction)
         self.register_buffer("weight", weight)
-        self.gamma, self.ignore_index = _read_gamma("SoftmaxFocalLoss", gamma), ignore_index
+        self.gamma = _read_gamma("SoftmaxFocalLoss", gamma)
+        self.ignore_index = _read_index("SoftmaxFocalLoss", ignore_index)
 
     def forward(self, logits: Tensor, targets: Any) -> Tensor:
         """The loss of logits (..., classes)."""
         options: dict[str, Any] = {"ignore_index": self.ignore_index, "reduction": self.reduction}
         return ops.softmax_focal_loss(logits, targets, weight=self.weight, gamma=self.gamma, **options)
+
+    def count(self, target: Tensor) -> float:
+        return _count_classes(target, self.ignore_index, None)
 
 
 class CTCLoss(Loss):
@@ -229,6 +260,9 @@ class CTCLoss(Loss):
         options: dict[str, Any] = {"blank": self.blank, "zero_infinity": self.zero_infinity}
         lengths = input_lengths, target_lengths
         return ops.ctc_loss(log_probabilities, targets, *lengths, **options, reduction=self.reduction)
+
+    def count(self, target: Tensor) -> float:
+        return float(len(target))
 
 
 class MSELoss(Loss):
@@ -304,6 +338,24 @@ class KLDivLoss(Loss):
     def forward(self, prediction: Tensor, target: Any) -> Tensor:
         """The loss of a prediction and a target of one shape."""
         return ops.kl_div(prediction, target, log_target=self.log_target, reduction=self.reduction)
+
+    def count(self, target: Tensor) -> float:
+        return float(len(target) if self.reduction == "batchmean" and target.ndim else target.size)
+
+
+def _count_classes(target: Tensor, ignore_index: int | None, weight: Tensor | None) -> float:
+    """The weights of the class indices that count, summed."""
+    if ignore_index is None and weight is None:
+        return float(target.size)
+    index = target._array
+    if ignore_index is not None:
+        index = index[index != ignore_index]
+    return float(index.size if weight is None else weight._array[index].sum(dtype=np.float64))
+
+
+def _read_index(who: str, ignore_index: Any) -> int | None:
+    """The target that does not count, or None."""
+    return None if ignore_index is None else integer(who, "ignore_index", ignore_index)
 
 
 def _read_gamma(who: str, gamma: Any) -> float:

@@ -84,3 +84,6 @@ class TripletMarginLoss(Loss):
         """The loss of three vectors (..., features)."""
         options: dict[str, Any] = {"margin": self.margin, "p": self.p, "eps": self.eps, "swap": self.swap}
         return ops.triplet_margin_loss(anchor, positive, negative, **options, reduction=self.reduction)
+
+    def count(self, target: Tensor) -> float:
+        return float(math.prod(target.shape[:-1]))

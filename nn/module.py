@@ -12,10 +12,10 @@ import numpy as np
 from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
-from minigrad.errors import DTypeError, ShapeError, layer_path, message
+from minigrad.errors import DTypeError, layer_path, message
 from minigrad.nn.checkpointing import run_checkpointed
 from minigrad.nn.checks import check_hook, check_name, check_names, write
-from minigrad.nn.deferred import Deferred, shape_text
+from minigrad.nn.deferred import check_initialized
 from minigrad.nn.loading import misfits
 from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
@@ -482,13 +482,6 @@ def _parts(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple
         for key, v in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(v, (Parameter, Module, list, tuple, dict)):
                 yield from _parts(f"{name}.{key}", v, (*above, id(value)))
-
-
-def check_initialized(who: str, name: str, t: Tensor) -> None:
-    """Raise where a tensor still waits for the batch that completes its shape."""
-    if isinstance(t, Deferred) and not t.is_initialized:
-        hint = "Give its layer the number of features (in_features=, features=), or call the model on one batch first"
-        raise ShapeError(message(who, name, f"uninitialized, {shape_text(t)}", "its full shape", hint))
 
 
 def clear_gradients(parameters: list[Any], set_to_none: bool) -> None:

@@ -96,7 +96,7 @@ class Normalization(Module):
         """Complete what waits with the features of x, if they fit."""
         who, known = type(self).__name__, self._known()
         if not -x.ndim <= axis < x.ndim:
-            raise ShapeError(message(who, "x", x, f"{-axis if axis < 0 else axis + 1} axes or more"))
+            raise ShapeError(message(who, "x", x, f"{_count(-axis if axis < 0 else axis + 1)} or more"))
         if x.dtype in dtypes.COMPLEX:
             raise DTypeError(message(who, "x", x, "real numbers"))
         if known is not None and found != known:
@@ -110,6 +110,10 @@ class Normalization(Module):
         known = self._known()
         text = "?" if known is None else _text(known)
         return text if self.eps == self._usual_eps else f"{text}, eps={self.eps:g}"
+
+
+def _count(axes: int) -> str:
+    return "1 axis" if axes == 1 else f"{axes} axes"
 
 
 def _text(shape: tuple[int, ...]) -> str:

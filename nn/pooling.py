@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from minigrad import ops
 from minigrad.errors import ShapeError, message
+from minigrad.nn.checks import as_tensor
 from minigrad.nn.module import Module
 from minigrad.ops.windows import sizes
 from minigrad.tensor import Tensor
@@ -180,6 +181,7 @@ class _GlobalAvgPool(Module):
 
     def forward(self, x: Tensor) -> Any:
         """Give (n, channels) of x of shape (n, channels, *extents)."""
+        x = as_tensor(x)
         if x.ndim != self.axes + 2:
             need = f"{self.axes + 2} axes, (batch, channels, {self.axes} spatial)"
             raise ShapeError(message(type(self).__name__, "x", x, need))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes, ops
-from minigrad.errors import ShapeError, message
+from minigrad.errors import ShapeError, describe, message
 from minigrad.nn import init
 from minigrad.nn.checks import as_tensor, extent, positive
 from minigrad.nn.module import Module
@@ -77,7 +77,7 @@ class Tables:
 
     def rows(self, like: Tensor, offset: Offset, length: int, dtype: Any) -> Tensor:
         """Rows of the positions from `offset` on: (length, ...), or (batch, length, ...) for several offsets."""
-        start = read_offset(offset)
+        start = read_offset(offset, like)
         key = (dtype, like.device)
         table = self.kept.get(key)
         needed = int(np.max(start, initial=0)) + length
@@ -100,11 +100,14 @@ class Tables:
         return Tables, (self.compute,)
 
 
-def read_offset(offset: Offset) -> int | np.ndarray[Any, Any]:
-    """An offset as an int, or an array of them, none negative."""
+def read_offset(offset: Offset, x: Tensor) -> int | np.ndarray[Any, Any]:
+    """An offset of x as an int, or an array of them, none negative."""
     found = np.asarray(offset.numpy() if isinstance(offset, Tensor) else offset)
     if found.dtype.kind not in "iu" or found.ndim > 1:
         raise TypeError(message("positions", "offset", offset, "an integer, or one for each sequence of the batch"))
+    if found.ndim and len(found) not in (1, x.shape[0] if x.ndim > 2 else 1):
+        need = f"one integer, or one for each sequence of x {describe(x)}"
+        raise ShapeError(message("positions", "offset", f"{len(found)} integers", need))
     if found.size and found.min() < 0:
         raise ValueError(message("positions", "offset", f"{found.min()}", "a position of at least 0"))
     return found if found.ndim else int(found)
@@ -217,11 +220,14 @@ class LearnedPositions(Module):
         With one offset for each sequence x is (batch, length, features).
         """
         x = tokens("LearnedPositions", x)
-        start, length = read_offset(offset), x.shape[-2]
+        start, length = read_offset(offset, x), x.shape[-2]
         last = int(np.max(start, initial=0)) + length
         if last > self.max_length:
             need = f"at most {self.max_length} positions, max_length of the layer"
             raise ShapeError(message("LearnedPositions", "x", f"{x.dtype} {x.shape} up to position {last - 1}", need))
+        known = self.weight.shape[1]
+        if not x.shape[-1] or (known and x.shape[-1] != known):
+            raise ShapeError(message("LearnedPositions", "x", x, f"shape (..., length, {known or 'features'})"))
         self.weight.initialize((self.max_length, x.shape[-1]))
         if isinstance(start, int):
             return x + self.weight[start : start + length]

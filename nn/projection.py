@@ -66,11 +66,6 @@ class Projection(Module):
         """Features of the output, None until they are known."""
         return self.weight.shape[1] or (None if self.bias is None else self.bias.shape[0]) or None
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the parameters have their shape; plain tensors in their place have theirs."""
-        return getattr(self.weight, "_fill", None) is None and getattr(self.bias, "_fill", None) is None
-
     def _ties(self) -> list[Tie]:
         """The bias is as long as the weight is wide."""
         return [[(self.weight, 1, 1), (self.bias, 0, 1)]]
@@ -98,10 +93,11 @@ class Projection(Module):
 
 def are_complete(*parts: Module | None) -> bool:
     """Whether none of the projections among the parts of a layer waits for its shape."""
-    # in every call of these layers, where a generator would cost as much again
-    for part in parts:  # noqa: SIM110
-        if isinstance(part, Projection) and not part.is_complete:
-            return False
+    for part in parts:  # in every call of these layers, so at the least cost
+        if isinstance(part, Projection):
+            own = part.__dict__
+            if getattr(own["weight"], "_fill", None) is not None or getattr(own["bias"], "_fill", None) is not None:
+                return False
     return True
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 from minigrad import ops
 from minigrad.errors import ShapeError, message
+from minigrad.nn.checks import integer
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -38,8 +38,8 @@ class Flatten(Module):
     """
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
-        self.start_axis = operator.index(start_axis)
-        self.end_axis = operator.index(end_axis)
+        self.start_axis = integer("Flatten", "start_axis", start_axis)
+        self.end_axis = integer("Flatten", "end_axis", end_axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of any shape."""
@@ -76,8 +76,9 @@ class Reshape(Module):
     """
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        extents: Any = shape if isinstance(shape, Sequence) else (shape,)
-        self.shape = tuple(operator.index(n) for n in extents)
+        given: Any = shape
+        extents = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+        self.shape = tuple(integer("Reshape", "shape", n) for n in extents)
         if sum(n < 0 for n in self.shape) > 1 or min(self.shape, default=0) < -1:
             raise ShapeError(message("Reshape", "shape", f"{self.shape}", "extents of at least 0, and -1 at most once"))
 

@@ -153,6 +153,8 @@ class TransformerDecoder(Module):
         ShapeError
             If the cache was made for another number of layers.
         """
+        if cache is not None and not isinstance(cache, DecoderCache):
+            raise TypeError(message("TransformerDecoder", "cache", cache, "an nn.DecoderCache"))
         if cache is not None and len(cache.layers) != len(self.layers):
             need = f"{len(self.layers)}, as the decoder has"
             raise ShapeError(message("TransformerDecoder", "layers of the cache", f"{len(cache.layers)}", need))

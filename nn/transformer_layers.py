@@ -7,13 +7,13 @@ from typing import Any
 
 from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
-from minigrad.nn.checks import check_options
+from minigrad.nn.checks import as_tensor, check_options
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
-from minigrad.nn.projection import made_norm, weight_of
+from minigrad.nn.projection import are_complete, made_norm, weight_of
 from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
@@ -94,9 +94,7 @@ class TransformerEncoderLayer(Module):
         **attention: Any,
     ) -> None:
         self.norm_first = norm_first(type(self).__name__, norm)
-        if not callable(norm_layer):
-            need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
-            raise TypeError(message(type(self).__name__, "norm_layer", describe(norm_layer), need))
+        check_norm_layer(type(self).__name__, norm_layer)
         given: dict[str, Any] = {
             "features": features, "bias": bias, "kernel_initializer": kernel_initializer, "dtype": dtype
         }  # fmt: skip
@@ -118,6 +116,12 @@ class TransformerEncoderLayer(Module):
         parts = (attention.query, network.hidden, self.self_attention_norm, self.feed_forward_norm)
         return [weight_of(part) for part in parts]
 
+    def begin(self, x: Tensor) -> None:
+        """Refuse features that the heads do not divide before the normalization takes them for its own."""
+        part: Module = self.self_attention  # another layer may be put in its place
+        if isinstance(part, MultiHeadAttention) and not are_complete(part.query) and x.ndim and x.shape[-1]:
+            part.divided(x.shape[-1])
+
     def around(self, x: Tensor, norm: Module, part: Callable[[Tensor], Any]) -> Tensor:
         """A part of the layer with its normalization and its residual connection."""
         if self.norm_first:
@@ -135,6 +139,8 @@ class TransformerEncoderLayer(Module):
     ) -> Tensor:
         """Apply the layer to x of shape (batch, length, features); the others are those of `MultiHeadAttention`."""
         options: dict[str, Any] = {"mask": mask, "bias": bias, "is_causal": is_causal, "key_lengths": key_lengths}
+        x = as_tensor(x)
+        self.begin(x)
         x = self.around(x, self.self_attention_norm, lambda y: self.self_attention(y, **options))
         return self.around(x, self.feed_forward_norm, self.feed_forward)
 
@@ -239,6 +245,8 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         if (memory is None) != (self.cross_attention is None):
             need = "none, as there is no cross-attention" if self.cross_attention is None else "the encoder's output"
             raise ValueError(message(type(self).__name__, "memory", memory, need, "See cross_attention="))
+        x = as_tensor(x)
+        self.begin(x)
         own, other = (None, None) if cache is None else cache
         options: dict[str, Any] = {"mask": mask, "bias": bias, "is_causal": is_causal, "key_lengths": key_lengths}
         x = self.around(x, self.self_attention_norm, lambda y: self.self_attention(y, cache=own, **options))
@@ -254,3 +262,10 @@ def norm_first(who: str, norm: str) -> bool:
     if norm not in ("pre", "post"):
         raise ValueError(message(who, "norm", repr(norm), "'pre' or 'post'"))
     return norm == "pre"
+
+
+def check_norm_layer(who: str, norm_layer: Any) -> None:
+    """Raise where it can make no normalization."""
+    if not callable(norm_layer):
+        need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
+        raise TypeError(message(who, "norm_layer", describe(norm_layer), need))

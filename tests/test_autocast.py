@@ -627,3 +627,40 @@ def test_a_cast_next_to_the_kernel_is_what_the_kernel_gets():
         found = X @ Y
     expected = X.astype(mg.bfloat16) @ Y.astype(mg.bfloat16)
     assert found.tolist() == expected.tolist()
+
+
+@half_types
+def test_beside_torch(half):
+    """The same network, half types in the same places, and gradients as near to float32's as PyTorch's are."""
+    torch = pytest.importorskip("torch")
+    theirs_half = torch.bfloat16 if half == mg.bfloat16 else torch.float16
+    x, w1, w2 = (normal(*shape, seed=s).numpy() for s, shape in enumerate([(12, 6), (6, 16), (16, 3)]))
+    labels = np.arange(12) % 3
+
+    def ours(enabled):
+        a, b = mg.tensor(w1, requires_grad=True), mg.tensor(w2, requires_grad=True)
+        with amp.autocast(half, enabled=enabled):
+            h = mg.gelu(mg.asarray(x) @ a)
+            z = F.layer_norm(h, mg.ones(16), mg.zeros(16))
+            y = z @ b
+            loss = F.cross_entropy(y, mg.asarray(labels))
+        loss.backward()
+        return [str(t.dtype) for t in (h, y, loss, a.grad)], [a.grad.numpy(), b.grad.numpy()]
+
+    def theirs():
+        a, b = torch.tensor(w1, requires_grad=True), torch.tensor(w2, requires_grad=True)
+        with torch.autocast("cpu", dtype=theirs_half):
+            h = torch.nn.functional.gelu(torch.tensor(x) @ a)
+            z = torch.nn.functional.layer_norm(h, (16,))
+            y = z @ b
+            loss = torch.nn.functional.cross_entropy(y.float(), torch.tensor(labels))
+        loss.backward()
+        kinds = [str(t.dtype).removeprefix("torch.") for t in (h, y, loss, a.grad)]
+        return kinds, [a.grad.numpy(), b.grad.numpy()]
+
+    (kinds, found), (their_kinds, their_found), (_, truth) = ours(True), theirs(), ours(False)
+    assert kinds == their_kinds == [str(half), str(half), "float32", "float32"]
+    for mine, other, expected in zip(found, their_found, truth, strict=True):
+        error, their_error = (np.linalg.norm(g - expected) / np.linalg.norm(expected) for g in (mine, other))
+        assert error < 8**0.5 * mg.finfo(half).eps
+        assert error < 1.5 * their_error  # theirs rounds the norm to half too

@@ -81,6 +81,10 @@ def test_types_and_missing_values(tmp_path: pathlib.Path) -> None:
     path.write_text("1,2\n3,4.5\n")
     table = data.load_csv(path, target=-1, header=False, dtype=np.int16)
     assert table.features.dtype == np.int16
+    assert table.targets is not None
+    assert (table.targets.tolist(), table.targets.dtype) == ([2.0, 4.5], np.float64)
+    half = data.load_csv(path, header=False, dtype=mg.bfloat16).features
+    assert (half.tolist(), half.dtype) == ([[1, 2], [3, 4.5]], mg.bfloat16)
     assert data.load_csv(path, target=1, header=False, dtype="f8").targets.tolist() == [2.0, 4.5]  # type: ignore[union-attr]
 
 
@@ -96,6 +100,7 @@ def test_types_and_missing_values(tmp_path: pathlib.Path) -> None:
         ),
         ("a,b\n1,2.5\n", {"dtype": np.int8}, DataError, "line 2, column 'b': is '2.5', needs a number of int8"),
         ("a,b\n1,300\n", {"dtype": np.int8}, DataError, "line 2, column 'b': is '300', needs a number of int8"),
+        ("a,b\n1,1e99\n", {}, DataError, "line 2, column 'b': is '1e99', needs a number of float32"),
         ("a,b\n1\n", {}, DataError, "line 2: has 1 fields, needs 2"),
         ("a,y\n1,\n", {"target": "y"}, DataError, "line 2, column 'y': is an empty field, needs a target"),
         ('a,b\n1,"2\n', {}, DataError, "line 2: unexpected end of data"),

@@ -168,6 +168,43 @@ def test_mnist_conv_without_tqdm_and_matplotlib(tmp_path, mnist_folder):
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_mnist_ffn(tmp_path, mnist_folder):
+    pytest.importorskip("matplotlib")
+    small = ("--hidden", "64", "--batch-size", "20", "--dropout", "0.1", "--shift", "1", "--lr", "0.003")
+    options = ("--data", mnist_folder, *small, "--epochs", "4", "--resume", "run")
+    text = run(tmp_path, "mnist_ffn.py", *options, "--plot", "picture.png")
+    rows = re.findall(
+        r"^epoch \d/4 .*\bloss ([\d.]+) .*\bval_loss ([\d.]+) .*val_accuracy ([\d.]+)", text, re.MULTILINE
+    )
+    assert len(rows) == 4
+    first, last = ([float(value) for value in row] for row in (rows[0], rows[-1]))
+    assert last[0] < first[0] / 1.5
+    assert last[1] < first[1]
+    assert "570 images to train with, 30 to validate, 200 to test" in text
+    reached = re.search(r"test accuracy ([\d.]+)% \(.*\), loss [\d.]+", text)
+    assert float(reached[1]) > 75
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    again = run(tmp_path, "mnist_ffn.py", *options, "--plot", "")  # the run is done: the same weights, and no epoch
+    assert reached[0] in again
+    assert "epoch" not in again
+    assert "picture" not in again
+
+
+def test_custom_loop(tmp_path):
+    """A loop that is stopped and called again ends as one that is not."""
+    options = ("--epochs", "3", "--save-every", "4", "--precision", "fp16", "--accumulate", "3", "--batch-size", "20")
+    text = run(tmp_path, "custom_loop.py", *options)
+    losses = [float(found) for found in re.findall(r"loss ([\d.]+)", text)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    assert not list(tmp_path.iterdir())
+    stopped = run(tmp_path, "custom_loop.py", *options, "--stop-after", "35")
+    assert stopped.endswith("stopped after step 35\n")
+    again = run(tmp_path, "custom_loop.py", *options)
+    assert again.startswith("going on after step 32, in epoch 1\n")
+    assert again.splitlines()[-1] == text.splitlines()[-1]
+
+
 def test_char_gpt(tmp_path):
     for package in ("matplotlib", "safetensors"):
         pytest.importorskip(package)
@@ -196,6 +233,71 @@ def test_char_gpt_reads_a_file(tmp_path):
         return [re.sub(r"[\d.]+ s\b", "", line) for line in text.splitlines()]
 
     assert lines("1") == lines("1") != lines("2")
+
+
+TRAINING = ("float32", "float16, scaled", "float16, not scaled")
+
+
+def mixed(folder, *arguments, hide=()):
+    """What mixed_precision.py prints: losses of each training, its row of the table, and all of it."""
+    text = run(folder, "mixed_precision.py", *arguments, hide=hide)
+    rows = {
+        name: (
+            [float(found) for found in re.findall(rf"^{name} +step .* training loss ([\d.]+)", text, re.MULTILINE)],
+            re.search(rf"^{name}  +([\d.]+)%? +([\d.]+%|-) +(\d+) +([\d.]+|-) ", text, re.MULTILINE).groups(),
+        )
+        for name in TRAINING
+    }
+    return rows, text
+
+
+def test_mixed_precision(tmp_path, mnist_folder):
+    pytest.importorskip("matplotlib")
+    small = ("--hidden", "32", "--steps", "90", "--batch-size", "20", "--looks", "3", "--growth-interval", "40")
+    rows, text = mixed(tmp_path, "--data", mnist_folder, *small, "--plot", "picture.png")
+    for losses, (accuracy, _, _, _) in rows.values():
+        assert len(losses) == 3
+        assert losses[-1] < losses[0] / 2
+        assert float(accuracy) > 75
+    assert rows["float32"][1][1:] == ("-", "0", "-")
+    lost, skipped, scale = rows["float16, scaled"][1][1:]
+    assert lost == "0.00%"
+    assert int(skipped) <= 2  # each growth may be one too many
+    assert 2.0**14 <= float(scale) <= 2.0**18
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "python examples/mixed_precision.py --task autoencoder" in text.splitlines()[-1]
+
+
+def test_mixed_precision_with_small_gradients(tmp_path, mnist_folder):
+    small = (
+        "--hidden",
+        "32",
+        "--steps",
+        "40",
+        "--batch-size",
+        "400",
+        "--lr",
+        "0.01",
+        "--looks",
+        "2",
+        "--weights",
+        "float32",
+    )
+    rows, text = mixed(tmp_path, "--task", "autoencoder", "--data", mnist_folder, *small, hide=("tqdm", "matplotlib"))
+    for losses, _ in rows.values():
+        assert losses[-1] < losses[0]
+    assert float(rows["float16, not scaled"][1][1][:-1]) > 5 > 1 > float(rows["float16, scaled"][1][1][:-1])
+    assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
+    assert "no picture, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
+
+
+def test_mixed_precision_of_a_text(tmp_path):
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(50 * "blü blü im Abendrot ".encode()))
+    small = ("--layers", "1", "--features", "16", "--block", "8", "--steps", "30", "--looks", "2", "--plot", "")
+    rows, _ = mixed(tmp_path, "--task", "text", "--data", "text.txt.gz", *small)
+    for losses, (validation, _, _, _) in rows.values():
+        assert losses[-1] < losses[0]
+        assert abs(float(validation) - float(rows["float32"][1][0])) < 0.1
 
 
 @pytest.mark.parametrize(

@@ -526,6 +526,7 @@ ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "length_penalty is 'a', needs a number", {"beams": 2, "length_penalty": "a"}),
     (TypeError, "inputs is 3, needs a mapping of names to values", {"inputs": 3}),
     (TypeError, "inputs is 'source', needs what GPT.decoding takes: nothing", {"inputs": {"source": 1}}),
+    (TypeError, "model is the class GPT, needs a model", {"model": GPT}),
     (TypeError, "model is a Dense, needs a model with a method decoding", {"model": nn.Dense(2)}),
 ]
 

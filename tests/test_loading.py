@@ -1,4 +1,4 @@
-"""Loading a state into layers that wait for their first batch: what fits is taken, what contradicts itself is not."""
+"""Layers that wait for their first batch: a state or a batch that does not fit changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import nn
-from minigrad.errors import ShapeError
+from minigrad.errors import GradError, ShapeError
 
 TOKENS, VECTORS, IMAGES = mg.ones((2, 3, 8)), mg.ones((4, 6)), mg.ones((2, 6, 3, 3))
 LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Any]]] = {
@@ -120,3 +120,50 @@ def test_layers_put_in_the_place_of_others_have_shapes_of_their_own() -> None:
     other.query = Turned()
     other.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(other(TOKENS).detach().numpy(), call.detach().numpy())
+
+
+COMPLEX = {"dtype": mg.complex64}
+BATCHES: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "complex attention": (
+        lambda: nn.MultiHeadAttention(2), lambda m: m(mg.ones((2, 3, 4), **COMPLEX)), lambda m: m(TOKENS),
+    ),
+    "mask": (
+        lambda: nn.MultiHeadAttention(2), lambda m: m(mg.ones((2, 3, 4)), mask=mg.ones((5, 5)) > 0),
+        lambda m: m(TOKENS),
+    ),
+    "lengths": (
+        lambda: nn.MultiHeadAttention(2), lambda m: m(mg.ones((2, 3, 4)), key_lengths=[9, 9]), lambda m: m(TOKENS),
+    ),
+    "values": (
+        lambda: nn.MultiHeadAttention(2),
+        lambda m: m(mg.ones((2, 3, 4)), mg.ones((2, 4, 4)), mg.ones((2, 5, 4))),
+        lambda m: m(TOKENS, mg.ones((2, 4, 3))),
+    ),
+    "odd heads with rotary positions": (
+        lambda: nn.MultiHeadAttention(2, rotary=True), lambda m: m(mg.ones((2, 3, 6))), lambda m: m(TOKENS),
+    ),
+    "heads that do not divide": (
+        lambda: nn.TransformerEncoder(1, 2), lambda m: m(mg.ones((2, 3, 7))), lambda m: m(TOKENS),
+    ),
+    "the same in a decoder": (
+        lambda: nn.TransformerDecoder(1, 2, cross_attention=False), lambda m: m(mg.ones((2, 3, 7))),
+        lambda m: m(TOKENS),
+    ),
+    "complex network": (nn.FeedForward, lambda m: m(mg.ones((2, 4), **COMPLEX)), lambda m: m(TOKENS)),
+    "no batch": (nn.BatchNorm, lambda m: m(mg.ones((0, 3))), lambda m: m(VECTORS)),
+    "positions": (lambda: nn.LearnedPositions(3), lambda m: m(mg.ones((4, 2))), lambda m: m(TOKENS)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "bad", "good"), BATCHES.values(), ids=BATCHES)
+def test_a_first_batch_that_fails_fixes_nothing(
+    make: Callable[[], nn.Module], bad: Callable[[Any], Any], good: Callable[[Any], Any]
+) -> None:
+    module, other = make(), make()
+    before = shapes(module)
+    with pytest.raises((ValueError, TypeError, GradError)):
+        bad(module)
+    assert shapes(module) == before
+    good(module)
+    good(other)
+    assert shapes(module) == shapes(other)

@@ -159,6 +159,9 @@ def test_loss(model: LanguageModel, limit: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_errors(model: LanguageModel) -> None:
+    for kind in (GPT, Llama):
+        with pytest.raises(TypeError, match=f"{kind.__name__}: config is None, needs a {kind.__name__}Config"):
+            kind(None)
     with pytest.raises(ShapeError, match=r"ids is int64 \(2, 0\), needs at least one token in each sequence"):
         model(mg.zeros((2, 0), dtype=mg.int64))
     with pytest.raises(ShapeError, match=r"ids is int64 \(3,\), needs shape \(batch, length\)"):

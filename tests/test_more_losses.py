@@ -315,6 +315,32 @@ def test_the_mean_of_nothing_is_0(module: nn.Module, args: tuple[Any, ...]) -> N
     assert not values(slope).any()
 
 
+CLASSES = mg.tensor([0, 2])
+BROKEN: list[tuple[nn.Module, tuple[Any, ...]]] = [
+    (nn.BCEWithLogitsLoss(), (ONES,)),
+    (nn.CosineEmbeddingLoss(), (ONES, mg.tensor([-1, -1]))),
+    (nn.CrossEntropyLoss(), (CLASSES,)),
+    (nn.HingeLoss(), (ONES,)),
+    (nn.HuberLoss(), (ONES,)),
+    (nn.KLDivLoss(), (ONES,)),
+    (nn.L1Loss(), (ONES,)),
+    (nn.MSELoss(), (ONES,)),
+    (nn.MarginRankingLoss(), (ONES, ONES)),
+    (nn.NLLLoss(), (CLASSES,)),
+    (nn.SigmoidFocalLoss(), (ONES,)),
+    (nn.SmoothL1Loss(), (ONES,)),
+    (nn.SoftmaxFocalLoss(), (CLASSES,)),
+    (nn.TripletMarginLoss(), (ONES, ONES)),
+]
+
+
+@pytest.mark.parametrize(("module", "args"), BROKEN, ids=lambda v: type(v).__name__)
+def test_a_prediction_that_is_nan_makes_the_loss_nan(module: nn.Module, args: tuple[Any, ...]) -> None:
+    x = ONES.clone()
+    x[0, 0] = x[1, 2] = mg.nan
+    assert np.isnan(module(x, *args).item())
+
+
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: nn.HingeLoss(reduction="avg"), ValueError, "HingeLoss: reduction is 'avg', needs one of mean, sum, none"),
     (lambda: nn.HingeLoss(margin=mg.nan), ValueError, "HingeLoss: margin is nan, needs a finite number"),
@@ -344,6 +370,17 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: F.softmax_focal_loss(ONES, mg.tensor([0, 1]), gamma=-1.0),
         ValueError,
         "softmax_focal_loss: gamma is -1.0, needs a number of at least 0",
+    ),
+    (lambda: nn.CrossEntropyLoss(ignore_index=[1]), TypeError, "CrossEntropyLoss: ignore_index is [1], needs an int"),
+    (lambda: nn.NLLLoss(ignore_index="a"), TypeError, "NLLLoss: ignore_index is 'a', needs an int"),
+    (lambda: nn.SoftmaxFocalLoss(ignore_index=2.5), TypeError, "SoftmaxFocalLoss: ignore_index is 2.5, needs an int"),
+    (lambda: F.cross_entropy(ONES, CLASSES, ignore_index=1.5), DTypeError, "cross_entropy: ignore_index is 1.5, needs"),
+    (lambda: F.nll_loss(ONES, CLASSES, ignore_index=1.5), DTypeError, "nll_loss: ignore_index is 1.5, needs an int"),
+    (lambda: F.softmax_focal_loss(ONES, CLASSES, ignore_index="a"), DTypeError, "softmax_focal_loss: ignore_index is"),
+    (
+        lambda: F.linear_cross_entropy(ONES, mg.ones((3, 3)), CLASSES, ignore_index=[1]),
+        DTypeError,
+        "linear_cross_entropy: ignore_index is [1], needs an int",
     ),
     (lambda: F.ctc_loss(ONES, [[1]]), ShapeError, "ctc_loss: log_probabilities is float32 (2, 3), needs shape (batch"),
     (lambda: F.ctc_loss(LOGS, ONES), DTypeError, "ctc_loss: targets is float32 (2, 3), needs class indices"),

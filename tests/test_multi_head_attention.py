@@ -492,8 +492,39 @@ ERRORS: list[tuple[type[Exception], str, Any]] = [
     (ShapeError, r"x is float64 \(3,\), needs shape", lambda: nn.SinusoidalPositions()(tensor(3))),
     (ValueError, "offset is -1, needs a position", lambda: nn.SinusoidalPositions()(tensor(2, 3), -1)),
     (TypeError, r"offset is 1\.5, needs an integer", lambda: nn.SinusoidalPositions()(tensor(2, 3), 1.5)),
+    (
+        ShapeError,
+        r"LearnedPositions: x is .* \(2, 0\), needs shape \(\.\.\., length, features\)",
+        lambda: nn.LearnedPositions(4)(tensor(2, 0)),
+    ),
+    (
+        ShapeError,
+        r"LearnedPositions: x is .* \(2, 3\), needs shape \(\.\.\., length, 5\)",
+        lambda: nn.LearnedPositions(4, 5)(tensor(2, 3)),
+    ),
+    (
+        ShapeError,
+        r"positions: offset is 3 integers, needs one integer, or one for each sequence of x float64 \(2, 3, 4\)",
+        lambda: nn.SinusoidalPositions()(tensor(2, 3, 4), [1, 2, 3]),
+    ),
+    (ShapeError, "positions: offset is 3 integers", lambda: nn.RotaryPositions()(tensor(2, 1, 3, 4), [1, 2, 3])),
+    (ShapeError, "positions: offset is 3 integers", lambda: nn.LearnedPositions(9)(tensor(2, 3, 4), [1, 2, 3])),
+    (TypeError, "MultiHeadAttention: cache is 3, needs an nn.KVCache", lambda: make()(tensor(1, 2, 6), cache=3)),
+    (
+        TypeError,
+        "TransformerDecoder: cache is 3, needs an nn.DecoderCache",
+        lambda: nn.TransformerDecoder(1, 2, cross_attention=False)(tensor(1, 2, 6), cache=3),
+    ),
+    (ShapeError, r"mask is int64 \(\), needs 2 axes", lambda: make()(tensor(1, 2, 6), mask=3)),
     (ShapeError, "up to position 4, needs at most 4", lambda: nn.LearnedPositions(4)(tensor(2, 3), 3)),
 ]
+
+
+def test_masks_and_biases_may_be_lists() -> None:
+    layer, x = make(), tensor(1, 2, 6)
+    expected = layer(x, mask=mg.tensor([[True, False], [True, True]]), bias=mg.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    found = layer(x, mask=[[True, False], [True, True]], bias=[[0.0, 1.0], [2.0, 3.0]])
+    np.testing.assert_array_equal(found.detach().numpy(), expected.detach().numpy())
 
 
 @pytest.mark.parametrize(("kind", "text", "wrong"), ERRORS, ids=[text[:30] for _, text, _ in ERRORS])

@@ -337,3 +337,20 @@ def test_tied_embedding_gets_both_gradients() -> None:
 def test_an_axis_error_is_no_surprise() -> None:
     """Flatten's errors come from the op, which counts axes; both kinds are ShapeErrors."""
     assert issubclass(AxisError, ShapeError)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nn.ModuleList(None), "ModuleList: modules is None, needs an iterable of modules"),
+        (lambda: nn.ModuleDict(3), "ModuleDict: modules is 3, needs a mapping of names to modules"),
+        (lambda: nn.ModuleDict("ab"), "ModuleDict: modules is 'ab', needs a mapping of names to modules"),
+        (lambda: nn.Reshape("a"), "Reshape: shape is 'a', needs an int"),
+        (lambda: nn.Reshape((1, 2.5)), "Reshape: shape is 2.5, needs an int"),
+        (lambda: nn.Flatten("a"), "Flatten: start_axis is 'a', needs an int"),
+        (lambda: nn.Flatten(1, None), "Flatten: end_axis is None, needs an int"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(make: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        make()

@@ -137,6 +137,7 @@ def test_what_the_layers_refuse() -> None:
         (lambda: nn.InstanceNorm()(mg.ones((2, 4))), ShapeError, "InstanceNorm: x is .*more than one element"),
         (lambda: nn.InstanceNorm()(mg.ones((2, 4, 1))), ShapeError, "InstanceNorm: x is .*more than one element"),
         (lambda: nn.BatchNorm1D(3, momentum=1.5), ValueError, "BatchNorm1D: momentum is 1.5, needs a share"),
+        (lambda: nn.BatchNorm(3, axis="a"), TypeError, "BatchNorm: axis is 'a', needs an int"),
         (lambda: nn.BatchNorm1D()(mg.ones((2, 3, 4, 5))), ShapeError, "BatchNorm1D: x is .*, needs 2 or 3 axes"),
         (lambda: nn.BatchNorm2D()(mg.ones((2, 3, 4))), ShapeError, "BatchNorm2D: x is .*, needs 4 axes"),
         (lambda: nn.BatchNorm()(mg.ones((3,))), ShapeError, "BatchNorm: x is .*, needs a batch, with channels"),

@@ -217,6 +217,28 @@ def test_a_state_that_does_not_fit_changes_nothing(kind: Any, options: Options) 
         optimizer.load_state_dict(None)
 
 
+@pytest.mark.parametrize(
+    ("name", "switched"),
+    [
+        ("RMSprop", {"momentum": (0.0, 0.9), "centered": (False, True)}),
+        ("RMSprop", {"momentum": (0.0, 0.9)}),
+        ("Adafactor", {"beta1": (None, 0.9)}),
+    ],
+)
+def test_what_is_switched_on_and_off_between_steps(name: str, switched: dict[str, tuple[Any, Any]]) -> None:
+    """The state is always that of the group as it is, and so can be loaded."""
+    kind = getattr(optim, name)
+    problem = Problem(kind)
+    params = problem.params()
+    optimizer = kind(params)
+    (group,) = optimizer.param_groups
+    for t, on in enumerate((0, 1, 1, 0, 1)):
+        group.update({key: values[on] for key, values in switched.items()})
+        problem.train(optimizer, params, range(t, t + 1))
+        assert set(optimizer.state[params[0]]) == set(optimizer.init(params[0]._array, group))
+        kind(params).load_state_dict(plain(optimizer.state_dict()))
+
+
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
@@ -557,6 +579,32 @@ def test_a_quadratic_is_solved(kind: Any) -> None:
     options = QUICK.get(kind.__name__, {"lr": 0.1, "weight_decay": 0.0})
     problem.train(kind(params, **options), params, range(300))
     assert problem.loss(params) < 1e-2 * first
+
+
+# RAdam's first steps are those of momentum, and the slope is steep; LAMB's and LARS's are short near the origin.
+STEEP: dict[str, Options] = {
+    "SGD": {"lr": 1e-3, "momentum": 0.9}, "RAdam": {"lr": 4e-3}, "Adadelta": {}, "Adagrad": {"lr": 0.5},
+    "Adafactor": {"lr": 0.05, "relative_step": False}, "Lion": {"lr": 0.005}, "LAMB": {"lr": 0.01},
+    "LARS": {"lr": 0.05, "trust_coefficient": 0.1}, "Muon": {"lr": 0.01}, "LBFGS": {"line_search_fn": "strong_wolfe"},
+}  # fmt: skip
+
+
+@each_kind
+def test_the_valley_of_rosenbrock_is_found(kind: Any) -> None:
+    """From 24.2 to less than a tenth; test_lbfgs.py goes to the bottom."""
+    p = nn.Parameter(np.array([[-1.2, 1.0]]))
+    optimizer = kind([p], **STEEP.get(kind.__name__, {"lr": 0.02, "weight_decay": 0.0}))
+
+    def closure() -> float:
+        x, y = p.detach().numpy()[0]
+        p.grad = mg.asarray(np.array([[2 * (x - 1) - 400 * x * (y - x * x), 200 * (y - x * x)]]))
+        return float((1 - x) ** 2 + 100 * (y - x * x) ** 2)
+
+    assert closure() == pytest.approx(24.2)
+    for _ in range(5 if takes_closure(kind) else 1000):
+        closure()
+        _ = optimizer.step(closure) if takes_closure(kind) else optimizer.step()
+    assert closure() < 2.42
 
 
 @each_kind

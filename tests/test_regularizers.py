@@ -505,7 +505,7 @@ def test_a_closure_is_called_first_and_its_loss_returned() -> None:
 REFUSED: list[tuple[Any, Any, str]] = [
     (lambda: nn.L1(-1.0), ValueError, "L1: l1 is -1.0, needs a finite number of at least 0"),
     (lambda: nn.L2(math.inf), ValueError, "L2: l2 is inf"),
-    (lambda: nn.L1L2("much"), TypeError, "L1L2: l1 is much, needs a number"),
+    (lambda: nn.L1L2("much"), TypeError, "L1L2: l1 is 'much', needs a number"),
     (lambda: regularizers.get("l3"), ValueError, "regularizers.get: regularizer is 'l3', needs None, an nn.Reg"),
     (lambda: regularizers.get(nn.L1), ValueError, "regularizer is a type"),  # type: ignore[arg-type]
     (lambda: nn.Dense(2, kernel_regularizer=0.1), ValueError, "regularizer is 0.1"),  # type: ignore[arg-type]

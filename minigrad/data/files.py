@@ -61,8 +61,8 @@ def load_csv(
     path : path-like
         A text in UTF-8, with fields quoted as spreadsheets do. Empty lines are passed over.
     target : str or int, optional
-        The name or the index of the target's column. Whole numbers become int64, others ``dtype``; where one is no
-        number all are words, and become indices.
+        The name or the index of the target's column. Whole numbers become int64, others ``dtype`` (float64 beside
+        integer features); where one is no number all are words, and become indices.
     dtype : dtype, optional
         Of the features; float32 by default.
     delimiter : str, optional
@@ -170,17 +170,24 @@ def numbers(fields: tuple[str, ...], dtype: np.dtype[Any], missing: float | None
     if missing is not None:
         fields = tuple([field if field.strip() else repr(missing) for field in fields])
     try:
-        return np.array(fields).astype(dtype)
-    except (ValueError, OverflowError):
+        return parse(fields, dtype)
+    except (ValueError, ArithmeticError):
         pass
     for row, field in enumerate(fields):
         try:
-            np.array(field).astype(dtype)
-        except (ValueError, OverflowError):
+            parse(field, dtype)
+        except (ValueError, ArithmeticError):
             got = repr(field) if field.strip() else "an empty field"
             hint = "" if field.strip() else "; missing= gives it a value"
             raise DataError(f"{place.say(row, column)}: is {got}, needs a number of {dtype}{hint}") from None
     raise AssertionError("a column is no numbers, and each of its fields is one")
+
+
+def parse(fields: Any, dtype: np.dtype[Any]) -> Array:
+    """Text as numbers; what is not an integer dtype goes through float64, as not every dtype reads text."""
+    text = np.array(fields)
+    with np.errstate(over="raise"):
+        return text.astype(dtype) if dtype.kind in "iu" else text.astype(np.float64).astype(dtype)
 
 
 def targets(fields: tuple[str, ...], dtype: np.dtype[Any], place: Place, column: int) -> tuple[Array, list[str]]:
@@ -188,10 +195,10 @@ def targets(fields: tuple[str, ...], dtype: np.dtype[Any], place: Place, column:
     words = np.array([field.strip() for field in fields])
     if not words.all():
         raise DataError(f"{place.say(int(np.argmin(words != '')), column)}: is an empty field, needs a target")
-    for kind in (np.dtype(np.int64), dtype):
+    for kind in (np.dtype(np.int64), np.dtype(np.float64) if dtype.kind in "iu" else dtype):
         try:
-            return words.astype(kind), []
-        except (ValueError, OverflowError):
+            return parse(words, kind), []
+        except (ValueError, ArithmeticError):
             continue
     classes, indices = np.unique(words, return_inverse=True)
     return indices.astype(np.int64), classes.tolist()

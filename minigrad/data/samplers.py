@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -252,9 +252,6 @@ class Given(Sampler):
 
     def __len__(self) -> int:
         return len(self.indices)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.indices)
 
     def order(self, seed: int, epoch: int) -> Any:
         return list(self.indices)

@@ -11,7 +11,7 @@ from typing import Any, Self
 from minigrad import dtypes, ops
 from minigrad.errors import ShapeError, message
 from minigrad.io import NameMap, Rename, load_weights
-from minigrad.models.pretrained import read_config, read_fields, save_pretrained
+from minigrad.models.pretrained import check_config, read_config, read_fields, save_pretrained
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
@@ -211,6 +211,7 @@ class Bert(Module):
     """
 
     def __init__(self, config: BertConfig, *, pooler: bool = True, dtype: Any = None) -> None:
+        check_config(type(self).__name__, config, BertConfig)
         self.config = config
         fill = functools.partial(init.normal, std=config.initializer_range)
         table: dict[str, Any] = {"embeddings_initializer": fill, "dtype": dtype}
@@ -401,6 +402,7 @@ class BertForMaskedLM(Module):
     """
 
     def __init__(self, config: BertConfig, *, dtype: Any = None) -> None:
+        check_config(type(self).__name__, config, BertConfig)
         self.config = config
         self.bert = Bert(config, pooler=False, dtype=dtype)
         self.head = MaskedLMHead(config, dtype=dtype)

@@ -12,7 +12,7 @@ from minigrad import ops
 from minigrad.errors import message
 from minigrad.io.name_map import NameMap, Rename
 from minigrad.models.language_model import LanguageModel
-from minigrad.models.pretrained import read_fields
+from minigrad.models.pretrained import check_config, read_fields
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
@@ -169,6 +169,7 @@ class GPT(LanguageModel):
     config_class: ClassVar[Any] = GPTConfig
 
     def __init__(self, config: GPTConfig, *, dtype: Any = None) -> None:
+        check_config(type(self).__name__, config, GPTConfig)
         self.config = config
         if config.activation not in ACTIVATIONS.values():
             need = f"one of {', '.join(dict.fromkeys(ACTIVATIONS.values()))}"

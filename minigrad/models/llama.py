@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from minigrad.errors import describe, message
 from minigrad.io.name_map import NameMap, Rename
 from minigrad.models.language_model import LanguageModel
-from minigrad.models.pretrained import read_fields, read_positive
+from minigrad.models.pretrained import check_config, read_fields, read_positive
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
@@ -239,6 +239,7 @@ class Llama(LanguageModel):
     config_class: ClassVar[Any] = LlamaConfig
 
     def __init__(self, config: LlamaConfig, *, dtype: Any = None) -> None:
+        check_config(type(self).__name__, config, LlamaConfig)
         self.config = config
         size = config.features
         fill = functools.partial(init.normal, std=config.initializer_range)

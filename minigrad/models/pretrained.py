@@ -15,9 +15,15 @@ from minigrad.errors import describe, message
 from minigrad.io.files import replacing
 from minigrad.io.weights import save_weights
 
-__all__ = ["CONFIG", "read_config", "read_fields", "read_positive", "save_pretrained"]
+__all__ = ["CONFIG", "check_config", "read_config", "read_fields", "read_positive", "save_pretrained"]
 
 CONFIG = "config.json"
+
+
+def check_config(who: str, config: Any, kind: type) -> None:
+    """Raise where the configuration of a model is of another kind."""
+    if not isinstance(config, kind):
+        raise TypeError(message(who, "config", describe(config), f"a {kind.__name__}"))
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -70,12 +70,22 @@ def read_token(name: str, token: Any) -> int:
     return found
 
 
+def check_model(model: Any) -> None:
+    """Refuse what `generate` cannot use; a class has the methods of its models, but is none."""
+    if isinstance(model, type) or not isinstance(model, Generative):
+        got = f"the class {model.__name__}" if isinstance(model, type) else describe(model)
+        raise TypeError(message("generate", "model", got, "a model with a method decoding"))
+
+
 def read_inputs(model: Generative, inputs: Any) -> dict[str, Any]:
     """The keywords for a model's `decoding`, which takes them."""
     if inputs is not None and not isinstance(inputs, Mapping):
         raise TypeError(message("generate", "inputs", describe(inputs), "a mapping of names to values"))
     given = dict(inputs or {})
-    signature = inspect.signature(model.decoding)
+    try:
+        signature = inspect.signature(model.decoding)
+    except (TypeError, ValueError):  # it does not say what it takes
+        return given
     try:
         signature.bind(capacity=None, **given)
     except TypeError:
@@ -121,8 +131,7 @@ class Rows:
         inputs: Mapping[str, Any] | None = None,
         looks_back: bool = False,
     ) -> None:
-        if not isinstance(model, Generative):
-            raise TypeError(message("generate", "model", model, "a model with a method decoding"))
+        check_model(model)
         if sliding and inputs:
             raise ValueError(message("generate", "sliding", True, "False for a model that reads inputs"))
         self.model, self.inputs, self.sliding, self.looks_back = model, read_inputs(model, inputs), sliding, looks_back

@@ -125,7 +125,7 @@ class Sampler:
             before = np.cumsum(falling, axis=1) - falling
             np.put_along_axis(p, order, np.where(before < self.top_p, falling, 0.0), axis=1)
             p /= p.sum(axis=1, keepdims=True)
-        return p  # type: ignore[no-any-return]
+        return p
 
     def __call__(self, logits: Array, seen: Array | None = None) -> Array:
         """A token for each row, (rows,) integers."""

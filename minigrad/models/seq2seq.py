@@ -12,6 +12,7 @@ import numpy as np
 from minigrad import ops
 from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, message
+from minigrad.models.pretrained import check_config
 from minigrad.models.relative_positions import RelativePositionBias
 from minigrad.nn import init
 from minigrad.nn.dense import Dense
@@ -190,6 +191,7 @@ class Seq2Seq(Module):
     """
 
     def __init__(self, config: Seq2SeqConfig, *, dtype: Any = None) -> None:
+        check_config(type(self).__name__, config, Seq2SeqConfig)
         self.config = config
         size, heads = config.features, config.num_heads
         deviation = size**-0.5 if config.scaled_input else 1.0

@@ -304,7 +304,8 @@ def scaled_dot_product_attention(
     tensor([[1.  , 0.  ],
             [0.33, 0.67]])
     """
-    query, key, value = (as_operand(NAME, n, x) for n, x in (("query", query), ("key", key), ("value", value)))
+    query, key = as_operand(NAME, "query", query), as_operand(NAME, "key", key)
+    value = as_operand(NAME, "value", value)
     check_operands(NAME, query, key, value)
     query, key, value = _attention.autocast(query, key, value)
     whole = (*query.shape[:-1], key.shape[-2])
@@ -358,22 +359,23 @@ def scaled_dot_product_attention(
 
 def check_operands(who: str, query: Tensor, key: Tensor, value: Tensor) -> None:
     """Refuse queries, keys and values that do not fit together."""
-    if query.ndim < 2:
+    q, k, v = query.shape, key.shape, value.shape
+    if len(q) < 2:
         raise ShapeError(message(who, "query", query, "at least two axes, (queries, features)"))
-    for name, x in (("key", key), ("value", value)):
-        if x.ndim != query.ndim or x.shape[:-3] != query.shape[:-3]:
-            lead = ", ".join(map(str, query.shape[:-3])) + ", " if query.ndim > 3 else ""
-            need = f"shape ({lead}{'key heads, ' if query.ndim > 2 else ''}keys, features) for query {describe(query)}"
+    for name, x, shape in (("key", key, k), ("value", value, v)):
+        if len(shape) != len(q) or shape[:-3] != q[:-3]:
+            lead = ", ".join(map(str, q[:-3])) + ", " if len(q) > 3 else ""
+            need = f"shape ({lead}{'key heads, ' if len(q) > 2 else ''}keys, features) for query {describe(query)}"
             raise ShapeError(message(who, name, x, need))
-    if key.shape[-1] != query.shape[-1]:
-        raise ShapeError(message(who, "key", key, f"{query.shape[-1]} features, as query {describe(query)} has"))
-    if value.shape[:-1] != key.shape[:-1]:
+    if k[-1] != q[-1]:
+        raise ShapeError(message(who, "key", key, f"{q[-1]} features, as query {describe(query)} has"))
+    if v[:-1] != k[:-1]:
         need = f"the heads and the length of key {describe(key)}"
         raise ShapeError(message(who, "value", value, need, "Only their features may differ"))
-    heads, shared = query.shape[-3:-2] or (1,), key.shape[-3:-2] or (1,)
-    if heads[0] % shared[0] if shared[0] else heads[0]:
-        need = f"a multiple of the {shared[0]} heads of key {describe(key)}"
-        raise ShapeError(message(who, "query", f"{describe(query)} with {heads[0]} heads", need))
+    heads, shared = (q[-3], k[-3]) if len(q) > 2 else (1, 1)
+    if heads % shared if shared else heads:
+        need = f"a multiple of the {shared} heads of key {describe(key)}"
+        raise ShapeError(message(who, "query", f"{describe(query)} with {heads} heads", need))
 
 
 def four_axes(x: Tensor) -> Tensor:

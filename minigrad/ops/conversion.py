@@ -301,9 +301,9 @@ def check_operand(who: str, argument: str, value: Any) -> None:
 
 def as_operand(who: str, argument: str, value: Any) -> Tensor:
     """A tensor from an operand of any kind."""
-    check_operand(who, argument, value)
     if isinstance(value, tape.TensorBase):
         return value  # type: ignore[return-value]
+    check_operand(who, argument, value)
     if isinstance(value, np.generic):
         value = value.item()  # NumPy's scalars are as weak as Python's
     return tape.new_tensor(to_array(value, who=who))  # type: ignore[no-any-return]

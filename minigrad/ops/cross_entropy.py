@@ -15,7 +15,7 @@ from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops.conversion import new, to_array
-from minigrad.ops.loss import check_reduction, real
+from minigrad.ops.loss import check_index, check_reduction, real
 from minigrad.ops.manipulation import reshape
 from minigrad.ops.registry import Array, op
 from minigrad.ops.samples import A, case, error
@@ -317,6 +317,7 @@ def cross_entropy(
     tensor([0.6931, 0.    ])
     """
     check_reduction("cross_entropy", reduction)
+    check_index("cross_entropy", ignore_index)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(message("cross_entropy", "label_smoothing", label_smoothing, "a number from 0 to 1"))
     logits, targets = prepare("cross_entropy", "logits", logits, targets, weight, soft=True)
@@ -405,6 +406,7 @@ def nll_loss(
     tensor(0.2877)
     """
     check_reduction("nll_loss", reduction)
+    check_index("nll_loss", ignore_index)
     source, targets = prepare("nll_loss", "log_probabilities", log_probabilities, targets, weight, soft=False)
     n = math.prod(source.shape[:-1])
     flat = shaped(source, (n, source.shape[-1]))

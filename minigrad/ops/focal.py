@@ -8,7 +8,7 @@ from minigrad import dtypes
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.ops.conversion import as_number, as_operand
 from minigrad.ops.cross_entropy import cross_entropy
-from minigrad.ops.loss import check_pair, check_reduction, pairs, real, reduce, refusals
+from minigrad.ops.loss import check_index, check_pair, check_reduction, pairs, real, reduce, refusals
 from minigrad.ops.reduction import sum as total
 from minigrad.ops.registry import Array, op
 from minigrad.ops.samples import A, case, error
@@ -166,6 +166,7 @@ def softmax_focal_loss(
     """
     who = "softmax_focal_loss"
     check_reduction(who, reduction)
+    check_index(who, ignore_index)
     check_gamma(who, gamma)
     index = as_operand(who, "targets", targets)
     if index.dtype in dtypes.FLOATING:

@@ -7,6 +7,7 @@ from typing import Any
 
 from minigrad import dtypes
 from minigrad.errors import ShapeError, describe, message
+from minigrad.ops.conversion import as_index
 from minigrad.ops.registry import Array, accumulate_float32, op
 from minigrad.ops.samples import A, Case, case, error
 
@@ -22,6 +23,12 @@ def check_reduction(who: str, reduction: str, *more: str) -> None:
     words = ("mean", "sum", "none", *more)
     if reduction not in words:
         raise ValueError(message(who, "reduction", repr(reduction), f"one of {', '.join(words)}"))
+
+
+def check_index(who: str, ignore_index: Any) -> None:
+    """Refuse a target that does not count and is no int."""
+    if ignore_index is not None:
+        as_index(who, "ignore_index", ignore_index)
 
 
 def check_pair(who: str, prediction: Array, target: Array, reduction: str) -> None:

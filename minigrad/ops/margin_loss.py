@@ -17,8 +17,8 @@ TINY = 1e-12  # added to squared lengths, as in PyTorch
 
 
 def ramp(xp: Any, x: Array) -> Array:
-    """What is above 0 of x."""
-    return xp.where(x > 0, x, 0.0)
+    """What is above 0 of x; NaN stays NaN."""
+    return xp.where(x <= 0, 0.0, x)
 
 
 def check_signs(who: str, target: Array) -> None:

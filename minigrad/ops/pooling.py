@@ -172,8 +172,8 @@ def _adaptive_avg_pool(xp: Any, x: Array, /, *, output: Sizes) -> Array:
     Examples
     --------
     >>> import minigrad as mg
-    >>> mg.adaptive_avg_pool1d(mg.tensor([[[1.0, 3.0, 2.0, 5.0, 4.0]]]), 2)
-    tensor([[[2.      , 3.666667]]])
+    >>> mg.adaptive_avg_pool1d(mg.tensor([[[1.0, 3.0, 2.0, 6.0, 4.0]]]), 2)
+    tensor([[[2., 4.]]])
     """
     who = f"adaptive_avg_pool{len(output)}d"
     _check(who, x, len(output))

@@ -158,8 +158,10 @@ class Adafactor(Optimizer):
         np.divide(g, u, out=u)
         rate /= max(1.0, norm(u) / (size * group["d"]))
         u *= rate
-        if beta1 is not None:
-            if "exp_avg" not in state:  # it was switched on after the first step
+        if beta1 is None:
+            state.pop("exp_avg", None)  # it may be switched on and off between steps
+        else:
+            if "exp_avg" not in state:
                 state["exp_avg"] = np.zeros_like(x)
             mean = state["exp_avg"]
             mean *= beta1

@@ -13,7 +13,8 @@ from minigrad._core import tape
 from minigrad.autograd import no_grad
 from minigrad.errors import message
 from minigrad.nn.batch_norm import BatchNorm
-from minigrad.nn.module import Module, check_initialized
+from minigrad.nn.deferred import check_initialized
+from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.schedules import checks
 from minigrad.tensor import Tensor

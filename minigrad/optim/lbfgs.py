@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import ops
+from minigrad import dtypes, ops
 from minigrad._core import arrays, tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, GradError, describe, message
-from minigrad.nn.module import check_initialized
+from minigrad.nn.deferred import check_initialized
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.line_search import Point, strong_wolfe
-from minigrad.optim.optimizer import KEEP, TRAINED, Array, Group, Optimizer
+from minigrad.optim.optimizer import Array, Group, Optimizer
 from minigrad.optim.terms import is_in
 
 __all__ = ["LBFGS"]
@@ -275,8 +275,9 @@ class LBFGS(Optimizer):
     def _check_plain(self, group: Group) -> None:
         """Raise where a parameter is read-only or a half one, or has what the steps here would pass by."""
         for p in group["params"]:
-            if p.dtype not in TRAINED:
-                raise DTypeError(message(self._who, self._name(group, p), describe(p), "float32 or float64", KEEP))
+            if p.dtype not in (dtypes.float32, dtypes.float64):
+                hint = "Keep the parameters in float32: model.to(mg.float32)"
+                raise DTypeError(message(self._who, self._name(group, p), describe(p), "float32 or float64", hint))
             for name in ("regularizer", "constraint", "mask"):
                 if getattr(p, name, None) is not None:
                     hint = "Another optimizer keeps it"

@@ -116,8 +116,11 @@ class RMSprop(Adaptive):
 
     def advance(self, x: Array, state: State, group: Group) -> Factors:
         """Count the step."""
-        for name in self._optional(group):
-            if name not in state:  # it was switched on after the first step
+        optional = self._optional(group)
+        for name in ("grad_avg", "momentum_buffer"):  # they may be switched on and off between steps
+            if name not in optional:
+                state.pop(name, None)
+            elif name not in state:
                 state[name] = np.zeros_like(x)
         state["step"] += 1
         return 1.0, 0.0, 1.0

@@ -1,0 +1,126 @@
+"""Source: the batches of an epoch, from a place that a checkpoint can name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from minigrad.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from minigrad.errors import message
+from minigrad.tensor import Tensor
+from minigrad.train.batch import length
+
+__all__ = ["Source", "make_source"]
+
+
+class Source:
+    """The batches of anything that gives some when it is iterated, pass after pass.
+
+    A place is the state of the loader where it has one; otherwise it is the number of batches of this pass, and to go
+    there is to take so many and leave them.
+    """
+
+    def __init__(self, batches: Iterable[Any], name: str) -> None:
+        if not hasattr(batches, "__iter__"):
+            need = "arrays (x, y), a Dataset, a DataLoader or another iterable of batches"
+            raise TypeError(message("Trainer", name, batches, need))
+        self.batches, self.name = batches, name
+        self.taken = 0  # in this pass
+        self.ended = False  # the pass is over and the next one not begun
+        self._passes = 0
+        self._iterator: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    @property
+    def steps(self) -> int | None:
+        """How many batches there are, if that is known."""
+        try:
+            return len(self)
+        except TypeError:
+            return None
+
+    def take(self, count: int) -> list[Any]:
+        """The next batches of this pass, so many while there are; none once at its end, then the next pass begins."""
+        if self.ended:
+            self.ended, self.taken = False, 0
+            return []
+        if self._iterator is None:
+            self._iterator = self._begin()
+        found = list(itertools.islice(self._iterator, count))
+        if not found and not self.taken:
+            self._refuse()
+        self.taken += len(found)
+        if len(found) < count:
+            self._iterator = None
+            self._passes += 1
+            self.ended = bool(found)
+            if not found:
+                self.taken = 0
+        return found
+
+    def _begin(self) -> Iterator[Any]:
+        iterator = iter(self.batches)
+        if self.taken and not self._resumes:
+            left = sum(1 for _ in itertools.islice(iterator, self.taken))
+            if left < self.taken:
+                got = f"{left} batches"
+                raise ValueError(message("Trainer", self.name, got, f"at least the {self.taken} of the run so far"))
+        return iterator
+
+    def _refuse(self) -> None:
+        if self._passes and iter(self.batches) is self.batches:
+            hint = "Give a list, a Dataset or a DataLoader, or as many batches as all epochs need and steps_per_epoch"
+            got = "an iterator that the first pass has used up"
+            raise ValueError(message("Trainer", self.name, got, "what can be iterated in every epoch", hint))
+        raise ValueError(message("Trainer", self.name, "empty", "at least one batch"))
+
+    @property
+    def _resumes(self) -> bool:
+        return hasattr(self.batches, "state_dict") and hasattr(self.batches, "load_state_dict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place, and the state of the loader where it has one."""
+        loader = self.batches.state_dict() if self._resumes else None  # type: ignore[attr-defined]
+        return {"taken": self.taken, "ended": self.ended, "loader": loader}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a place."""
+        self.taken, self.ended, self._iterator = int(state["taken"]), bool(state["ended"]), None
+        if state["loader"] is not None and self._resumes:
+            self.batches.load_state_dict(state["loader"])  # type: ignore[attr-defined]
+
+
+def make_source(
+    data: Any, name: str, *, batch_size: int, shuffle: bool = False, seed: int | None = None, dtype: Any = None
+) -> Source:
+    """Batches of arrays (x, y), of a dataset, or of what gives batches already.
+
+    NumPy's float64, which is what comes out of most files, is cast to the dtype of the model.
+    """
+    if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
+        lengths = {length(part) for part in data}
+        if len(lengths) > 1:
+            got = f"of {', '.join(str(length(part)) for part in data)} examples"
+            raise ValueError(message("Trainer", name, got, "arrays of as many examples each"))
+        data = TensorDataset(*(plain(part, dtype) for part in data))
+    if is_dataset(data):
+        data = DataLoader(data, batch_size, shuffle and not isinstance(data, IterableDataset), seed=seed)
+    return Source(data, name)
+
+
+def is_dataset(data: Any) -> bool:
+    """Whether it has items, not batches: a dataset, or what looks like one and cannot be iterated otherwise."""
+    counted = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not hasattr(data, "__iter__")
+    return counted or isinstance(data, (Dataset, IterableDataset))
+
+
+def plain(array: Any, dtype: Any) -> Any:
+    """An array with NumPy's float64 cast to the dtype of the model."""
+    if isinstance(array, Tensor) or dtype is None or getattr(array, "dtype", None) != np.float64:
+        return array
+    return np.asarray(array).astype(dtype)

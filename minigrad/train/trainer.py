@@ -1,0 +1,483 @@
+"""Trainer: the loop that trains a model, evaluates it, and can be taken up again where it was killed."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from minigrad import amp, dtypes, io, nn, optim, random
+from minigrad.errors import message
+from minigrad.nn.checks import extent, positive
+from minigrad.nn.module import Module
+from minigrad.tensor import Tensor
+from minigrad.train import evaluation, run_state
+from minigrad.train.adversaries import Free
+from minigrad.train.callbacks import Callback, CallbackList, ProgressBar
+from minigrad.train.callbacks.checkpoint import latest
+from minigrad.train.diagnosis import NonFinite
+from minigrad.train.interrupt import Interrupt, Interrupted
+from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
+from minigrad.train.metrics import Metric, get
+from minigrad.train.pipeline import Pipeline
+from minigrad.train.source import Source, make_source
+from minigrad.train.sums import Sums
+
+__all__ = ["Trainer"]
+
+STYLES: dict[str | int, str] = {0: "", 1: "bar", 2: "lines", "auto": "auto"}
+PRECISIONS = {None: None, "fp32": None, "fp16": dtypes.float16, "bf16": dtypes.bfloat16}
+
+
+class Trainer:
+    """Trains a model: Keras's `compile`, `fit`, `evaluate` and `predict`, and a run that a kill does not lose.
+
+    One step is ``scaled backward -> unscale -> skip if not finite -> clip -> penalty -> update -> schedule -> average``
+    (docs/training.md). A batch is a tuple ``(inputs, ..., targets)``, for which the model is called as
+    ``model(*inputs)``, or a dict whose ``"targets"`` are the targets and whose other entries are the model's keyword
+    arguments. The loss is called as ``loss(outputs, targets)``.
+
+    Parameters
+    ----------
+    model : Module
+        What to train.
+    loss : str or callable
+        ``"cross_entropy"``, ``"mse"``, ``"bce_with_logits"``, ...; a module of `nn`; or a function of outputs and
+        targets, a mean over examples. One that divides by another number tells it in ``denominator(targets)``.
+    optimizer : str, Optimizer or callable
+        A name in small letters, an optimizer, or what makes one of ``model.named_parameters()``: a class or function.
+    metrics : iterable of str, Metric or callable
+        What to measure, in training and in evaluation.
+    lr : float, optional
+        The learning rate of an optimizer that is made here.
+    precision : str, optional
+        ``"fp16"`` (autocast and loss scaling), ``"bf16"`` (autocast), ``"fp32"`` or None (as the weights are).
+    accumulate : int
+        How many batches of the data make one step; equal to one batch of all of them, however unequal they are.
+    clip_norm, clip_value : float, optional
+        The largest norm of the whole gradient, and the largest absolute value of an element.
+    regularizer : optional
+        Such as ``nn.L2(1e-4)``, for every weight of two or more axes that has none of its own.
+    adversary : callable, optional
+        Adversarial training, such as ``train.PGD(...)``.
+    schedule : str, schedule or callable, optional
+        ``"cosine"``, ``"linear"``, ``"warmup_cosine"`` or ``"one_cycle"`` over all steps of `fit`; a schedule of
+        `optim`; or a function that makes one of the optimizer.
+    schedule_per : str
+        ``"step"`` or ``"epoch"``: when the schedule moves on. ReduceLROnPlateau goes by epochs and sees the validation
+        loss, or the training loss where there is none.
+    ema : float or object, optional
+        The decay of an average of the weights, or `optim.EMA` or `optim.SWA` itself. Evaluation and prediction use it.
+    callbacks : iterable of Callback
+        What is called while it trains.
+    seed : int, optional
+        Seeds `minigrad.random`, and the order of the data where `fit` makes the loader.
+    device : str, optional
+        Where to compute; the model and every batch are moved there.
+    nan : str
+        ``"raise"``: a loss that is not finite stops the run before the weights take harm, with an error that names the
+        layer and op it came from. ``"ignore"``: it goes on. With fp16 such a step is skipped, and 25 in a row stop.
+
+    Attributes
+    ----------
+    epoch, step, skipped : int
+        The epoch, from 0; the steps of the optimizer so far; the steps that an overflow skipped.
+    epochs, steps_per_epoch : int
+        Of the run; `steps_per_epoch` is None where the data do not tell.
+    logs : dict
+        The means of the epoch so far: ``"loss"``, ``"lr"``, the metrics, ``"grad_norm"`` where it is clipped,
+        ``"skipped"`` with fp16, and after the validation the same with ``"val_"``.
+    history : dict of list
+        The logs at the end of every epoch.
+    stop_training : bool
+        Set it, and training ends after this step's callbacks.
+    batch : nest
+        The batch at hand.
+    scaler, ema, adversary, schedule, optimizer, model, loss, metrics, callbacks
+        The parts.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn, train
+    >>> mg.random.seed(0)
+    >>> x = mg.random.normal((64, 2))
+    >>> y = (x[:, 0] > x[:, 1]).astype(mg.int64)
+    >>> model = nn.Sequential([nn.Dense(16, activation="relu"), nn.Dense(2)])
+    >>> trainer = train.Trainer(model, "cross_entropy", "adam", metrics=[], lr=0.02, seed=1)
+    >>> history = trainer.fit((x, y), epochs=10, batch_size=16, verbose=0)
+    >>> history["loss"][-1] < history["loss"][0] / 2, trainer.predict(x).shape
+    (True, (64, 2))
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        loss: str | Callable[..., Any] = "cross_entropy",
+        optimizer: Any = "adam",
+        metrics: Iterable[Any] = ("accuracy",),
+        *,
+        lr: float | None = None,
+        precision: str | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        regularizer: Any = None,
+        adversary: Any = None,
+        schedule: Any = None,
+        schedule_per: str = "step",
+        ema: Any = None,
+        callbacks: Iterable[Callback] = (),
+        seed: int | None = None,
+        device: str | None = None,
+        nan: str = "raise",
+    ) -> None:
+        if not isinstance(model, Module):
+            raise TypeError(message("Trainer", "model", model, "an nn.Module"))
+        _one_of("precision", precision, PRECISIONS)
+        _one_of("schedule_per", schedule_per, ("step", "epoch"))
+        _one_of("nan", nan, ("raise", "ignore"))
+        if seed is not None:
+            random.seed(seed)
+        self.model, self.device, self.seed, self.nan = model, device, seed, nan
+        if device is not None:
+            model.to(device=device)
+        self.loss = find_loss(loss)
+        if isinstance(self.loss, Module) and device is not None:
+            self.loss.to(device=device)
+        self.optimizer = find_optimizer(optimizer, model, lr)
+        if isinstance(metrics, (str, Metric)):
+            metrics = [metrics]
+        self.metrics: list[Metric] = [copy.deepcopy(get(metric)) for metric in metrics]
+        names = [metric.name for metric in self.metrics]
+        if len({"loss", "lr", "grad_norm", "skipped", *names}) < len(names) + 4:
+            raise ValueError(message("Trainer", "metrics", f"named {', '.join(names)}", "a name of its own for each"))
+        self.test_metrics = copy.deepcopy(self.metrics)
+        self.autocast_dtype = PRECISIONS[precision]
+        self.scaler: Any = amp.GradScaler() if precision == "fp16" else None
+        self.accumulate = extent("Trainer", "accumulate", accumulate)
+        self.clip_norm = None if clip_norm is None else positive("Trainer", "clip_norm", clip_norm)
+        self.clip_value = None if clip_value is None else positive("Trainer", "clip_value", clip_value)
+        if regularizer is not None:
+            nn.regularize(model, regularizer)
+        self.adversary = adversary
+        if isinstance(adversary, Free) and (self.accumulate > 1 or isinstance(self.optimizer, optim.SAM)):
+            need = "a step of the optimizer for each batch, without accumulate and SAM"
+            raise ValueError(message("Trainer", "adversary", "Free", need))
+        self.schedule_name = schedule if isinstance(schedule, str) else None
+        if self.schedule_name is not None:
+            check_schedule(self.schedule_name)
+        self.schedule: Any = None
+        if schedule is not None and self.schedule_name is None:
+            self.schedule = find_schedule(schedule, self.optimizer, None)
+        self.schedule_per = "epoch" if isinstance(self.schedule, optim.schedules.ReduceLROnPlateau) else schedule_per
+        self._first_lrs = self._lrs()
+        self.ema: Any = optim.EMA(model, ema) if isinstance(ema, (int, float)) else ema
+        self.callbacks = CallbackList(callbacks)
+        self.callbacks.set_trainer(self)
+        self.pipeline = Pipeline(self)
+
+        self.epoch = self.step = self.skipped = self.epochs = 0
+        self.steps_per_epoch: int | None = None
+        self.batch_index = 0  # the step in this epoch
+        self.batch: Any = None
+        self.logs: dict[str, Any] = {}
+        self.history: dict[str, list[Any]] = {}
+        self.sums = Sums()
+        self.stop_training = False
+        self.first_epoch = 0  # of this call of fit
+        self.epoch_trained = False  # whether the epoch has no steps left, and only its validation may be missing
+        self.epoch_ended = False  # whether the epoch is done and its number not yet counted up
+        self.source: Source | None = None
+        self.held_out: Source | None = None
+        self._made, self._saved = time.time(), set[Any]()
+        self.resumed: Mapping[str, Any] | None = None  # a state whose loader and callbacks wait for fit
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train: Any,
+        *,
+        epochs: int = 1,
+        validation: Any = None,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        steps_per_epoch: int | None = None,
+        verbose: str | int = "auto",
+        resume: str | os.PathLike[str] | None = None,
+    ) -> dict[str, list[Any]]:
+        """Train.
+
+        Parameters
+        ----------
+        train : arrays, Dataset or iterable of batches
+            A tuple of arrays ``(x, y)``, a dataset, or a DataLoader or any other iterable of batches, iterated once an
+            epoch.
+        epochs : int
+            How many; of a run that was resumed, how many in all.
+        validation : optional
+            As `train`; evaluated after every epoch.
+        batch_size, shuffle
+            Of the loader that is made of arrays or a dataset.
+        steps_per_epoch : int, optional
+            Steps of the optimizer that make an epoch, for data without an end; the next epoch goes on in the data.
+        verbose : str or int
+            0: print nothing; 2: a line an epoch; 1: a progress bar too, with tqdm; ``"auto"``: a bar in a terminal. A
+            `ProgressBar` among the callbacks takes the place of this one.
+        resume : path, optional
+            Go on from this checkpoint, or the newest one of a folder of `Checkpoint`; where there is none, a new run
+            begins.
+
+        Returns
+        -------
+        dict of list
+            The history.
+
+        Raises
+        ------
+        ValueError
+            If there are no data, or a one-shot iterator is used up in the second epoch.
+        FloatingPointError
+            If the loss is NaN or infinite; see `nan`.
+        KeyboardInterrupt
+            After Ctrl-C or SIGTERM, when the step is done and `Checkpoint` has saved it.
+        """
+        epochs = extent("Trainer.fit", "epochs", epochs)
+        batch_size = extent("Trainer.fit", "batch_size", batch_size)
+        if resume is not None and os.path.isdir(resume):
+            resume = latest(resume)
+        if resume is not None and os.path.exists(resume):
+            self.resume(resume)
+        if steps_per_epoch is not None:
+            steps_per_epoch = extent("Trainer.fit", "steps_per_epoch", steps_per_epoch)
+        state, self.logs = self.resumed, {}
+        if state is None:
+            self.first_epoch, self.batch_index, self.epoch_trained = self.epoch, 0, False
+            self.stop_training = False
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype}
+        seed = None if self.seed is None else self.seed + self.first_epoch  # a second fit has another order
+        source = make_source(train, "train", shuffle=shuffle, seed=seed, **options)
+        held_out = None if validation is None else make_source(validation, "validation", **options)
+        self.epochs = self.first_epoch + epochs
+        self.steps_per_epoch = steps_per_epoch
+        if steps_per_epoch is None and source.steps is not None:
+            self.steps_per_epoch = -(-source.steps // self.accumulate)
+        self._build_schedule(state)
+        callbacks = self._called(verbose)
+        self.model.train()
+        with Interrupt() as interrupt:
+            callbacks.on_train_begin(self.logs)
+            if state is not None and state["batch"]:
+                callbacks.on_epoch_begin(self.epoch, self.logs)
+            self.source, self.held_out = source, held_out
+            if state is not None:
+                run_state.take_up(self, state)
+            try:
+                while self.epoch < self.epochs and not self.stop_training:
+                    self._epoch(source, held_out, steps_per_epoch, callbacks, interrupt)
+            except Interrupted:  # between two steps, so that what is saved now is whole
+                callbacks.on_interrupt(self.logs)
+                raise KeyboardInterrupt(interrupt.received) from None
+            except NonFinite as error:
+                callbacks.on_nonfinite(error, self.logs)
+                if not self.stop_training:
+                    raise
+            callbacks.on_train_end(self.logs)
+        return self.history
+
+    def _epoch(
+        self,
+        source: Source,
+        held_out: Source | None,
+        steps: int | None,
+        callbacks: CallbackList,
+        interrupt: Interrupt,
+    ) -> None:
+        """One epoch, or what is left of it."""
+        if not self.batch_index:
+            for metric in self.metrics:
+                metric.reset()
+            self.sums = Sums()
+            self.logs = {}
+            callbacks.on_epoch_begin(self.epoch, self.logs)
+        while not (self.epoch_trained or self.stop_training or self.batch_index == steps):
+            batches = source.take(self.accumulate)
+            if not batches:
+                if steps is None:
+                    break
+                continue
+            callbacks.on_train_batch_begin(self.batch_index, self.logs)
+            lr = self.optimizer.param_groups[0]["lr"]
+            self.pipeline.run(batches)
+            self._log(lr)
+            self.batch_index += 1
+            callbacks.on_train_batch_end(self.batch_index - 1, self.logs)
+            if interrupt.received:
+                raise Interrupted
+        self.epoch_trained = True
+        if held_out is not None:
+            self._validate(held_out, callbacks, interrupt)
+        self._end_epoch(callbacks)
+        if interrupt.received:
+            raise Interrupted
+
+    def _validate(self, held_out: Source, callbacks: CallbackList, interrupt: Interrupt) -> None:
+        """Put the validation into the logs; one that is interrupted leaves no trace."""
+        place = held_out.state_dict()
+        callbacks.on_test_begin(self.logs)
+        try:
+            found = evaluation.evaluate(self, held_out, interrupt)
+        except Interrupted:
+            held_out.load_state_dict(place)
+            raise
+        self.logs.update({f"val_{name}": value for name, value in found.items()})
+        callbacks.on_test_end(self.logs)
+
+    def _end_epoch(self, callbacks: CallbackList) -> None:
+        """Close the logs, note them down, and tell the callbacks."""
+        self.logs.update({metric.name: metric.result() for metric in self.metrics})
+        if self.schedule is not None and self.schedule_per == "epoch":
+            plateau = isinstance(self.schedule, optim.schedules.ReduceLROnPlateau)
+            self.schedule.step(*([self.logs.get("val_loss", self.logs["loss"])] if plateau else []))
+        for name, value in self.logs.items():
+            self.history.setdefault(name, []).append(value)
+        self.epoch_ended = True
+        try:
+            callbacks.on_epoch_end(self.epoch, self.logs)
+        finally:
+            self.epoch, self.batch_index, self.epoch_trained, self.epoch_ended = self.epoch + 1, 0, False, False
+
+    def _log(self, lr: float) -> None:
+        """Bring the logs up to date after a step."""
+        self.logs.update(self.sums.means(), lr=lr)
+        for metric in self.metrics:
+            value = metric.result() if metric.live else None
+            if isinstance(value, (float, int)):
+                self.logs[metric.name] = value
+        if self.scaler is not None:
+            self.logs["skipped"] = self.skipped
+
+    def _build_schedule(self, state: Mapping[str, Any] | None) -> None:
+        """Make the schedule that has a name: it goes over all steps of this fit."""
+        if self.schedule_name is None:
+            return
+        now = self._lrs()
+        self._set_lrs(self._first_lrs)
+        steps = None if self.steps_per_epoch is None else self.steps_per_epoch * (self.epochs - self.first_epoch)
+        if self.schedule_per == "epoch":
+            steps = self.epochs - self.first_epoch
+        self.schedule = find_schedule(self.schedule_name, self.optimizer, steps)
+        if state is not None and state["schedule"] is not None:
+            self.schedule.load_state_dict(state["schedule"])
+            self._set_lrs(now)
+
+    def _lrs(self) -> list[Any]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def _set_lrs(self, lrs: list[Any]) -> None:
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr
+
+    def _called(self, verbose: str | int) -> CallbackList:
+        """The callbacks, and what prints."""
+        _one_of("verbose", verbose, STYLES)
+        if not verbose or any(isinstance(callback, ProgressBar) for callback in self.callbacks):
+            return self.callbacks
+        called = CallbackList([ProgressBar(STYLES[verbose], sys.stdout), *self.callbacks])
+        called.set_trainer(self)
+        return called
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that the optimizer holds."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the model's first parameter."""
+        return next((p.dtype for p in self.model.parameters()), None)
+
+    # --- without training -------------------------------------------------------------------------------------------
+
+    def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, Any]:
+        """Loss and metrics, in evaluation mode and without a graph.
+
+        A last, smaller batch weighs what it holds: the loss is the mean over all targets that count.
+
+        Parameters
+        ----------
+        data : arrays, Dataset or iterable of batches
+            As for `fit`.
+        batch_size : int
+            Of the loader that is made of arrays or a dataset.
+        """
+        source = make_source(data, "data", batch_size=extent("Trainer", "batch_size", batch_size), dtype=self.dtype)
+        logs: dict[str, Any] = {}
+        self.callbacks.on_test_begin(logs)
+        logs.update(evaluation.evaluate(self, source))
+        self.callbacks.on_test_end(logs)
+        return logs
+
+    def predict(self, x: Any, *, batch_size: int = 32) -> Any:
+        """The model's output for all examples, in their order, in evaluation mode and without a graph.
+
+        Parameters
+        ----------
+        x : array, tuple or dict of arrays, Dataset or iterable of batches
+            One input, several, or what `fit` takes, whose targets are left out.
+        batch_size : int
+            How many examples go through the model at a time.
+
+        Returns
+        -------
+        Tensor or nest of Tensor
+            Of the form of the model's output, the batches joined along axis 0.
+        """
+        return evaluation.predict(self, x, extent("Trainer", "batch_size", batch_size))
+
+    def diagnose(self) -> str:
+        """Run the batch at hand again with the same random numbers, and say where the first NaN or inf comes from."""
+        if self.batch is None:
+            raise ValueError(message("Trainer.diagnose", "batch", None, "a batch, so call it while fit runs"))
+        return self.pipeline.diagnose()
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run needs to go on bit for bit: `io.save_checkpoint` can write it.
+
+        It is whole between two steps of the optimizer: in the callbacks, and outside of `fit`.
+        """
+        return run_state.collect(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave; the next `fit` does so in the midst of its epoch.
+
+        The trainer has to be made as the one that was saved.
+        """
+        run_state.restore(self, state)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state into one file, which is there whole or not at all."""
+        io.save_checkpoint(path, self.state_dict())
+        if path not in self._saved:
+            self._saved.add(path)
+            run_state.remove_leftovers(path, self._made)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a file that `save` has written.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, or it is damaged.
+        """
+        self.load_state_dict(io.load_checkpoint(path))
+
+
+def _one_of(name: str, value: Any, known: Iterable[Any]) -> None:
+    if value not in list(known):
+        raise ValueError(message("Trainer", name, f"{value!r}", f"one of {', '.join(map(repr, known))}"))
