@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 import minigrad as mg
-from minigrad import parallel
+from minigrad import amp, nn, ops, optim, parallel
 
 Array = np.ndarray[Any, Any]
 DTYPES: dict[str, Any] = {
@@ -197,3 +198,111 @@ def fail(how: str) -> Any:
     if how == "recv":
         return world.recv(1) if world.rank == 0 else os.kill(os.getpid(), signal.SIGKILL)
     return world.allreduce(x)
+
+
+# --- DataParallel -------------------------------------------------------------------------------------------------
+
+
+class Model(nn.Module):
+    """Dense layers, a table of rows, a layer norm or a batch norm, and a branch for few rows, which not every part takes."""
+
+    def __init__(self, dtype: Any, norm: str, sparse: bool) -> None:
+        self.table = nn.Embedding(7, 4, sparse=sparse, dtype=dtype)
+        self.first = nn.Dense(6, activation="tanh", in_features=4, dtype=dtype)
+        self.norm = nn.BatchNorm1D(6, dtype=dtype) if norm == "batch" else nn.LayerNorm(6, dtype=dtype)
+        self.branch = nn.Dense(6, in_features=6, dtype=dtype)
+        self.idle = nn.Dense(2, in_features=2, dtype=dtype)
+        self.last = nn.Dense(1, in_features=6, dtype=dtype)
+
+    def forward(self, ids: Any, x: Any) -> Any:
+        h = self.norm(self.first(self.table(ids) + x))
+        rows = x[:, :1] > 1.5
+        if bool(ops.any(rows)):
+            h = h + self.branch(h) * ops.astype(rows, h.dtype)
+        return self.last(h)
+
+
+def batch(seed: int, step: int, size: int, dtype: Any) -> tuple[Array, Array, Array]:
+    rng = np.random.default_rng([seed, step])
+    x = rng.normal(size=(size, 4)).astype(dtype)
+    x[0, 0] = 2.0  # for one row at least the branch is taken
+    return rng.integers(0, 7, size), x, rng.normal(size=(size, 1)).astype(dtype)
+
+
+def train(size: int, seed: int, dtype: str, options: dict[str, Any]) -> Any:
+    """A few steps on this rank's part of each batch: losses, gradients of the first step, weights."""
+    world = team(size)
+    if world is None:
+        return None
+    norm, parts = options.get("norm", "layer"), options.get("parts", 1)
+    mg.random.seed(seed + world.rank)  # the values of rank 0 count
+    plain = Model(getattr(mg, dtype), norm, options.get("sparse", False))
+    model = parallel.DataParallel(
+        plain, world, bucket_size=options.get("bucket_size", 200), compression=options.get("compression"),
+        sync_batch_norm=norm == "batch",
+    )  # fmt: skip
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scaler = amp.GradScaler(init_scale=1024.0, enabled=options.get("scaled", False))
+    losses: list[float] = []
+    grads: dict[str, Any] = {}
+    count = options.get("batch_size", 12)
+    for step in range(3):
+        ids, x, y = batch(seed, step, count, dtype)
+        optimizer.zero_grad(set_to_none=step != 1)
+        total = 0.0
+        for number in range(parts):
+            low, high = (count * k // parts for k in (number, number + 1))
+            skew = options.get("skew", 1)  # 2: the parts of the ranks are 1, 3, 5, ... squares apart
+            ends = low + (high - low) * np.arange(world.size + 1) ** skew // world.size**skew
+            a, b = ends[world.rank : world.rank + 2]
+            with model.no_sync() if number < parts - 1 else contextlib.nullcontext():
+                loss = model.weighted(((model(mg.asarray(ids[a:b]), mg.asarray(x[a:b])) - y[a:b]) ** 2).mean(), b - a)
+                loss = loss * ((high - low) / count)
+                if options.get("overflow") == (step, world.rank):
+                    loss = loss * float("inf")
+                scaler.scale(loss).backward()
+            total += float(world.allreduce(np.float64(loss.item()), "mean"))
+        if step == 0:
+            grads = {n: None if p.grad is None else np.asarray(p.grad._array) * 1 for n, p in plain.named_parameters()}
+        if options.get("clip"):
+            scaler.unscale_(optimizer)
+            optim.clip_grad_norm_(model.parameters(), 0.5)
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(total)
+    weights = {name: t.numpy().copy() for name, t in plain.state_dict().items()}
+    assert list(weights) == list(model.state_dict())
+    return losses, grads, weights, scaler.get_scale()
+
+
+def deferred() -> Any:
+    """Shapes that the first batch completes."""
+    world = parallel.init()
+    mg.random.seed(world.rank)
+    model = parallel.DataParallel(nn.Sequential([nn.Dense(3), nn.Dropout(0.5), nn.Dense(1)]))
+    x = np.random.default_rng(world.rank).normal(size=(4, 2)).astype(np.float32)
+    model(mg.asarray(x)).mean().backward()
+    return [p.grad.tolist() for p in model.parameters()], [p.tolist() for p in model.parameters()]
+
+
+def unlike_models() -> Any:
+    """Ranks with other models."""
+    return parallel.DataParallel(nn.Dense(1, in_features=2 + parallel.init().rank))
+
+
+def rows_only() -> Any:
+    """A table of rows of which each rank uses two, and one that no rank uses."""
+    world = parallel.init()
+
+    class Tables(nn.Module):
+        def __init__(self) -> None:
+            self.used = nn.Embedding(6, 2, sparse=True)
+            self.idle = nn.Embedding(6, 2, sparse=True)
+
+        def forward(self, ids: Any) -> Any:
+            return self.used(ids)
+
+    model = parallel.DataParallel(Tables())
+    model(mg.asarray([world.rank, 5])).sum().backward()
+    grad = model.module.used.weight.grad._array
+    return type(grad).__name__, grad.ids.tolist(), grad.values.tolist(), model.module.idle.weight.grad

@@ -350,9 +350,7 @@ def test_a_folder_holds_one_run(tmp_path):
     fit(trainer, 3)
     fit(trainer, 1)  # goes on
     assert latest(tmp_path).name == "step-00000012.ckpt"
-    with pytest.raises(
-        ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=folder"
-    ):
+    with pytest.raises(ValueError, match=r"which has checkpoints of another run, needs an empty folder.*resume=folder"):
         fit(make(train.Checkpoint(tmp_path)), 1)
     (tmp_path / ".step-00000099.ckpt.0123456789abcdef").write_text("what a killed run was writing")
     again = make(train.Checkpoint(tmp_path, keep=9))
