@@ -204,7 +204,7 @@ def fail(how: str) -> Any:
 
 
 class Model(nn.Module):
-    """Dense layers, a table of rows, a layer norm or a batch norm, and a branch for few rows, which not every part takes."""
+    """Dense layers, a table of rows, a layer or batch norm, and a branch for few rows, which not every part takes."""
 
     def __init__(self, dtype: Any, norm: str, sparse: bool) -> None:
         self.table = nn.Embedding(7, 4, sparse=sparse, dtype=dtype)
