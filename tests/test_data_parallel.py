@@ -66,6 +66,7 @@ def compare(group: parallel.Group, size: int, seed: int, dtype: str, options: di
             "clip": st.booleans(),
             "norm": st.sampled_from(["layer", "batch"]),
             "sparse": st.booleans(),
+            "dropout": st.sampled_from([0.0, 0.3]),
             "batch_size": st.sampled_from([24, 48]),
             "skew": st.just(1),
         }
@@ -183,3 +184,21 @@ def test_hooks_for_afterwards_leave_kernels_their_way() -> None:
     for _ in range(2):
         (mg.ones((32, 64)) @ w).sum().backward()
     assert seen == [32 * 64 * 64, 2 * 32 * 64 * 64]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_dropout_of_attention_is_that_of_the_whole_batch(group: parallel.Group, checkpointed: bool) -> None:
+    wanted = functions.attention(1, checkpointed)
+    for size in (2, 3, 4):
+        for own in group.run(functions.attention, size, checkpointed)[:size]:
+            for found, grad in zip(own, wanted):
+                is_close(found, grad, 1e-6)
+
+
+@given(st.integers(0, 40), st.integers(1, 700), st.sampled_from([0.1, 0.5]))
+def test_a_part_of_a_mask(first: int, n: int, rate: float) -> None:
+    """What a rank drops is a part of what one process does, by the kernel and by the mask."""
+    whole = mg.ops.dropout(mg.ones(first + n), rate, key=(5, 6)).numpy()
+    part = mg.ops.dropout(mg.ones(n), rate, key=(5, 6, first)).numpy()
+    assert part.tobytes() == whole[first:].tobytes()
+    assert (mg.ops.keep_mask((n,), 5, 6, rate, first).numpy() == (part != 0)).all()
