@@ -169,6 +169,26 @@ def test_init_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
         world.abort()
 
 
+@pytest.mark.parametrize(
+    ("names", "under"),
+    [
+        ({}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"PMI_SIZE": "1"}, False),
+        ({"PMI_SIZE": "4", "PMI_RANK": "3"}, True),
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "8"}, True),
+        ({"PMIX_RANK": "0", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "8"}, False),  # of the job's script, which runs once
+    ],
+)
+def test_what_mpiexec_sets_is_found(names: dict[str, str], under: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert start._under_mpi() is under
+
+
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 MPI_PROGRAM = """

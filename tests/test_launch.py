@@ -85,7 +85,7 @@ def processes(word: str) -> list[str]:
 
 def test_a_rank_gets_its_share(program: Path) -> None:
     for words, environment, wanted in [
-        (["-n", 3], {}, max(1, threads.default() // 3)),
+        (["-n", 3], {}, max(1, threads.cores() // 3)),
         (["-n", 2, "--threads", 2], {"OMP_NUM_THREADS": "1"}, 2),
         (["-n", 2], {"MINIGRAD_NUM_THREADS": "3"}, 3),
     ]:

@@ -191,7 +191,7 @@ cdef class Channel:
     cdef World world
     cdef Plan plan
     cdef char* base
-    cdef object held, members
+    cdef object held, error
     cdef int32_t* ranks
     cdef ndarray rank_array
     cdef readonly int size, rank
@@ -264,7 +264,7 @@ cdef class Channel:
             try:
                 PyErr_CheckSignals()
             except BaseException as error:
-                self.members = error  # until the GIL is held for good
+                self.error = error  # until the GIL is held for good
                 raised = True
         return raised
 
@@ -319,7 +319,7 @@ cdef class Channel:
             return
         self.broken = True
         if code == RAISED:
-            error, self.members = self.members, None
+            error, self.error = self.error, None
             raise error
         if code == UNLIKE:
             raise Failure(CODES[code], self.odd, (self.odd_sign[0], self.odd_sign[1], self.odd_sign[2]))

@@ -132,7 +132,7 @@ def start() -> MPICommunicator:
     world = MPI.COMM_WORLD
     here = world.Split_type(MPI.COMM_TYPE_SHARED)
     if not (os.environ.get("MINIGRAD_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")):
-        threads.set_num_threads(max(1, threads.default() // here.Get_size()))
+        threads.set_num_threads(max(1, threads.cores() // here.Get_size()))
     here.Free()
     before = sys.excepthook
 
