@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -54,7 +54,6 @@ def compare(group: parallel.Group, size: int, seed: int, dtype: str, options: di
             assert own_weights[name].tobytes() == found[0][2][name].tobytes()
 
 
-@settings(max_examples=20)
 @given(
     size=st.integers(1, 4),
     seed=st.integers(0, 1000),
@@ -75,6 +74,8 @@ def compare(group: parallel.Group, size: int, seed: int, dtype: str, options: di
 def test_ranks_on_parts_equal_one_process(
     group: parallel.Group, size: int, seed: int, dtype: str, options: dict[str, Any]
 ) -> None:
+    if options["dropout"]:
+        options["batch_size"] = 72  # ranks have equal parts of it, however it is cut, as equal masks need
     compare(group, size, seed, dtype, options, BOUNDS[dtype])
 
 
