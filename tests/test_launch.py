@@ -177,7 +177,7 @@ def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixtu
 
 
 def test_ranks_that_are_killed_leave_nothing_and_go_on() -> None:
-    """The tool, a few times; CONTRIBUTING says how to run it for long. A busy machine may need longer to end."""
+    """The tool, a few times; docs/parallel.md says how to run it for long. A busy machine may need longer to end."""
     tool = ROOT / "tools" / "kill_ranks.py"
     command = [sys.executable, str(tool), "--kills", "6", "--ranks", "2", "--steps", "12", "--limit", "10"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
