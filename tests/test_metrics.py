@@ -488,6 +488,20 @@ def test_tensors_and_half_types():
     assert metric.result() == pytest.approx(1.25 / 3)
 
 
+@given(st.integers(0, 99), st.lists(st.integers(0, 3), min_size=1, max_size=3), st.booleans(), st.booleans())
+def test_targets_of_several_axes(seed, shape, weighted, soft):
+    """As many examples as places, whatever axes they lie on."""
+    random = np.random.default_rng(seed)
+    scores, targets = random.standard_normal((*shape, 3)), random.integers(0, 3, shape)
+    weight = random.integers(0, 3, shape[0]) if weighted else None
+    flat = None if weight is None else np.repeat(weight, math.prod(shape[1:]))
+    for make in ALL.values() if not soft else (metrics.Accuracy, metrics.ConfusionMatrix):
+        found, wanted = make(), make()
+        found.update(scores, np.eye(3)[targets] if soft else targets, weight)
+        wanted.update(scores.reshape(-1, 3), targets.ravel(), flat)
+        np.testing.assert_array_equal(found.result(), wanted.result())
+
+
 def test_what_does_not_count_may_be_anything():
     scores = np.array([[0.0, 1.0], [math.nan, math.nan]])
     for name in ("accuracy", "auc", "f1", "perplexity", "confusion_matrix"):
@@ -611,8 +625,8 @@ def test_shapes_and_values_that_do_not_fit():
 
 
 def test_arguments_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"metric is 'acuracy', needs one of accuracy, auc, .*top_<k>"):
-        metrics.get("acuracy")
+    with pytest.raises(ValueError, match=r"metric is 'accurate', needs one of accuracy, auc, .*top_<k>"):
+        metrics.get("accurate")
     with pytest.raises(ValueError, match="metric is 'top_0'"):
         metrics.get("top_0")
     with pytest.raises(ValueError, match="average is 'mean', needs one of 'auto', 'binary'"):

@@ -18,6 +18,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 LAYERS, WIDTH = 24, 16
 CHECKPOINT, FINAL = "run.ckpt", "final.ckpt"
@@ -37,6 +40,13 @@ def parse_args() -> argparse.Namespace:
 
 
 # --- the run that is killed -----------------------------------------------------------------------------------------
+
+
+def shifted(batch: Any, rng: Any) -> Any:
+    """Shift the images by a pixel, and add noise."""
+    images, labels = batch
+    images = np.roll(images, tuple(rng.integers(-1, 2, 2)), axis=(-2, -1))
+    return images + rng.normal(0, 0.05, images.shape).astype(images.dtype), labels
 
 
 def train(folder: Path, seed: int, epochs: int, workers: int) -> None:
@@ -73,15 +83,6 @@ def train(folder: Path, seed: int, epochs: int, workers: int) -> None:
 
         on_epoch_end = on_interrupt = save  # type: ignore[assignment]
 
-    class Shift(data.transforms.Transform):
-        """Shift the images by a pixel, and add noise."""
-
-        def apply(self, images, rng):  # type: ignore[no-untyped-def]
-            import numpy as np
-
-            moved = np.roll(images, tuple(rng.integers(-1, 2, 2)), axis=(-2, -1))
-            return moved + rng.normal(0, 0.05, moved.shape).astype(images.dtype)
-
     random.seed(seed)
     images, labels, test_images, test_labels = data.load_digits()
     layers = [nn.Flatten(), nn.Dense(WIDTH, in_features=64)]
@@ -90,7 +91,7 @@ def train(folder: Path, seed: int, epochs: int, workers: int) -> None:
     model = nn.Sequential([*layers, nn.Dense(10)])
     train_set = data.TensorDataset(images[:440].astype("float32"), labels[:440])
     options = {"batch_size": 20, "shuffle": True, "seed": seed, "num_workers": workers}
-    loader = data.DataLoader(train_set, transform=Shift(), **options)
+    loader = data.DataLoader(train_set, transform=shifted, **options)
     trainer = Trainer(
         model,
         optimizer="adam",

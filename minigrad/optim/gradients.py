@@ -23,7 +23,7 @@ from minigrad.tensor import Tensor
 if TYPE_CHECKING:
     from minigrad.optim.optimizer import Optimizer
 
-__all__ = ["cast", "scale", "unscale_", "values_of", "widen", "with_gradient", "writable"]
+__all__ = ["cast", "is_finite", "parameters_of", "scale", "unscale_", "values_of", "widen", "with_gradient", "writable"]
 
 Array = Any
 fast = Kernel("halves", "cast")
@@ -68,8 +68,13 @@ def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
     given: Any = inv_scale
     if isinstance(given, bool) or not isinstance(given, Real) or not 0.0 < float(given) < math.inf:
         raise ValueError(message("unscale_", "inv_scale", describe(given), "a positive, finite number"))
-    found = scale([p for group in optimizer.param_groups for p in group["params"] if p._grad is not None], inv_scale)
+    found = scale(with_gradient("unscale_", parameters_of(optimizer)), inv_scale)
     return all(is_finite(values) for values in found)
+
+
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of all groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def with_gradient(who: str, parameters: Any) -> list[Tensor]:

@@ -81,7 +81,7 @@ def _input_batches(x: Any, batch_size: int, dtype: Any) -> Iterator[Any]:
             yield part if isinstance(x, Mapping) else tuple(part.values())
         return
     if is_dataset(x):
-        x = DataLoader(x, batch_size)
+        x = DataLoader(x, batch_size, seed=0)
     source = Source(x, "x")
     while batches := source.take(1):
         yield inputs_of(batches[0])

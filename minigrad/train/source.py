@@ -96,11 +96,12 @@ class Source:
 
 
 def make_source(
-    data: Any, name: str, *, batch_size: int, shuffle: bool = False, seed: int | None = None, dtype: Any = None
+    data: Any, name: str, *, batch_size: int, shuffle: bool = False, seed: int | None = 0, dtype: Any = None
 ) -> Source:
     """Batches of arrays (x, y), of a dataset, or of what gives batches already.
 
-    NumPy's float64, which is what comes out of most files, is cast to the dtype of the model.
+    With seed None the loader draws one from `minigrad.random`, which evaluation must not touch. NumPy's float64, which
+    is what comes out of most files, is cast to the dtype of the model.
     """
     if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
         lengths = {length(part) for part in data}
@@ -108,6 +109,13 @@ def make_source(
             got = f"of {', '.join(str(length(part)) for part in data)} examples"
             raise ValueError(message("Trainer", name, got, "arrays of as many examples each"))
         data = TensorDataset(*(plain(part, dtype) for part in data))
+    elif isinstance(data, Mapping):
+        got = f"a dict with {', '.join(map(repr, data))}"
+        need = "arrays (x, y), a Dataset (its items may be dicts), or an iterable of batches"
+        raise TypeError(message("Trainer", name, got, need))
+    elif isinstance(data, tuple) and any(hasattr(part, "shape") for part in data):
+        got = f"a tuple of {', '.join(type(part).__name__ for part in data[:4])}"
+        raise TypeError(message("Trainer", name, got, "a tuple of arrays (x, y)", "np.asarray makes one of a list"))
     if is_dataset(data):
         data = DataLoader(data, batch_size, shuffle and not isinstance(data, IterableDataset), seed=seed)
     return Source(data, name)

@@ -47,7 +47,9 @@ class LRSchedule(Callback):
     """
 
     def __init__(self, schedule: Callable[..., Any] | Any, monitor: str | None = None) -> None:
-        self.schedule, self.function = (schedule, None) if hasattr(schedule, "step") else (None, schedule)
+        moves = hasattr(schedule, "step")
+        self.schedule: Any = schedule if moves else None
+        self.function: Any = None if moves else schedule
         if isinstance(schedule, type) or (self.function is not None and not callable(schedule)):
             need = "a function of the epoch, or a schedule of an optimizer"
             raise TypeError(message("LRSchedule", "schedule", schedule, need))

@@ -11,7 +11,7 @@ from typing import Any
 from minigrad.errors import message
 from minigrad.io.files import replacing
 from minigrad.train.callbacks.callback import Callback, Logs
-from minigrad.train.callbacks.checks import count, needed
+from minigrad.train.callbacks.checks import count, needed, writable
 
 __all__ = ["Plot"]
 
@@ -80,6 +80,9 @@ class Plot(Callback):
         if self.format not in kinds:
             raise ValueError(message("Plot", "path", f"{self.path.name!r}", f"an ending of {', '.join(sorted(kinds))}"))
 
+    def on_train_begin(self, logs: Logs) -> None:
+        writable("Plot", "path", self.path.parent)
+
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         ends = self.trainer.stop_training or epoch + 1 == self.trainer.epochs
         if ends or (epoch + 1) % self.every == 0:
@@ -135,7 +138,7 @@ class Plot(Callback):
         self, axes: Any, ticker: Any, name: str, history: Mapping[str, Sequence[Any]], best: int | None
     ) -> None:
         curves = [(name, "training", TRAINED), (f"val_{name}", "validation", HELD_OUT)]
-        shown = [([float(value) for value in history[key]], *how) for key, *how in curves if key in history]
+        shown = [([float(v) for v in history[key]], label, color) for key, label, color in curves if key in history]
         last = max(len(values) for values, *_ in shown)
         for values, label, color in shown:
             epochs = range(last - len(values) + 1, last + 1)

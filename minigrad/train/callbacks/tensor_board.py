@@ -16,6 +16,7 @@ from minigrad.backend.rows import RowSparse
 from minigrad.errors import message
 from minigrad.train.callbacks.callback import Callback, Logs
 from minigrad.train.callbacks.checks import count, needed
+from minigrad.train.callbacks.model_graph import trace
 from minigrad.train.metrics.arrays import host
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TensorBoard"]
 
+PROTOS = ("attr_value", "graph", "tensor_shape", "versions")
 LAYOUTS = {2: "HW", 3: "CHW", 4: "NCHW"}
 
 
@@ -49,6 +51,9 @@ class TensorBoard(Callback):
         ``samples(trainer) -> {name: text or image}``, called after every epoch. An image is an array (height, width),
         (channels, height, width) or, for several side by side, (n, channels, height, width): floats from 0 to 1 or
         uint8. It needs Pillow.
+    graph : bool
+        Whether to show the graph of the model's ops, each in its layer; it takes one more forward pass, in evaluation
+        mode.
 
     Raises
     ------
@@ -72,6 +77,7 @@ class TensorBoard(Callback):
         every: int = 1,
         histograms: int = 1,
         samples: Callable[[Trainer], Mapping[str, Any]] | None = None,
+        graph: bool = False,
     ) -> None:
         who = "TensorBoard"
         try:
@@ -81,7 +87,7 @@ class TensorBoard(Callback):
         if samples is not None and not callable(samples):
             raise TypeError(message(who, "samples", samples, "a function of the trainer"))
         self.every, self.histograms = count(who, "every", every), count(who, "histograms", histograms)
-        self.samples = samples
+        self.samples, self.graph = samples, bool(graph)
         self._summary = needed(who, "tensorboardX.summary", "log")
         self._events = needed(who, "tensorboardX.proto.event_pb2", "log")
         self._file: Any = None
@@ -188,6 +194,19 @@ class TensorBoard(Callback):
         if not self._described:
             self._described = True
             self._put(self._first, summary=self._summary.text("model", f"<pre>{self.trainer.model.summary()}</pre>"))
+            if self.graph:
+                self._put(self._first, graph_def=self._graph().SerializeToString())
+
+    def _graph(self) -> Any:
+        """The model's graph as TensorFlow writes it."""
+        part = {name: needed("TensorBoard", f"tensorboardX.proto.{name}_pb2", "log") for name in PROTOS}
+        shape, attribute = part["tensor_shape"].TensorShapeProto, part["attr_value"].AttrValue
+        graph = part["graph"].GraphDef(versions=part["versions"].VersionDef(producer=22))
+        for node in trace(self.trainer):
+            sizes = shape(dim=[shape.Dim(size=size) for size in node.shape])
+            shapes = attribute(list=attribute.ListValue(shape=[sizes]))
+            graph.node.add(name=node.name, op=node.op, input=node.inputs, attr={"_output_shapes": shapes})
+        return graph
 
     def _flush(self) -> None:
         if self._file is not None:

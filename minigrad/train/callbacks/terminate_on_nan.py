@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+from minigrad.errors import message
 from minigrad.train.callbacks.callback import Callback, Logs
 
 __all__ = ["TerminateOnNaN"]
@@ -16,6 +17,11 @@ class TerminateOnNaN(Callback):
     the history of the epochs that are done, and `on_train_end` of all callbacks is called, so files are closed and the
     best weights restored. In either case the weights have not taken the step, and the text names the layer and the op
     that made the first NaN or infinity. The trainer has to have ``nan="raise"``, as it does by default.
+
+    Raises
+    ------
+    ValueError
+        At the begin of a run whose trainer goes on at a NaN.
 
     Attributes
     ----------
@@ -42,6 +48,9 @@ class TerminateOnNaN(Callback):
 
     def on_train_begin(self, logs: Logs) -> None:
         self.reason = ""
+        if self.trainer.nan != "raise":
+            hint = "Otherwise the step is taken, and nothing can be found out"
+            raise ValueError(message("TerminateOnNaN", "the trainer's nan", repr(self.trainer.nan), "'raise'", hint))
 
     def on_nonfinite(self, error: FloatingPointError, logs: Logs) -> None:
         self.reason = str(error)

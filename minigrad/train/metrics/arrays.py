@@ -93,29 +93,26 @@ def rows(
     if y.shape == x.shape[:-1]:
         if y.dtype.kind == "f":
             raise DTypeError(message(who, "targets", y, "class indices of an integer dtype"))
-        w = weights(who, weight, y.shape)
-        if ignore_index is not None:
-            w = np.where(y == ignore_index, 0.0, w)
-        counted = w != 0
-        classes = y[counted].astype(np.int64)
+        x, y, w = _counted(x.reshape(-1, x.shape[-1]), y.reshape(-1), _weights(who, weight, y, ignore_index))
+        classes = y.astype(np.int64)
         if classes.size and not 0 <= classes.min() <= classes.max() < x.shape[-1]:
             wrong = classes[(classes < 0) | (classes >= x.shape[-1])][0]
             need = f"classes from 0 to {x.shape[-1] - 1}"
             raise ValueError(
                 message(who, "targets", f"{wrong} in some place", need, "ignore_index= leaves a class out")
             )
-        return Rows(x[counted], classes, w[counted])
+        return Rows(x, classes, w)
     if y.shape != x.shape:
         need = f"class indices {x.shape[:-1]} or probabilities {x.shape}"
         raise ShapeError(message(who, "targets", y, f"{need} for outputs of {x.shape}"))
     w = weights(who, weight, y.shape[:-1])
-    counted = w != 0
-    if not (np.abs(y[counted].sum(-1) - 1.0) <= SUM).all():
-        hint = "For several labels there are binary_accuracy and F1(multilabel=True)"
+    x, y, w = _counted(x.reshape(-1, x.shape[-1]), y.reshape(-1, x.shape[-1]), w)
+    if not (np.abs(y.sum(-1) - 1.0) <= SUM).all():
+        hint = "For several labels there are binary_accuracy and F1(multilabel=True), for numbers mae, mse and r2"
         raise ValueError(
             message(who, "targets", "not 1 in the sum of each row", "one class each, or probabilities", hint)
         )
-    return Rows(x[counted], y[counted].argmax(-1), w[counted])
+    return Rows(x, y.argmax(-1), w)
 
 
 def _single(who: str, x: Array, y: Array, weight: Any, ignore_index: int | None) -> Rows:
@@ -127,15 +124,25 @@ def _single(who: str, x: Array, y: Array, weight: Any, ignore_index: int | None)
         if x.ndim:
             need += f", or class indices {x.shape[:-1]}"
         raise ShapeError(message(who, "targets", y, need))
+    got = describe(y)
+    x, y, w = _counted(x.reshape(-1), y.reshape(-1), _weights(who, weight, y, ignore_index))
+    if not ((y >= 0) & (y <= 1)).all():
+        hint = "More classes need a score each, on the last axis of the outputs; for numbers there are mae, mse and r2"
+        raise ValueError(message(who, "targets", f"not all in 0..1 ({got})", "0, 1 or probabilities", hint))
+    return Rows(x, (y > 0.5).astype(np.int64), w)
+
+
+def _weights(who: str, weight: Any, y: Array, ignore_index: int | None) -> Array:
+    """The weight of each target, 0 for those of a class that does not count."""
     w = weights(who, weight, y.shape)
-    if ignore_index is not None:
-        w = np.where(y == ignore_index, 0.0, w)
+    return w if ignore_index is None else np.where(y == ignore_index, 0.0, w)
+
+
+def _counted(x: Array, y: Array, w: Array) -> tuple[Array, Array, Array]:
+    """The rows whose weight is not 0; where all count nothing is copied."""
+    w = w.reshape(-1)
     counted = w != 0
-    found = y[counted]
-    if not ((found >= 0) & (found <= 1)).all():
-        hint = "For more classes the outputs need one score for each, on their last axis"
-        raise ValueError(message(who, "targets", f"not all in 0..1 ({describe(y)})", "0, 1 or probabilities", hint))
-    return Rows(x[counted], (found > 0.5).astype(np.int64), w[counted])
+    return (x, y, w) if counted.all() else (x[counted], y[counted], w[counted])
 
 
 def elements(who: str, outputs: Any, targets: Any, weight: Any) -> tuple[Array, Array, Array]:

@@ -14,7 +14,7 @@ from minigrad.train.metrics.metric import register
 
 __all__ = ["ConfusionMatrix"]
 
-AXES = {"true": 1, "pred": 0, "all": (0, 1)}  # normalize -> the axes whose sum is 1
+AXES: dict[str, Any] = {"true": 1, "pred": 0, "all": (0, 1)}  # normalize -> the axes whose sum is 1
 
 
 @register("confusion_matrix")
