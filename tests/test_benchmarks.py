@@ -337,3 +337,12 @@ def test_slow_tasks_get_fewer_samples() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+def test_allreduce_is_measured_on_ranks() -> None:
+    command = [sys.executable, "-m", "benchmarks.allreduce", "-n", "2", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "processes, 2 ranks"
+    assert [int(line.split()[0].replace(",", "")) for line in lines[2:]] == [4, 1 << 16, 1 << 22]

@@ -205,6 +205,20 @@ def test_custom_loop(tmp_path):
     assert again.splitlines()[-1] == text.splitlines()[-1]
 
 
+def test_data_parallel(tmp_path):
+    """Alone and on two ranks: the same losses."""
+    options = ("--epochs", "3", "--batch-size", "100", "--accumulate", "2")
+    alone = run(tmp_path, "data_parallel.py", *options)
+    command = [sys.executable, "-m", "minigrad.launch", "-n", "2", str(EXAMPLES / "data_parallel.py"), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    losses, both = ([float(found) for found in re.findall(r"loss ([\d.]+)", text)] for text in (alone, done.stdout))
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] / 2
+    np.testing.assert_allclose(both, losses, rtol=1e-3)
+    assert "2 ranks (processes)" in done.stdout
+
+
 def test_char_gpt(tmp_path):
     for package in ("matplotlib", "safetensors"):
         pytest.importorskip(package)
