@@ -218,6 +218,32 @@ class Tensor(dispatch.Operators):
         """
         return engine.register_hook(self, hook)
 
+    def register_post_accumulate_grad_hook(
+        self, hook: Callable[[Tensor], Callable[[], None] | None]
+    ) -> Callable[[], None]:
+        """Call `hook` with this leaf in each backward that reaches it, once all has been added to its ``.grad``.
+
+        Parameters
+        ----------
+        hook : callable
+            Takes the tensor, while backward goes on elsewhere; it may change ``.grad``. What it returns, unless None,
+            is called without arguments when backward has ended, equal ones once.
+
+        Returns
+        -------
+        callable
+            Removes the hook.
+
+        Examples
+        --------
+        >>> import minigrad as mg
+        >>> x = mg.tensor(2.0, requires_grad=True)
+        >>> remove = x.register_post_accumulate_grad_hook(lambda leaf: print(leaf.grad))
+        >>> (x * x + x).backward()
+        tensor(5.)
+        """
+        return engine.register_after(self, hook)
+
     # --- to NumPy and back ------------------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray[Any, Any]:

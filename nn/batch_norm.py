@@ -87,6 +87,7 @@ class BatchNorm(Normalization):
     num_batches_tracked: Buffer | None
     _vectors = ("weight", "bias", "running_mean", "running_var")
     _axes: tuple[int, ...] = ()  # how many axes x may have, empty for any number
+    statistics: Any = None  # what finds those of the batch, where it is spread over processes: minigrad.parallel's
 
     def __init__(
         self,
@@ -127,13 +128,19 @@ class BatchNorm(Normalization):
         mean, var = self.running_mean, self.running_var
         if self.training or mean is None or var is None:
             n = math.prod(x.shape) // max(x.shape[axis], 1)
+            shared = self.statistics if self.training else None
+            if shared is not None:
+                n = shared.count(n)
             if self.training and n == 1:
                 hint = "Leave out a last batch of one sample, or call eval()"
                 raise ShapeError(message(who, "x", x, "more than one element a channel while training", hint))
             if not n and x.shape[axis]:
                 raise ShapeError(message(who, "x", x, "a batch of at least one element"))
             x = self._check(x, axis)
-            out, batch_mean, batch_var = ops.batch_norm_training(x, self.weight, self.bias, self.eps, axis=axis)
+            if shared is not None:
+                out, batch_mean, batch_var = shared.normalize(x, self.weight, self.bias, self.eps, axis, n)
+            else:
+                out, batch_mean, batch_var = ops.batch_norm_training(x, self.weight, self.bias, self.eps, axis=axis)
             if self.training and mean is not None and var is not None:
                 self._track(mean, var, batch_mean.detach(), batch_var.detach() * (n / (n - 1)))
             return out

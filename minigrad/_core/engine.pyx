@@ -63,6 +63,7 @@ cdef struct Slot:
     Py_ssize_t target     # place among the chosen inputs, -1 if it is none
     bint through          # some parent leads to something that wants a gradient
     bint needed           # is wanted itself, or through
+    bint settled          # of a leaf: all its contributions are in
 
 
 @cython.final
@@ -74,6 +75,7 @@ cdef class Run:
     cdef size_t mask
     cdef bint create, retain, accumulate, stop
     cdef list found             # cotangents of the chosen inputs
+    cdef list ending            # what hooks want to be called at the end
 
     def __cinit__(self):
         self.room = 16
@@ -134,7 +136,7 @@ cdef class Run:
         self.slots[k].cotangent = NULL
         self.slots[k].waiting = 0
         self.slots[k].target = -1
-        self.slots[k].through = self.slots[k].needed = False
+        self.slots[k].through = self.slots[k].needed = self.slots[k].settled = False
         self.count += 1
         return k
 
@@ -261,15 +263,22 @@ cdef class Run:
     cdef settle_leaf(self, Py_ssize_t slot):
         """All contributions to a leaf are in: run its hooks, then accumulate or report."""
         cdef TensorBase leaf = <TensorBase><object>self.slots[slot].item
-        cdef object g = self.take(slot)
-        if g is None:
-            return
-        if leaf._hooks and not self.outer(slot):
-            g = run_hooks(leaf._hooks, g, leaf._array.shape, leaf._array.dtype, self.create, "leaf")
-        if self.slots[slot].target >= 0:
-            self.found[self.slots[slot].target] = g
-        elif self.accumulate:
-            accumulate_grad(leaf, g, self.create)
+        cdef object g = self.take(slot), made
+        if g is not None:
+            if leaf._hooks and not self.outer(slot):
+                g = run_hooks(leaf._hooks, g, leaf._array.shape, leaf._array.dtype, self.create, "leaf")
+            if self.slots[slot].target >= 0:
+                self.found[self.slots[slot].target] = g
+            elif self.accumulate:
+                accumulate_grad(leaf, g, self.create)
+        if leaf._hooks and self.accumulate and not self.slots[slot].settled:
+            self.slots[slot].settled = True
+            g = None
+            for entry in list(leaf._hooks):
+                if len(<tuple>entry) == 2:
+                    made = (<tuple>entry)[0](leaf)
+                    if made is not None and made not in self.ending:
+                        self.ending.append(made)
 
     cdef go(self, list roots, list seeds):
         cdef Py_ssize_t n = 0, i, k, slot, parent
@@ -543,8 +552,10 @@ cdef object fill_missing(list bundle, Node node, bint create):
 cdef object run_hooks(list hooks, object g, object shape, object dtype, bint create, str name):
     """Call hooks on a complete cotangent; what one returns takes its place."""
     cdef TensorBase t = wrapped(g)
-    for (hook,) in list(hooks):
-        changed = hook(t)
+    for entry in list(hooks):
+        if len(<tuple>entry) == 2:    # one for afterwards
+            continue
+        changed = (<tuple>entry)[0](t)
         if changed is not None:
             if not isinstance(changed, TensorBase):
                 raise GradError(f"hook on {name}: returned {type(changed).__name__}, needs None or a Tensor")
@@ -604,10 +615,18 @@ cdef replace_grad(TensorBase t, object g):
                 return
 
 
+cdef bint changes_gradient(list hooks) except -1:
+    """Whether one of the hooks sees a cotangent before it is accumulated."""
+    for entry in hooks:
+        if len(<tuple>entry) == 1:
+            return True
+    return False
+
+
 cdef TensorBase borrow_grad(TensorBase leaf):
     """Take ``.grad`` from a leaf, if it may be added to in place."""
     cdef TensorBase grad
-    if leaf._grad is None or leaf._hooks:
+    if leaf._grad is None or (leaf._hooks and changes_gradient(leaf._hooks)):
         return None
     with _grad_lock:
         grad = <TensorBase>leaf._grad
@@ -658,6 +677,7 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
     run.accumulate = inputs is None
     run.stop = stop
     run.found = []
+    run.ending = []
     if inputs is not None:
         for edge in <list>inputs:
             slot = run.find(edge)
@@ -681,6 +701,8 @@ def run_backward(list outputs, list seeds, object inputs, bint retain, bint crea
         unhush(quiet)
         PyContextVar_Reset(_grad_mode, token)
     values.clear()
+    for end in run.ending:
+        end()
     return [own_result(run.found, k) for k in which]
 
 
@@ -761,6 +783,28 @@ def register_hook(TensorBase t not None, hook):
 
     def remove():
         # by identity: the same function may be registered twice
+        hooks[:] = [other for other in hooks if other is not entry]
+    return remove
+
+
+def register_after(TensorBase leaf not None, hook):
+    """Let a hook see a leaf once backward has added all to its ``.grad``; returns what removes it."""
+    cdef list hooks
+    if not callable(hook):
+        raise GradError(
+            f"register_post_accumulate_grad_hook: hook is {type(hook).__name__}, needs a callable that takes the tensor"
+        )
+    if leaf._node is not None or not leaf._leaf:
+        raise GradError(
+            "register_post_accumulate_grad_hook: the tensor is no leaf that requires grad, so nothing is accumulated"
+        )
+    if leaf._hooks is None:
+        leaf._hooks = []
+    hooks = leaf._hooks
+    entry = (hook, True)
+    hooks.append(entry)
+
+    def remove():
         hooks[:] = [other for other in hooks if other is not entry]
     return remove
 

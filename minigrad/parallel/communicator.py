@@ -1,0 +1,419 @@
+"""Communicator: how the ranks of a group exchange arrays; the engines behind it are in modules of their own."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import numpy as np
+
+from minigrad import dtypes
+from minigrad._core import shared, tape
+from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.tensor import Tensor
+
+__all__ = ["Communicator", "bounds"]
+
+Array = np.ndarray[Any, Any]
+OPS = ("sum", "mean", "max")
+SENT = 40  # int64 that go before an array that is sent: its dtype, its axes, its extents
+CODES = [np.dtype(t) for t in (*"?bhilBHILefdFD",)] + [dtypes.bfloat16]
+
+
+class Communicator(abc.ABC):
+    """A group of ranks, each a process that runs the same program.
+
+    Every rank of a group calls the same methods in the same order (*collectives*), one at a time; `send` and `recv`
+    concern two ranks. Arrays may be of any shape, also without elements, and of any layout; a tensor is taken as its
+    values, and answered with a tensor that requires no grad. Every rank gets the same bits, and these depend neither on
+    timing nor on the engine: elements are combined in the order of the ranks, half types in float32, rounded once.
+
+    A rank that fails ends the others: they raise `ParallelError`.
+
+    Attributes
+    ----------
+    size : int
+        How many ranks there are.
+    rank : int
+        The number of this one, from 0.
+
+    Notes
+    -----
+    An engine writes the methods with an underscore. They get flat arrays in C order that have been checked, so that
+    one for a device (NCCL) needs to write these alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minigrad import parallel
+    >>> world = parallel.init()
+    >>> world.size, world.rank
+    (1, 0)
+    >>> world.allreduce(np.ones(2, np.float32))
+    array([1., 1.], dtype=float32)
+    """
+
+    size: int
+    rank: int
+    engine: str = ""  # its name
+    overlaps: bool = True  # whether a duplicate may be used by a thread of its own
+
+    # --- collectives ------------------------------------------------------------------------------------------------
+
+    def allreduce(self, x: Any, op: str = "sum", *, out: Array | None = None) -> Any:
+        """Combine the arrays of all ranks; every rank gets the result.
+
+        Parameters
+        ----------
+        x : array_like
+            Of one shape and dtype on all ranks.
+        op : {"sum", "mean", "max"}
+            "mean" divides the sum, before it is rounded to a half type. The maximum is NaN where one is.
+        out : numpy.ndarray, optional
+            Where to put the result, in C order; it may be `x`.
+
+        Returns
+        -------
+        numpy.ndarray or Tensor
+            Of the shape and dtype of `x`.
+
+        Raises
+        ------
+        DTypeError
+            For a dtype that is no number, the mean of integers, the maximum of complex numbers.
+        ParallelError
+            If the ranks did not come through it together.
+
+        Examples
+        --------
+        >>> from minigrad import parallel
+        >>> float(parallel.init().allreduce(3.0, "mean"))
+        3.0
+        """
+        who = "allreduce"
+        array = self._array(who, x)
+        kind, flat = self._reducible(who, array, op)
+        result = self._result(who, array, out)
+        self._allreduce(flat, result.reshape(-1).view(flat.dtype), kind, op)
+        return self._answer(x, result)
+
+    def reduce_scatter(self, x: Any, op: str = "sum") -> Any:
+        """Combine the arrays of all ranks; each rank gets its part of the result, along the first axis.
+
+        Parameters
+        ----------
+        x : array_like
+            (n, ...), of one shape and dtype on all ranks.
+        op : {"sum", "mean", "max"}
+            As for `allreduce`.
+
+        Returns
+        -------
+        numpy.ndarray or Tensor
+            Rows ``n * rank // size`` to ``n * (rank + 1) // size``.
+
+        Raises
+        ------
+        ShapeError
+            If `x` has no axis.
+        DTypeError, ParallelError
+            As for `allreduce`.
+
+        Examples
+        --------
+        >>> from minigrad import parallel
+        >>> parallel.init().reduce_scatter([1.0, 2.0])
+        array([1., 2.])
+        """
+        who = "reduce_scatter"
+        array = self._array(who, x)
+        kind, flat = self._reducible(who, array, op)
+        if array.ndim == 0:
+            raise ShapeError(message(who, "x", array, "an axis to cut"))
+        rows = bounds(len(array), self.size)
+        width = flat.size // len(array) if len(array) else 0
+        out = np.empty((rows[self.rank + 1] - rows[self.rank], *array.shape[1:]), array.dtype)
+        self._reduce_scatter(flat, out.reshape(-1).view(flat.dtype), rows * width, kind, op)
+        return self._answer(x, out)
+
+    def all_gather(self, x: Any) -> Any:
+        """Put the arrays of all ranks one after the other, along the first axis; every rank gets the result.
+
+        Parameters
+        ----------
+        x : array_like
+            Its first extent may differ between ranks, the others and the dtype may not. A 0-d array counts as one of
+            one element.
+
+        Returns
+        -------
+        numpy.ndarray or Tensor
+
+        Raises
+        ------
+        ParallelError
+            As for `allreduce`.
+
+        Examples
+        --------
+        >>> from minigrad import parallel
+        >>> parallel.init().all_gather([[1.0, 2.0]]).shape
+        (1, 2)
+        """
+        array = np.atleast_1d(self._array("all_gather", x))
+        tail = array.shape[1:]
+        width = int(np.prod(tail, dtype=np.int64)) * array.itemsize
+        own = np.array([len(array), width, CODES.index(array.dtype)], np.int64)
+        table = np.empty((self.size, 3), np.int64)
+        self._all_gather(own.view(np.uint8), table.reshape(-1).view(np.uint8), np.arange(self.size + 1) * own.nbytes)
+        odd = np.flatnonzero((table[:, 1:] != own[1:]).any(axis=1))
+        if odd.size:
+            got = f"of {table[odd[0], 1]} bytes a row on rank {odd[0]}, and of {width} on rank {self.rank}"
+            raise ShapeError(message("all_gather", "x", got, "one dtype and equal extents but the first"))
+        ends = np.concatenate([[0], np.cumsum(table[:, 0])])
+        out = np.empty((int(ends[-1]), *tail), array.dtype)
+        self._all_gather(_bytes(array), _bytes(out), ends * width)
+        return self._answer(x, out)
+
+    def broadcast(self, x: Any, root: int = 0, *, out: Array | None = None) -> Any:
+        """Give every rank the array of one.
+
+        Parameters
+        ----------
+        x : array_like
+            Of one shape and dtype on all ranks; the values count on `root` alone.
+        root : int
+            The rank whose values are taken.
+        out : numpy.ndarray, optional
+            Where to put the result, in C order; it may be `x`.
+
+        Returns
+        -------
+        numpy.ndarray or Tensor
+
+        Raises
+        ------
+        ParallelError
+            As for `allreduce`.
+
+        Examples
+        --------
+        >>> from minigrad import parallel
+        >>> parallel.init().broadcast([1, 2])
+        array([1, 2])
+        """
+        self._check_rank("broadcast", "root", root)
+        array = self._array("broadcast", x)
+        result = self._result("broadcast", array, out)
+        if self.rank == root and result is not array:
+            result[...] = array
+        self._broadcast(_bytes(result), root)
+        return self._answer(x, result)
+
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
+        self._barrier()
+
+    # --- two ranks --------------------------------------------------------------------------------------------------
+
+    def send(self, x: Any, to: int) -> None:
+        """Send an array to a rank, which calls `recv`. What does not fit into a few hundred kilobytes waits for it.
+
+        Examples
+        --------
+        A rank does not send to itself::
+
+            world.send(x, to=1) if world.rank == 0 else world.recv(0)
+        """
+        self._check_rank("send", "to", to, other=True)
+        array = self._array("send", x)
+        self._push(_header(array).view(np.uint8), to)
+        self._push(_bytes(array), to)
+
+    def recv(self, source: int) -> Array:
+        """The next array that a rank sends to this one."""
+        self._check_rank("recv", "source", source, other=True)
+        head = np.empty(SENT, np.int64)
+        self._pull(head.view(np.uint8), source)
+        out = _empty(head)
+        self._pull(_bytes(out), source)
+        return out
+
+    def sendrecv(self, x: Any, to: int, source: int) -> Array:
+        """Send an array to one rank and take one from another, or from the same, without either waiting for the other.
+
+        Parameters
+        ----------
+        x : array_like
+            What to send.
+        to, source : int
+            The ranks.
+        """
+        self._check_rank("sendrecv", "to", to, other=True)
+        self._check_rank("sendrecv", "source", source, other=True)
+        array = self._array("sendrecv", x)
+        head = np.empty(SENT, np.int64)
+        self._exchange(_header(array).view(np.uint8), to, head.view(np.uint8), source)
+        out = _empty(head)
+        self._exchange(_bytes(array), to, _bytes(out), source)
+        return out
+
+    # --- groups -----------------------------------------------------------------------------------------------------
+
+    def split(self, color: int | None, key: int | None = None) -> Communicator | None:
+        """Part the ranks into groups; a collective of all of them.
+
+        Parameters
+        ----------
+        color : int or None
+            Ranks that give the same number form a group; None joins none.
+        key : int, optional
+            The order in the group, that of the ranks by default.
+
+        Returns
+        -------
+        Communicator or None
+            That of this rank's group.
+
+        Examples
+        --------
+        >>> from minigrad import parallel
+        >>> parallel.init().split(0).size
+        1
+        """
+        own = np.array([[color is not None, color or 0, self.rank if key is None else key]], np.int64)
+        table = self.all_gather(own)
+        groups: dict[int, list[int]] = {}
+        for rank in sorted(range(self.size), key=lambda r: (table[r, 2], r)):
+            if table[rank, 0]:
+                groups.setdefault(int(table[rank, 1]), []).append(rank)
+        return self._split([groups[c] for c in sorted(groups)])
+
+    def duplicate(self) -> Communicator:
+        """Another communicator of the same ranks: a thread may use it beside this one. A collective."""
+        made = self.split(0)
+        assert made is not None
+        return made
+
+    def abort(self, reason: str = "") -> None:
+        """End all ranks, with a reason that is shown; this one by `SystemExit`, if nothing is faster."""
+        self._abort(reason)
+
+    # --- what an engine writes --------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _allreduce(self, x: Array, out: Array, kind: int, op: str) -> None:
+        """Combine flat arrays; `x` may be `out`. `kind`: that of `minigrad._core.shared`."""
+
+    @abc.abstractmethod
+    def _reduce_scatter(self, x: Array, out: Array, ends: Array, kind: int, op: str) -> None:
+        """Combine, and keep the elements from ``ends[rank]`` to ``ends[rank + 1]``."""
+
+    @abc.abstractmethod
+    def _all_gather(self, x: Array, out: Array, ends: Array) -> None:
+        """Fill `out` with the bytes of all; those of a rank lie from ``ends[rank]`` to ``ends[rank + 1]``."""
+
+    @abc.abstractmethod
+    def _broadcast(self, x: Array, root: int) -> None:
+        """Fill `x`, bytes, with those of one rank."""
+
+    @abc.abstractmethod
+    def _barrier(self) -> None: ...
+
+    @abc.abstractmethod
+    def _push(self, x: Array, to: int) -> None:
+        """Send bytes."""
+
+    @abc.abstractmethod
+    def _pull(self, x: Array, source: int) -> None:
+        """Fill `x` with bytes that were sent."""
+
+    @abc.abstractmethod
+    def _exchange(self, x: Array, to: int, out: Array, source: int) -> None:
+        """Both at once."""
+
+    @abc.abstractmethod
+    def _split(self, groups: list[list[int]]) -> Communicator | None:
+        """Make the groups, given by ranks of this one; that of this rank."""
+
+    @abc.abstractmethod
+    def _abort(self, reason: str) -> None: ...
+
+    # --- checks -----------------------------------------------------------------------------------------------------
+
+    def _array(self, who: str, x: Any) -> Array:
+        array = x._array if isinstance(x, Tensor) else x
+        array = np.asarray(array)
+        if array.dtype not in CODES:
+            raise DTypeError(message(who, "x", array, "numbers or bools, of the machine's byte order"))
+        return array
+
+    def _reducible(self, who: str, array: Array, op: str) -> tuple[int, Array]:
+        """What the elements are to the kernel, and the array as a flat one of such elements."""
+        if op not in OPS:
+            raise ValueError(message(who, "op", repr(op), "'sum', 'mean' or 'max'"))
+        flat = np.ascontiguousarray(array).reshape(-1)
+        letter = array.dtype.kind
+        if letter == "c":
+            if op == "max":
+                raise DTypeError(message(who, "x", array, "real numbers for a maximum"))
+            flat = flat.view(np.float32 if array.dtype.itemsize == 8 else np.float64)
+        elif letter == "b":
+            if op != "max":
+                raise DTypeError(message(who, "x", array, f"numbers for a {op}", "The maximum of bools is `any`"))
+            flat = flat.view(np.uint8)
+        elif letter in "iu":
+            if op == "mean":
+                raise DTypeError(message(who, "x", array, "floating numbers for a mean"))
+            if op == "sum":  # it wraps
+                flat = flat.view(f"u{array.dtype.itemsize}")
+        name = f"{'int' if flat.dtype.kind == 'i' else 'uint'}{8 * flat.itemsize}" if flat.dtype.kind in "iu" else ""
+        return shared.kinds[name or flat.dtype.name], flat
+
+    def _result(self, who: str, array: Array, out: Array | None) -> Array:
+        if out is None:
+            return np.empty(array.shape, array.dtype)
+        if out.shape != array.shape or out.dtype != array.dtype:
+            raise ShapeError(message(who, "out", out, f"{describe(array)}, as x"))
+        if not (out.flags.c_contiguous and out.flags.writeable):
+            raise ValueError(message(who, "out", "read-only or not in C order", "memory to write to, in C order"))
+        return out
+
+    def _check_rank(self, who: str, name: str, rank: int, *, other: bool = False) -> None:
+        if not 0 <= rank < self.size or (other and rank == self.rank):
+            need = f"a rank from 0 to {self.size - 1}" + (f" other than {self.rank}" if other else "")
+            raise ValueError(message(who, name, f"{rank}", need))
+
+    @staticmethod
+    def _answer(x: Any, result: Array) -> Any:
+        return tape.new_tensor(result) if isinstance(x, Tensor) else result
+
+    def __repr__(self) -> str:
+        return f"Communicator({self.engine}, rank {self.rank} of {self.size})"
+
+
+def bounds(n: int, size: int) -> Array:
+    """Where the parts of n rows begin, and n: part r of all is ``n * r // size`` to ``n * (r + 1) // size``.
+
+    Examples
+    --------
+    >>> from minigrad.parallel.communicator import bounds
+    >>> bounds(7, 3).tolist()
+    [0, 2, 4, 7]
+    """
+    return n * np.arange(size + 1, dtype=np.int64) // size
+
+
+def _bytes(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _header(array: Array) -> Array:
+    head = np.zeros(SENT, np.int64)
+    head[:2] = CODES.index(array.dtype), array.ndim
+    head[2 : 2 + array.ndim] = array.shape
+    return head
+
+
+def _empty(head: Array) -> Array:
+    return np.empty(tuple(head[2 : 2 + head[1]].tolist()), CODES[head[0]])

@@ -1,0 +1,216 @@
+"""Collectives: what each gives, on every engine, however the ranks come; and what ends them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad import parallel
+from minigrad.errors import DTypeError, ShapeError
+from minigrad.parallel import start
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the ranks get this path
+functions = importlib.import_module("rank_functions")
+
+SHAPES: Any = st.one_of(
+    st.just(()),
+    st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple),
+    st.integers(0, 9000).map(lambda n: (n,)),
+    st.sampled_from([(131_072,), (131_073,), (400_001,), (700, 501)]),
+)
+
+
+class Ranks:
+    """A group that is made anew after a failure, so that Hypothesis can go on."""
+
+    made: parallel.Group | None = None
+
+    def run(self, function: Any, *args: Any) -> list[Any]:
+        if self.made is None or self.made.broken:
+            self.made = parallel.Group(4, threads_each=1, timeout=60.0)
+        return self.made.run(function, *args)
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[Ranks]:
+    ranks = Ranks()
+    yield ranks
+    if ranks.made is not None:
+        ranks.made.close()
+
+
+@st.composite
+def cases(draw: Any) -> tuple[Any, ...]:
+    dtype = draw(st.sampled_from(sorted(functions.DTYPES)))
+    kind = functions.DTYPES[dtype].kind
+    ops = {"b": ["max"], "i": ["sum", "max"], "u": ["sum", "max"], "c": ["sum", "mean"]}.get(
+        kind, ["sum", "mean", "max"]
+    )
+    return (
+        draw(st.integers(1, 4)), draw(st.integers(0, 10**6)), draw(SHAPES), dtype, draw(st.sampled_from(ops)),
+        draw(st.sampled_from(["plain", "fortran", "strided", "reversed"])), kind in "fV" and draw(st.booleans()),
+    )  # fmt: skip
+
+
+@given(cases())
+def test_each_collective_gives_what_it_says(group: Ranks, case: tuple[Any, ...]) -> None:
+    found = group.run(functions.laws, *case)[: case[0]]
+    assert all(sums == found[0] for sums in found)
+
+
+@settings(max_examples=10)
+@given(cases())
+def test_one_rank_alone(case: tuple[Any, ...]) -> None:
+    assert functions.laws(1, *case[1:]) is not None
+
+
+def test_the_order_in_time_changes_nothing(group: Ranks) -> None:
+    found = group.run(functions.late_ranks, 5, 6)
+    for number in range(6):
+        xs = [np.random.default_rng([5, number, rank]).normal(size=70_000).astype(np.float32) for rank in range(4)]
+        assert {sums[number] for sums in found} == {(((xs[0] + xs[1]) + xs[2]) + xs[3]).tobytes()}
+
+
+def test_float32_sums_are_close_to_those_in_float64(group: Ranks) -> None:
+    xs = functions.draw(3, 4, (5000,), "float32")
+    got = np.frombuffer(group.run(functions.laws, 4, 3, (5000,), "float32", "sum", "plain", False)[0], np.float32)
+    np.testing.assert_allclose(got, np.sum(np.array(xs, np.float64), axis=0), rtol=0, atol=4 * 400 * 2.0**-24)
+
+
+def test_groups_form_a_mesh(group: Ranks) -> None:
+    assert group.run(functions.mesh) == [[11, 101, 3], [11, 1010, 2], [1100, 101, 1], [1100, 1010, 0]]
+
+
+def test_a_thread_may_use_a_duplicate(group: Ranks) -> None:
+    assert group.run(functions.beside_a_thread, 30) == [True] * 4
+
+
+def test_tensors_are_answered_with_tensors(group: Ranks) -> None:
+    assert group.run(functions.tensors) == [["Tensor", False, [1.0, 1.5], [0, 1, 2, 3]]] * 4
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ("raise", ValueError, "boom"),
+        ("kill", parallel.ParallelError, "rank 1 was killed by SIGKILL"),
+        ("unlike", parallel.ParallelError, "came to (barrier|allreduce of 400000 numbers .float32, sum.)"),
+        ("late", parallel.ParallelError, "has waited for the other ranks 0.[23]"),
+        ("shape", ShapeError, "needs one dtype and equal extents but the first"),
+        ("recv", parallel.ParallelError, "killed by SIGKILL"),
+    ],
+)
+def test_a_failure_ends_the_others(how: str, error: type[Exception], words: str) -> None:
+    made = parallel.Group(2, threads_each=1, timeout=0.2 if how == "late" else 60.0)
+    made.run(os.getpid)
+    begun = time.monotonic()
+    with pytest.raises(error, match=words):
+        made.run(functions.fail, how)
+    assert time.monotonic() - begun < 5.0  # not the timeout: a machine may be busy
+    with pytest.raises(parallel.ParallelError, match="the group has ended"):
+        made.run(os.getpid)
+
+
+def test_errors_name_what_does_not_fit() -> None:
+    world = parallel.init()
+    with pytest.raises(ValueError, match="op is 'product', needs 'sum', 'mean' or 'max'"):
+        world.allreduce(1.0, "product")
+    with pytest.raises(DTypeError, match="mean"):
+        world.allreduce(np.ones(2, np.int32), "mean")
+    with pytest.raises(DTypeError, match="maximum"):
+        world.allreduce(np.ones(2, np.complex64), "max")
+    with pytest.raises(DTypeError, match="sum"):
+        world.allreduce(np.ones(2, np.bool_))
+    with pytest.raises(DTypeError, match="numbers or bools"):
+        world.broadcast(np.array(["a"]))
+    with pytest.raises(DTypeError, match="byte order"):
+        world.allreduce(np.ones(2, ">f4"))
+    with pytest.raises(ShapeError, match=r"out is float32 .3,., needs float32 .2,., as x"):
+        world.allreduce(np.ones(2, np.float32), out=np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="in C order"):
+        world.allreduce(np.ones(2, np.float32), out=np.ones(4, np.float32)[::2])
+    with pytest.raises(ShapeError, match="an axis to cut"):
+        world.reduce_scatter(1.0)
+    with pytest.raises(ValueError, match="root is 1, needs a rank from 0 to 0"):
+        world.broadcast(1.0, 1)
+    with pytest.raises(ValueError, match="other than 0"):
+        world.send(1.0, 0)
+
+
+def test_init_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "_world", None)
+    world = parallel.init()
+    assert parallel.init() is world
+    assert parallel.init("single") is world
+    assert (world.size, world.rank, world.engine) == (1, 0, "single")
+    assert world.split(None) is None
+    with pytest.raises(RuntimeError, match="needs 'single', which runs already"):
+        parallel.init("processes")
+    monkeypatch.setattr(start, "_world", None)
+    with pytest.raises(RuntimeError, match=r"minigrad\.launch"):
+        parallel.init("processes")
+    with pytest.raises(ValueError, match="engine is 'nccl'"):
+        parallel.init("nccl")
+    assert isinstance(world.allreduce(mg.ones(2)), mg.Tensor)
+    with pytest.raises(SystemExit):
+        world.abort()
+
+
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+MPI_PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import rank_functions
+from minigrad import parallel
+world = parallel.init()
+assert world.engine == "mpi" and world.size == 3, world
+rank_functions.laws(3, 1, (700, 300), "float32", "mean", "strided", False)
+for seed, (dtype, op) in enumerate([("bfloat16", "sum"), ("int8", "sum"), ("bool", "max"), ("float64", "max")]):
+    for shape in [(), (0, 2), (7, 3), (5000,)]:
+        rank_functions.laws(3, seed, shape, dtype, op, "fortran", False)
+assert rank_functions.beside_a_thread(5)
+print(f"rank {{world.rank}}: {{rank_functions.late_ranks(2, 2)[1][:8].hex()}}\\n", end="")
+if len(sys.argv) > 1 and world.rank == 1:
+    raise ValueError("boom")
+world.barrier()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec")
+@pytest.mark.parametrize("fails", [False, True])
+def test_mpi_gives_the_same_bits(tmp_path: Path, fails: bool) -> None:
+    pytest.importorskip("mpi4py")
+    assert MPIEXEC is not None
+    program = tmp_path / "program.py"
+    program.write_text(MPI_PROGRAM.format(tests=str(Path(__file__).parent)))
+    command = [MPIEXEC, "-n", "3", sys.executable, str(program), *(["fail"] if fails else [])]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    if fails:
+        assert done.returncode != 0
+        assert "ValueError: boom" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    xs = [np.random.default_rng([2, 1, rank]).normal(size=70_000).astype(np.float32) for rank in range(3)]
+    want = ((xs[0] + xs[1]) + xs[2]).tobytes()[:8].hex()
+    assert sorted(done.stdout.split("\n"))[1:] == [f"rank {rank}: {want}" for rank in range(3)]

@@ -1,0 +1,185 @@
+"""DataParallel: N ranks on parts of a batch make the step of one process on the whole of it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minigrad as mg
+from minigrad import nn, parallel
+from minigrad.errors import GradError
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the ranks get this path
+functions = importlib.import_module("rank_functions")
+BOUNDS = {"float64": 1e-12, "float32": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[parallel.Group]:
+    with parallel.Group(4, threads_each=1, timeout=60.0) as made:
+        yield made
+
+
+def is_close(found: Any, wanted: Any, bound: float) -> None:
+    """To `bound`, relative to the largest number of the array."""
+    if wanted is None:
+        assert found is None
+        return
+    assert found is not None
+    wanted = np.asarray(wanted, np.float64)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=bound * max(1.0, float(np.abs(wanted).max(initial=0))))
+
+
+def compare(group: parallel.Group, size: int, seed: int, dtype: str, options: dict[str, Any], bound: float) -> None:
+    """The ranks among each other, bit for bit, and with one process on the whole batch."""
+    found = group.run(functions.train, size, seed, dtype, options)[:size]
+    losses, grads, weights, scale = functions.train(1, seed, dtype, {**options, "overflow": None})
+    for own, own_grads, own_weights, own_scale in found:
+        assert own == found[0][0]
+        assert own_scale == scale
+        is_close(own, losses, bound)
+        for name, wanted in grads.items():
+            is_close(own_grads[name], wanted, bound * options.get("scaled", 1))
+            assert wanted is None or own_grads[name].tobytes() == found[0][1][name].tobytes()
+        for name, wanted in weights.items():
+            is_close(own_weights[name], wanted, bound)
+            assert own_weights[name].tobytes() == found[0][2][name].tobytes()
+
+
+@settings(max_examples=20)
+@given(
+    size=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+    dtype=st.sampled_from(["float32", "float64"]),
+    options=st.fixed_dictionaries(
+        {
+            "bucket_size": st.sampled_from([1, 100, 300, 10**6]),
+            "parts": st.integers(1, 3),
+            "clip": st.booleans(),
+            "norm": st.sampled_from(["layer", "batch"]),
+            "sparse": st.booleans(),
+            "batch_size": st.sampled_from([24, 48]),
+            "skew": st.just(1),
+        }
+    ),
+)
+def test_ranks_on_parts_equal_one_process(
+    group: parallel.Group, size: int, seed: int, dtype: str, options: dict[str, Any]
+) -> None:
+    compare(group, size, seed, dtype, options, BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_parts_of_unequal_sizes(group: parallel.Group, norm: str) -> None:
+    compare(group, 3, 5, "float64", {"skew": 2, "batch_size": 27, "norm": norm}, 1e-12)
+
+
+def test_loss_scaling(group: parallel.Group) -> None:
+    compare(group, 2, 6, "float32", {"scaled": True, "clip": True, "parts": 2}, 1e-6)
+
+
+def test_overflow_on_one_rank_skips_the_step_on_all(group: parallel.Group) -> None:
+    options = {"scaled": True, "overflow": (1, 1)}
+    found = group.run(functions.train, 3, 7, "float32", options)[:3]
+    plain = group.run(functions.train, 3, 7, "float32", {"scaled": True})[:3]
+    assert [scale for *_, scale in found] == [512.0] * 3
+    assert [scale for *_, scale in plain] == [1024.0] * 3
+    for name, weight in found[0][2].items():
+        assert np.isfinite(weight).all()
+        assert {own[2][name].tobytes() for own in found} == {weight.tobytes()}
+    assert found[0][2]["last.weight"].tobytes() != plain[0][2]["last.weight"].tobytes()
+
+
+@pytest.mark.parametrize(("name", "bound"), [("bfloat16", 2e-2), ("float16", 2e-3)])
+def test_gradients_sent_as_half(group: parallel.Group, name: str, bound: float) -> None:
+    options = {"compression": name, "bucket_size": 10**6}
+    found = group.run(functions.train, 4, 8, "float32", options)
+    exact = functions.train(1, 8, "float32", {})
+    is_close(found[0][2]["last.weight"], exact[2]["last.weight"], bound)
+    grads = {name: g for name, g in found[0][1].items() if g is not None}
+    half = functions.DTYPES[name]
+    for grad in grads.values():
+        assert (grad.astype(half).astype(np.float32) == grad).all()
+    assert {own[2]["last.weight"].tobytes() for own in found} == {found[0][2]["last.weight"].tobytes()}
+
+
+def test_rows_stay_rows(group: parallel.Group) -> None:
+    """Row-sparse gradients are gathered; what no rank used stays None."""
+    found = group.run(functions.rows_only)
+    wanted = found[0]
+    assert found == [wanted] * 4
+    assert wanted[0] == "RowSparse"
+    assert wanted[1] == [0, 1, 2, 3, 5]
+    np.testing.assert_allclose(wanted[2], np.array([1, 1, 1, 1, 4])[:, None] * np.ones((1, 2)) / 4)
+    assert wanted[3] is None
+
+
+def test_shapes_that_wait_for_the_first_batch(group: parallel.Group) -> None:
+    found = group.run(functions.deferred)
+    assert all(own == found[0] for own in found)
+
+
+def test_ranks_with_other_models() -> None:
+    with (
+        parallel.Group(2, threads_each=1, timeout=60.0) as made,
+        pytest.raises(parallel.ParallelError, match="the same parameters and buffers on every rank"),
+    ):
+        made.run(functions.unlike_models)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"module is \[\], needs a Module"):
+        parallel.DataParallel([])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs float16 or bfloat16"):
+        parallel.DataParallel(nn.Dense(1, in_features=1), compression=mg.float64)
+    with pytest.raises(ValueError, match="count is 0 on all ranks"):
+        parallel.DataParallel(nn.Dense(1, in_features=1)).weighted(mg.asarray(1.0), 0)
+
+
+def test_a_leaf_tells_when_its_gradient_is_complete() -> None:
+    x = mg.tensor([1.0, 2.0], requires_grad=True)
+    seen: list[Any] = []
+
+    def end() -> None:
+        seen.append("end")
+
+    def hook(leaf: Any) -> Any:
+        seen.append(leaf.grad.tolist())
+        return end
+
+    remove = x.register_post_accumulate_grad_hook(hook)
+    twice = x.register_post_accumulate_grad_hook(hook)
+    (x * x + 3 * x).sum().backward()
+    assert seen == [[5.0, 7.0], [5.0, 7.0], "end"]
+    twice()
+    seen.clear()
+    x.register_hook(lambda g: g * 10)
+    (x * 2).sum().backward()
+    assert seen == [[25.0, 27.0], "end"]
+    seen.clear()
+    assert mg.grad((x * 2).sum(), x).tolist() == [20.0, 20.0]
+    assert seen == []
+    remove()
+    x.sum().backward()
+    assert seen == []
+    y = x * 2
+    with pytest.raises(GradError, match="no leaf"):
+        y.register_post_accumulate_grad_hook(hook)
+
+
+def test_hooks_for_afterwards_leave_kernels_their_way() -> None:
+    """A gradient that a kernel adds to in place is complete, and told once."""
+    w = nn.Parameter(np.ones((64, 64), np.float32))
+    seen: list[float] = []
+    w.register_post_accumulate_grad_hook(lambda leaf: seen.append(float(leaf.grad.sum())))
+    for _ in range(2):
+        (mg.ones((32, 64)) @ w).sum().backward()
+    assert seen == [32 * 64 * 64, 2 * 32 * 64 * 64]
