@@ -69,7 +69,9 @@ def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
     if isinstance(given, bool) or not isinstance(given, Real) or not 0.0 < float(given) < math.inf:
         raise ValueError(message("unscale_", "inv_scale", describe(given), "a positive, finite number"))
     found = scale([p for group in optimizer.param_groups for p in group["params"] if p._grad is not None], inv_scale)
-    return all(is_finite(values) for values in found)
+    finite = all(is_finite(values) for values in found)
+    agree = getattr(optimizer, "agree", None)  # that of an optimizer whose gradients several ranks hold
+    return finite if agree is None else agree(finite)
 
 
 def with_gradient(who: str, parameters: Any) -> list[Tensor]:
