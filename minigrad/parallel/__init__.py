@@ -6,16 +6,19 @@ from minigrad.parallel.errors import ParallelError
 from minigrad.parallel.functions import all_sum
 from minigrad.parallel.group import Group
 from minigrad.parallel.sharded_optimizer import ShardedOptimizer
+from minigrad.parallel.split_functions import copy_in, gather_out, slice_in, sum_out, vocabulary_cross_entropy
+from minigrad.parallel.split_layers import ColumnDense, RowDense, VocabularyEmbedding
+from minigrad.parallel.split_model import (
+    clip_split_grad_norm_,
+    gather_state_dict,
+    load_gathered_state_dict,
+    tensor_parallel,
+)
 from minigrad.parallel.start import init
 from minigrad.parallel.sync_batch_norm import synchronize
 
 __all__ = [
-    "Communicator",
-    "DataParallel",
-    "Group",
-    "ParallelError",
-    "ShardedOptimizer",
-    "all_sum",
-    "init",
-    "synchronize",
-]
+    "ColumnDense", "Communicator", "DataParallel", "Group", "ParallelError", "RowDense", "ShardedOptimizer",
+    "VocabularyEmbedding", "all_sum", "clip_split_grad_norm_", "copy_in", "gather_out", "gather_state_dict", "init",
+    "load_gathered_state_dict", "slice_in", "sum_out", "synchronize", "tensor_parallel", "vocabulary_cross_entropy",
+]  # fmt: skip

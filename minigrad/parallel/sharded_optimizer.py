@@ -89,12 +89,15 @@ class ShardedOptimizer(Optimizer):
         model: DataParallel | None = None,
         **options: Any,
     ) -> None:
-        self.optimizer = made = make(params, **options)
+        made: Any = make(params, **options)
         if not isinstance(made, Optimizer) or type(made).step is not Optimizer.step:
             need = "an optimizer that updates one parameter after the other"
             raise TypeError(message("ShardedOptimizer", "make", describe(type(made).__name__), need))
+        self.optimizer: Optimizer = made
         self.defaults, self.param_groups, self.state = made.defaults, made.param_groups, made.state
-        self.communicator = communicator or (init() if model is None else model.communicator)
+        if communicator is None:
+            communicator = init() if model is None else model.communicator
+        self.communicator = communicator
         self._owner: dict[int, int] = {}  # id of a parameter -> the rank that updates it
         self._load = [0] * self.communicator.size
         self._model = model
@@ -230,7 +233,7 @@ class ShardedOptimizer(Optimizer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take this rank's share of what `state_dict` gave, here or for another number of ranks, or without any."""
-        if isinstance(state, Mapping) and isinstance(state.get("state"), Mapping):
+        if isinstance(state.get("state"), Mapping):
             keys = {
                 key
                 for group, own in zip(self.param_groups, self.optimizer._keys(), strict=True)
