@@ -4,7 +4,10 @@ from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.data_parallel import DataParallel
 from minigrad.parallel.errors import ParallelError
 from minigrad.parallel.functions import all_sum
+from minigrad.parallel.gather import agree_on_overflow, gather_optimizer_state, own_optimizer_state
 from minigrad.parallel.group import Group
+from minigrad.parallel.mesh import Mesh
+from minigrad.parallel.pipeline import Pipeline
 from minigrad.parallel.sharded_optimizer import ShardedOptimizer
 from minigrad.parallel.split_functions import copy_in, gather_out, slice_in, sum_out, vocabulary_cross_entropy
 from minigrad.parallel.split_layers import ColumnDense, RowDense, VocabularyEmbedding
@@ -18,7 +21,8 @@ from minigrad.parallel.start import init
 from minigrad.parallel.sync_batch_norm import synchronize
 
 __all__ = [
-    "ColumnDense", "Communicator", "DataParallel", "Group", "ParallelError", "RowDense", "ShardedOptimizer",
-    "VocabularyEmbedding", "all_sum", "clip_split_grad_norm_", "copy_in", "gather_out", "gather_state_dict", "init",
-    "load_gathered_state_dict", "slice_in", "sum_out", "synchronize", "tensor_parallel", "vocabulary_cross_entropy",
+    "ColumnDense", "Communicator", "DataParallel", "Group", "Mesh", "ParallelError", "Pipeline", "RowDense",
+    "ShardedOptimizer", "VocabularyEmbedding", "agree_on_overflow", "all_sum", "clip_split_grad_norm_", "copy_in",
+    "gather_optimizer_state", "gather_out", "gather_state_dict", "init", "load_gathered_state_dict",
+    "own_optimizer_state", "slice_in", "sum_out", "synchronize", "tensor_parallel", "vocabulary_cross_entropy",
 ]  # fmt: skip

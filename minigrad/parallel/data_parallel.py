@@ -29,7 +29,7 @@ __all__ = ["DataParallel"]
 Array = np.ndarray[Any, Any]
 
 
-class _Box:
+class Box:
     """Holds the module so that the walk over the tree does not find it under another name."""
 
     def __init__(self, module: Module) -> None:
@@ -101,7 +101,7 @@ class DataParallel(Module):
     ) -> None:
         if not isinstance(module, Module):
             raise TypeError(message("DataParallel", "module", module, "a Module"))
-        self._box = _Box(module)
+        self._box = Box(module)
         self.communicator = init() if communicator is None else communicator
         self.bucket_size, self.broadcast_buffers = bucket_size, broadcast_buffers
         self.compression = None if compression is None else dtypes.as_dtype(compression, "DataParallel")

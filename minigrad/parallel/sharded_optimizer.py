@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from minigrad.optim.optimizer import Group, Optimizer, State
 from minigrad.parallel.buckets import Bucket
 from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.data_parallel import DataParallel
+from minigrad.parallel.gather import gather_states
 from minigrad.parallel.sharded_bucket import ShardedBucket, ShardedTable
 from minigrad.parallel.start import init
 from minigrad.tensor import Tensor
@@ -212,24 +212,13 @@ class ShardedOptimizer(Optimizer):
         if self.communicator.size == 1:
             return self.optimizer.state_dict()
         made = self.optimizer.state_dict()
-        own = {key: {n: _head(value) for n, value in s.items()} for key, s in made["state"].items()}
-        text = np.frombuffer(json.dumps(own).encode() + b"\n", np.uint8)
-        heads = [json.loads(line) for line in self.communicator.all_gather(text).tobytes().splitlines()]
+        ranks = gather_states(self.communicator, made["state"])
         state: dict[str, State] = {}
         for group, keys in zip(self.param_groups, self.optimizer._keys(), strict=True):
             for key, p in zip(keys, group["params"], strict=True):
-                owner = self.owner(p)
-                if key in heads[owner]:
-                    mine = made["state"].get(key, {})
-                    state[key] = {n: self._taken(head, mine.get(n), owner) for n, head in heads[owner][key].items()}
+                if key in ranks[self.owner(p)]:
+                    state[key] = ranks[self.owner(p)][key]
         return {**made, "state": state}
-
-    def _taken(self, head: Any, value: Any, owner: int) -> Any:
-        if not isinstance(head, dict):
-            return head
-        if owner != self.communicator.rank:
-            value = tape.new_tensor(np.empty(head["shape"], head["dtype"]))
-        return self.communicator.broadcast(value, owner)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take this rank's share of what `state_dict` gave, here or for another number of ranks, or without any."""
@@ -260,8 +249,3 @@ class ShardedOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return f"Sharded{self.optimizer!r}"
-
-
-def _head(value: Any) -> Any:
-    """What JSON holds of a value of a state: a number, or dtype and shape of a tensor."""
-    return {"dtype": value.dtype.name, "shape": value.shape} if isinstance(value, Tensor) else value

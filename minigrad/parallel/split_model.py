@@ -30,7 +30,7 @@ from minigrad.parallel.split_layers import ColumnDense, RowDense, VocabularyEmbe
 from minigrad.parallel.start import init
 from minigrad.tensor import Tensor
 
-__all__ = ["clip_split_grad_norm_", "gather_state_dict", "load_gathered_state_dict", "tensor_parallel"]
+__all__ = ["clip_split_grad_norm_", "gather_state_dict", "load_gathered_state_dict", "split_norms", "tensor_parallel"]
 
 M = TypeVar("M", bound=Module)
 
@@ -264,6 +264,11 @@ def clip_split_grad_norm_(model: Module, max_norm: float, norm_type: float = 2.0
     >>> parallel.clip_split_grad_norm_(model, 1.0) > 1.0
     True
     """
+    return clip_by(model.parameters(), np.array(split_norms(model, norm_type)), max_norm, norm_type)
+
+
+def split_norms(model: Module, norm_type: float = 2.0) -> list[float]:
+    """The norms of the gradients that all ranks have, and of those of each rank; a collective."""
     split = _split_parameters(model)
     parameters = model.parameters()
     groups: dict[int, tuple[Communicator, list[Any]]] = {}
@@ -274,4 +279,4 @@ def clip_split_grad_norm_(model: Module, max_norm: float, norm_type: float = 2.0
     norms = [grad_norm([p for p in parameters if id(p) not in split], norm_type)]
     for communicator, parts in groups.values():
         norms += communicator.all_gather(np.float64(grad_norm(parts, norm_type))).tolist()
-    return clip_by(parameters, np.array(norms), max_norm, norm_type)
+    return norms
