@@ -12,7 +12,7 @@ from pathlib import Path
 
 import minigrad as mg
 from minigrad import nn, optim, train
-from minigrad.data import load_digits, load_mnist
+from minigrad.data import DataError, load_digits, load_mnist
 from minigrad.nn import functional as F
 
 try:
@@ -195,7 +195,7 @@ def plot(models: dict[str, nn.Module], test_set: Part, args: argparse.Namespace)
     for name, model in models.items():
         rows[name] = attack(model, part, args.epsilon, args.attack_steps), model
     right.suptitle("Changed to mislead each network, and what it reads; red where that is wrong", fontsize=10)
-    grid = right.subplots(len(rows), len(part[1]))
+    grid = right.subplots(len(rows), len(part[1]), squeeze=False)
     for (name, (images, model)), places in zip(rows.items(), grid, strict=True):
         for place, image, digit, label in zip(places, images.numpy(), read(model, images), part[1], strict=True):
             place.imshow(image[0], cmap="gray_r", vmin=0.0, vmax=1.0)
@@ -238,4 +238,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:  # a file is missing or damaged, or there is no network
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

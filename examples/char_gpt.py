@@ -53,7 +53,10 @@ def parse_args() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of the weights, the pieces, and what it writes")
     add("--plot", type=picture, metavar="PATH", default="char_gpt.png", help="where to save the curves; '' for nowhere")
     add("--save", type=Path, metavar="FOLDER", help="where to save the weights and the alphabet")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.features % args.heads:
+        parser.error(f"argument --features: {args.features} is not a multiple of the {args.heads} heads")
+    return args
 
 
 def positive(text: str) -> int:
@@ -196,7 +199,9 @@ def plot(losses: list[float], checks: list[tuple[int, float]], what: str, path: 
     width = max(len(losses) // 50, 1)
     smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
     axes.plot(steps, losses, color="C0", alpha=0.25, linewidth=0.7)
-    axes.plot(steps[width - 1 :], smooth, color="C0", label=f"training, mean of {width} steps")
+    axes.plot(
+        steps[width - 1 :], smooth, color="C0", label=f"training, mean of {width} steps" if width > 1 else "training"
+    )
     axes.plot(*zip(*checks, strict=True), color="C1", marker="o", label="validation")
     axes.set(title=what, xlabel="step", ylabel="cross-entropy of a character (nats)")
     axes.grid(alpha=0.3)

@@ -19,7 +19,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import amp, nn, optim
-from minigrad.data import load_mnist
+from minigrad.data import DataError, load_mnist
 from minigrad.nn import functional as F
 
 try:
@@ -288,9 +288,13 @@ def plot(task: Task, records: dict[str, Record], what: str, path: str) -> None:
         if RUNS[name][1]:
             every = range(1, len(record.scales) + 1)
             scale_axes.step(every, record.scales, where="mid", color=f"C{k}", label=name)
+            if not record.skipped:
+                continue
             heights = [record.scales[step - 1] for step in record.skipped]
             scale_axes.plot(record.skipped, heights, "x", color="C3", label=f"{len(record.skipped)} skipped steps")
     loss_axes.set(title="Training loss", yscale="log")
+    for set_formatter in (loss_axes.yaxis.set_major_formatter, loss_axes.yaxis.set_minor_formatter):
+        set_formatter(ticker.FormatStrFormatter("%g"))
     score_axes.set(title=task.score_name.capitalize())
     if "%" in task.score_format:
         score_axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
@@ -325,4 +329,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:  # a file is missing or damaged, or there is no network
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad.data import load_mnist
+from minigrad.data import DataError, load_mnist
 from minigrad.nn import functional as F
 
 try:
@@ -153,14 +153,16 @@ def plot(history: list[list[float]], test_set: Part, logits: mg.Tensor, accuracy
     axes.plot(epochs, train_loss, marker=".", label="training, with dropout")
     axes.plot(epochs, validation_loss, marker=".", label="validation")
     axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter(ticker.FormatStrFormatter("%g"))
     other = middle.subplots()
     other.plot(epochs, validation_accuracy, marker=".", color="C1", label="validation")
     other.axhline(accuracy, color="black", linestyle=":", label="test, at the end")
     other.set(title="Accuracy", xlabel="epoch", ylabel="digits read correctly")
     other.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     for each in (axes, other):
-        each.xaxis.get_major_locator().set_params(integer=True)
+        each.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        each.set_xlim(0.5, len(epochs) + 0.5)
         each.grid(alpha=0.3)
         each.legend()
 
@@ -209,4 +211,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:  # a file is missing or damaged, or there is no network
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

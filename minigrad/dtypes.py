@@ -97,7 +97,7 @@ def as_dtype(dtype: Any, op: str = "dtype") -> DType:
         return complex64
     try:
         found = bfloat16 if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found not in ALL:
         names = ", ".join(sorted(str(d) for d in ALL))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minigrad import dtypes, ops, random
+from minigrad import dtypes, ops
 from minigrad._core import engine, tape
-from minigrad.autograd import enable_grad, no_grad
+from minigrad.autograd import enable_grad, like, no_grad
+from minigrad.draws import Draws
 from minigrad.errors import GradError, describe, message
 from minigrad.ops.registry import POLICIES
 
@@ -182,9 +183,10 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run `f` without keeping what its backward needs; backward runs it again.
 
     Memory for the inside of `f` is held only while it runs and while its backward runs, for about a third more time.
-    The random state is put back for the second run, so dropout draws the same masks, and so is `amp.autocast`.
-    Gradients reach the arguments and everything else that `f` uses (parameters, closures), by ``backward`` and by
-    ``grad``, to any order.
+    The second run gets the random numbers that the first one drew from generators of `minigrad.random`, so dropout has
+    the same masks, also where the first run completed the shapes of layers; `amp.autocast` is what it was. Statistics
+    of `BatchNorm` count the batch twice here, and once with `minigrad.nn.checkpointed`. Gradients reach the arguments
+    and everything else that `f` uses (parameters, closures), by ``backward`` and by ``grad``, to any order.
 
     Parameters
     ----------
@@ -201,7 +203,7 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     Raises
     ------
     GradError
-        If `f` gives something else.
+        If `f` gives something else; in backward, if the second run gives other shapes or draws more or fewer times.
 
     Examples
     --------
@@ -213,9 +215,10 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
     if not tape.is_recording():
         return f(*args, **kwargs)
-    state, region = random.get_state(), tape.autocast_dtype()
+    draws, region = Draws(), tape.autocast_dtype()
     since = tape.clock()
-    result = f(*args, **kwargs)
+    with draws.record():
+        result = f(*args, **kwargs)
     many = list(result) if isinstance(result, (tuple, list)) else [result]
     for t in many:
         if not isinstance(t, tape.TensorBase):
@@ -227,13 +230,8 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return result
 
     def pull(node: tape.Node, cotangent: Any, create: bool) -> list[Any]:
-        now = random.get_state()
-        random.set_state(state)
-        try:
-            with enable_grad(), tape.AutocastMode(region):
-                again = f(*args, **kwargs)
-        finally:
-            random.set_state(now)
+        with draws.replay(), enable_grad(), tape.AutocastMode(region):
+            again = f(*args, **kwargs)
         outputs = list(again) if isinstance(again, (tuple, list)) else [again]
         if [t.shape for t in outputs] != shapes:
             got = f"outputs of shapes {[t.shape for t in outputs]}"
@@ -254,4 +252,4 @@ def checkpoint(f: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     outputs = [t.detach() for t in many]
     for i, t in zip(recorded, made, strict=True):
         outputs[i] = t
-    return type(result)(outputs) if isinstance(result, (tuple, list)) else outputs[0]
+    return like(result, outputs) if isinstance(result, (tuple, list)) else outputs[0]

@@ -40,7 +40,7 @@ def environment(size: int, threads_each: int | None) -> dict[str, str]:
     made = dict(os.environ)
     given = made.get("MINIGRAD_NUM_THREADS") or made.get("OMP_NUM_THREADS")
     if threads_each is not None or not given:
-        share = threads_each if threads_each is not None else max(1, threads.default() // size)
+        share = threads_each if threads_each is not None else max(1, threads.cores() // size)
         made["MINIGRAD_NUM_THREADS"] = made["OMP_NUM_THREADS"] = str(share)
     return made
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the status to exit with: 0, or that of the first rank that failed."""
     made = parser()
     options = made.parse_args(argv)
-    size = threads.default() if options.n is None else options.n
+    size = threads.cores() if options.n is None else options.n
     for name, value, least in (
         ("-n", size, 1), ("--threads", options.threads, 1), ("--max-restarts", options.max_restarts, 0)
     ):  # fmt: skip

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
 
 import numpy as np
 
-from minigrad import dtypes
+from minigrad import draws, dtypes
 from minigrad._core import philox
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.ops import noise
@@ -95,6 +95,10 @@ class Generator:
         >>> generator.draw_key(), generator.draw_key()
         ((7, 0), (7, 1))
         """
+        noted = draws.current.get()
+        return self._next() if noted is None else noted.take(self._next)
+
+    def _next(self) -> tuple[int, int]:
         with self._lock:
             counter = self._counter
             self._counter = (counter + 1) % WORD
@@ -124,6 +128,9 @@ class Generator:
         if algorithm != ALGORITHM:
             raise ValueError(message(op, "algorithm", algorithm, repr(ALGORITHM)))
         seed, counter = (_word(op, name, state.get(name)) for name in ("seed", "counter"))
+        noted = draws.current.get()
+        if noted is not None and noted.is_replay:  # the first run did it, and what follows has the keys from then
+            return
         with self._lock:
             self._seed, self._counter = seed, counter
 

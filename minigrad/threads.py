@@ -23,6 +23,11 @@ def default() -> int:
         value = os.environ.get(name, "").split(",")[0].strip()
         if value.isdecimal() and 0 < int(value) <= MOST:
             return int(value)
+    return cores()
+
+
+def cores() -> int:
+    """The physical cores that this process may use, or the share of them that its control group grants."""
     return max(1, min(_cores(), _quota()))
 
 

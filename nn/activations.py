@@ -7,6 +7,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
+from minigrad.nn.checks import finite, integer
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
@@ -44,7 +45,7 @@ class LeakyReLU(Module):
     """``x`` where positive, else ``negative_slope * x``; see `minigrad.leaky_relu`."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = finite("LeakyReLU", "negative_slope", negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""
@@ -59,7 +60,7 @@ class ELU(Module):
     """``x`` where positive, else ``alpha * (exp(x) - 1)``; see `minigrad.elu`."""
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = float(alpha)
+        self.alpha = finite("ELU", "alpha", alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""
@@ -149,8 +150,8 @@ class Softplus(Module):
 class Softmax(Module):
     """Exponentials that sum to 1 along an axis; see `minigrad.softmax`."""
 
-    def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+    def __init__(self, axis: int | None = -1) -> None:
+        self.axis: Any = axis if axis is None else integer(type(self).__name__, "axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""
@@ -164,8 +165,8 @@ class Softmax(Module):
 class LogSoftmax(Module):
     """The logarithm of softmax along an axis; see `minigrad.log_softmax`."""
 
-    def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+    def __init__(self, axis: int | None = -1) -> None:
+        self.axis: Any = axis if axis is None else integer(type(self).__name__, "axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it to x of any shape."""

@@ -10,12 +10,12 @@ from minigrad import dtypes, ops
 from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import as_tensor, extent, finite, number
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.kv_cache import KVCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import RMSNorm
 from minigrad.nn.positions import RotaryPositions, alibi_slopes
 from minigrad.nn.projection import Projection, are_complete, known_extent, made_norm, weight_of
-from minigrad.nn.ties import Tie
 from minigrad.ops.attention import Window, read_positive, read_window
 from minigrad.tensor import Tensor
 

@@ -137,6 +137,7 @@ class BatchNorm(Normalization):
             if not n and x.shape[axis]:
                 raise ShapeError(message(who, "x", x, "a batch of at least one element"))
             x = self._check(x, axis)
+            out: Tensor
             if shared is not None:
                 out, batch_mean, batch_var = shared.normalize(x, self.weight, self.bias, self.eps, axis, n)
             else:

@@ -8,7 +8,6 @@ from minigrad._core import tape
 from minigrad.errors import message
 from minigrad.function import checkpoint
 from minigrad.nn.checks import kept_buffers
-from minigrad.nn.deferred import Deferred
 
 if TYPE_CHECKING:
     from minigrad.nn.module import Module
@@ -27,7 +26,7 @@ def checkpointed(module: M, *layers: type[Module], enabled: bool = True) -> M:
     state dict. T. Chen et al., "Training deep nets with sublinear memory cost", 2016.
 
     A stack of n layers that are checkpointed one by one holds n inputs, and the inside of a single layer at a time, for
-    about a third more time. The batch that completes deferred shapes runs without.
+    about a third more time.
 
     Parameters
     ----------
@@ -76,10 +75,7 @@ def checkpointed(module: M, *layers: type[Module], enabled: bool = True) -> M:
 
 def run_checkpointed(module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call the forward of a module, checkpointed where something is recorded."""
-    # to complete a shape draws random numbers, which the second run would not
-    if not tape.is_recording() or any(
-        isinstance(t, Deferred) and not t.is_initialized for _, t, _ in module._tensors()
-    ):
+    if not tape.is_recording():
         return module.forward(*args, **kwargs)
     again = False
 

@@ -16,27 +16,9 @@ from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "as_tensor",
-    "check_hook",
-    "check_name",
-    "check_names",
-    "check_options",
-    "extent",
-    "finite",
-    "integer",
-    "kept_buffers",
-    "number",
-    "positive",
-    "write",
+    "as_tensor", "check_hook", "check_name", "check_names", "check_options", "extent", "finite", "integer",
+    "kept_buffers", "number", "positive", "write",
 ]  # fmt: skip
-
-
-def integer(who: str, name: str, value: Any) -> int:
-    """An int."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(message(who, name, describe(value), "an int")) from None
 
 
 def extent(who: str, name: str, value: Any) -> int:
@@ -45,6 +27,14 @@ def extent(who: str, name: str, value: Any) -> int:
     if found < 1:
         raise ShapeError(message(who, name, f"{found}", "at least 1"))
     return found
+
+
+def integer(who: str, name: str, value: Any) -> int:
+    """An int, of any sign."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(message(who, name, describe(value), "an int")) from None
 
 
 def number(who: str, name: str, value: Any) -> float:

@@ -248,7 +248,8 @@ def _bound(constraint: Constraint, name: str, value: Any) -> float:
 
 def _axes(constraint: Constraint, axis: Any) -> int | tuple[int, ...]:
     found: Any = tuple(axis) if isinstance(axis, Sequence) and not isinstance(axis, str) else axis
-    if found == () or not all(type(a) is int for a in _tuple(found)):
+    axes = found if isinstance(found, tuple) else (found,)
+    if not axes or not all(type(a) is int for a in axes):
         raise ValueError(message(type(constraint).__name__, "axis", describe(axis), "an int or several"))
     return found  # type: ignore[no-any-return]
 

@@ -85,9 +85,10 @@ class ModuleList(_Holder, MutableSequence[Module]):
     """
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
-        if not isinstance(modules, Iterable):
-            raise TypeError(message("ModuleList", "modules", modules, "an iterable of modules"))
-        self._set(list(modules))
+        given: Any = modules
+        if not isinstance(given, Iterable):
+            raise TypeError(message("ModuleList", "modules", given, "an iterable of modules"))
+        self._set(list(given))
 
     def _set(self, modules: list[Any]) -> None:
         self._take([_check_module("ModuleList", f"module {i}", m) for i, m in enumerate(modules)])

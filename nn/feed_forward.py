@@ -11,9 +11,9 @@ from minigrad.errors import ShapeError, message
 from minigrad.nn import activations
 from minigrad.nn.checks import as_tensor, extent
 from minigrad.nn.dropout import Dropout
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.module import Module
 from minigrad.nn.projection import Projection, are_complete, known_extent, weight_of
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["FeedForward"]

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minigrad import dtypes
+from minigrad.errors import describe, message
 from minigrad.nn.deferred import Deferred, shape_text
-from minigrad.nn.ties import contradictions
+from minigrad.nn.extent_ties import contradictions
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
     from minigrad.nn.module import Module
 
-__all__ = ["misfits"]
+__all__ = ["misfits", "values_of"]
 
 _KINDS = (dtypes.FLOATING, dtypes.INTEGER | dtypes.BOOL, dtypes.COMPLEX)  # a state is cast within a kind only
 
@@ -34,4 +37,18 @@ def misfits(module: Module, own: Mapping[str, Tensor], given: Mapping[str, Any])
     if waiting and not misshaped:
         shapes = {name: given.get(name, t).shape for name, t in own.items() if name in given or name not in waiting}
         found.append(("contradictory", contradictions(module, {id(t): name for name, t in own.items()}, shapes)))
+    return found
+
+
+def values_of(state: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values of a state as tensors without a graph, or arrays."""
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise TypeError(message("load_state_dict", "a name in the state", describe(name), "a str"))
+        try:
+            found[name] = value.detach() if isinstance(value, Tensor) else np.asarray(value)
+        except ValueError:
+            need = "a tensor, an array, or lists of equal lengths"
+            raise ValueError(message("load_state_dict", repr(name), describe(value), need)) from None
     return found

@@ -29,7 +29,8 @@ class Loss(Module):
     reductions: tuple[str, ...] = ("mean", "sum", "none")
 
     def __init__(self, reduction: str) -> None:
-        if reduction not in self.reductions:
+        given: Any = reduction
+        if not isinstance(given, str) or given not in self.reductions:
             need = f"one of {', '.join(self.reductions)}"
             raise ValueError(message(type(self).__name__, "reduction", repr(reduction), need))
         self.reduction = reduction
@@ -251,7 +252,7 @@ class CTCLoss(Loss):
 
     def __init__(self, *, blank: int = 0, zero_infinity: bool = False, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.blank, self.zero_infinity = blank, zero_infinity
+        self.blank, self.zero_infinity = integer("CTCLoss", "blank", blank), zero_infinity
 
     def forward(
         self, log_probabilities: Tensor, targets: Any, input_lengths: Any = None, target_lengths: Any = None

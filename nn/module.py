@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
-
 from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
@@ -16,12 +14,12 @@ from minigrad.errors import DTypeError, layer_path, message
 from minigrad.nn.checkpointing import run_checkpointed
 from minigrad.nn.checks import check_hook, check_name, check_names, write
 from minigrad.nn.deferred import check_initialized
-from minigrad.nn.loading import misfits
+from minigrad.nn.extent_ties import Tie
+from minigrad.nn.loading import misfits, values_of
 from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
+from minigrad.nn.shared_parameters import by_first_name, first_names
 from minigrad.nn.summary import Summary, summarize
-from minigrad.nn.tied import by_first_name, first_names
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["LoadReport", "Module"]
@@ -197,16 +195,14 @@ class Module:
         """All modules of the tree with their paths, itself first under ``""``; one that occurs twice is listed once."""
         found: list[tuple[str, Module]] = []
         seen: set[int] = set()
-
-        def visit(path: str, module: Module) -> None:
+        rest: list[tuple[str, Module]] = [("", self)]
+        while rest:  # no function that calls itself: trees may be deep, and an inner one would be a reference cycle
+            path, module = rest.pop()
             if id(module) in seen:
-                return
+                continue
             seen.add(id(module))
             found.append((path, module))
-            for name, child in module.named_children():
-                visit(f"{path}.{name}" if path else name, child)
-
-        visit("", self)
+            rest += [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()[::-1]]
         check_names(type(self).__name__, found)
         return found
 
@@ -343,7 +339,7 @@ class Module:
                 message("load_state_dict", "state", state, "a mapping of names to values", "See state_dict")
             )
         own = {name: t for name, t, persistent in self._tensors() if persistent}
-        given = {name: v.detach() if isinstance(v, Tensor) else np.asarray(v) for name, v in state.items()}
+        given = values_of(state)
         given, contradictory = by_first_name(given, first_names(self, own, given))
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
         lists = [("contradictory", contradictory), *misfits(self, own, given)]

@@ -11,9 +11,9 @@ from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.nn import init
 from minigrad.nn.checks import extent
 from minigrad.nn.deferred import Deferred
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["GroupNorm", "InstanceNorm", "LayerNorm", "Normalization", "RMSNorm"]

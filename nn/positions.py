@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from minigrad import dtypes, ops
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn import init
-from minigrad.nn.checks import as_tensor, extent, positive
+from minigrad.nn.checks import as_tensor, extent, finite, positive
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
@@ -291,7 +291,11 @@ class RotaryPositions(Module):
         self.base = positive("RotaryPositions", "base", base)
         self.scaling = positive("RotaryPositions", "scaling", scaling)
         self.interleaved = bool(interleaved)
-        self.frequencies = None if frequencies is None else tuple(float(f) for f in frequencies)
+        if frequencies is not None and not isinstance(frequencies, Iterable):
+            raise TypeError(message("RotaryPositions", "frequencies", frequencies, "a sequence of numbers"))
+        self.frequencies = (
+            None if frequencies is None else tuple(finite("RotaryPositions", "frequencies", f) for f in frequencies)
+        )
         if self.frequencies is not None:
             if rotary_dim not in (None, 2 * len(self.frequencies)):
                 need = f"{2 * len(self.frequencies)}, two features for each of the frequencies"

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from minigrad import ops
+from minigrad.errors import message
 from minigrad.nn import init
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import Normalization
 from minigrad.nn.parameter import Parameter
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["Projection", "are_complete", "known_extent", "made_norm", "weight_of"]
@@ -114,4 +115,6 @@ def weight_of(part: Module | None) -> Tensor | None:
 def made_norm(norm_layer: Callable[[int | None], Module], features: int | None, dtype: Any) -> Module:
     """A normalization of some features, cast where there is a dtype."""
     norm = norm_layer(features)
+    if not isinstance(norm, Module):
+        raise TypeError(message("norm_layer", "the result", norm, "a normalization, which is a module"))
     return norm if dtype is None else norm.to(dtype=dtype)

@@ -7,9 +7,9 @@ from typing import Any
 from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.nn.checks import check_options, extent, number
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.module import Module
 from minigrad.nn.recurrent_cells import Cell, GRUCell, LSTMCell, RNNCell, refuse_pair
-from minigrad.nn.ties import Tie
 from minigrad.ops.conversion import as_operand
 from minigrad.tensor import Tensor
 

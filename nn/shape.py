@@ -77,7 +77,7 @@ class Reshape(Module):
 
     def __init__(self, shape: int | Sequence[int]) -> None:
         given: Any = shape
-        extents = given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)
+        extents = given if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else (given,)
         self.shape = tuple(integer("Reshape", "shape", n) for n in extents)
         if sum(n < 0 for n in self.shape) > 1 or min(self.shape, default=0) < -1:
             raise ShapeError(message("Reshape", "shape", f"{self.shape}", "extents of at least 0, and -1 at most once"))

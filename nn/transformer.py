@@ -7,11 +7,11 @@ from typing import Any
 
 from minigrad.errors import ShapeError, message
 from minigrad.nn.checks import extent
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.kv_cache import DecoderCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
 from minigrad.nn.projection import made_norm, weight_of
-from minigrad.nn.ties import Tie
 from minigrad.nn.transformer_layers import TransformerDecoderLayer, TransformerEncoderLayer
 from minigrad.tensor import Tensor
 

@@ -9,12 +9,12 @@ from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.checks import as_tensor, check_options
 from minigrad.nn.dropout import Dropout
+from minigrad.nn.extent_ties import Tie
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.kv_cache import LayerCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
 from minigrad.nn.projection import are_complete, made_norm, weight_of
-from minigrad.nn.ties import Tie
 from minigrad.tensor import Tensor
 
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
@@ -266,6 +266,6 @@ def norm_first(who: str, norm: str) -> bool:
 
 def check_norm_layer(who: str, norm_layer: Any) -> None:
     """Raise where it can make no normalization."""
-    if not callable(norm_layer):
+    if not callable(norm_layer) or (isinstance(norm_layer, type) and not issubclass(norm_layer, Module)):
         need = "a function that makes a normalization of a number of features, such as nn.LayerNorm"
         raise TypeError(message(who, "norm_layer", describe(norm_layer), need))

@@ -204,18 +204,19 @@ def fail(how: str) -> Any:
 
 
 class Model(nn.Module):
-    """Dense layers, a table of rows, a layer norm or a batch norm, and a branch for few rows, which not every part takes."""
+    """Dense layers, a table of rows, a layer or batch norm, and a branch for few rows, which not every part takes."""
 
-    def __init__(self, dtype: Any, norm: str, sparse: bool) -> None:
+    def __init__(self, dtype: Any, norm: str, sparse: bool, rate: float) -> None:
         self.table = nn.Embedding(7, 4, sparse=sparse, dtype=dtype)
         self.first = nn.Dense(6, activation="tanh", in_features=4, dtype=dtype)
         self.norm = nn.BatchNorm1D(6, dtype=dtype) if norm == "batch" else nn.LayerNorm(6, dtype=dtype)
         self.branch = nn.Dense(6, in_features=6, dtype=dtype)
+        self.dropout = nn.Dropout(rate)
         self.idle = nn.Dense(2, in_features=2, dtype=dtype)
         self.last = nn.Dense(1, in_features=6, dtype=dtype)
 
     def forward(self, ids: Any, x: Any) -> Any:
-        h = self.norm(self.first(self.table(ids) + x))
+        h = self.dropout(self.norm(self.first(self.table(ids) + x)))
         rows = x[:, :1] > 1.5
         if bool(ops.any(rows)):
             h = h + self.branch(h) * ops.astype(rows, h.dtype)
@@ -236,11 +237,12 @@ def train(size: int, seed: int, dtype: str, options: dict[str, Any]) -> Any:
         return None
     norm, parts = options.get("norm", "layer"), options.get("parts", 1)
     mg.random.seed(seed + world.rank)  # the values of rank 0 count
-    plain = Model(getattr(mg, dtype), norm, options.get("sparse", False))
+    plain = Model(getattr(mg, dtype), norm, options.get("sparse", False), options.get("dropout", 0.0))
     model = parallel.DataParallel(
         plain, world, bucket_size=options.get("bucket_size", 200), compression=options.get("compression"),
         sync_batch_norm=norm == "batch",
     )  # fmt: skip
+    mg.random.seed(seed)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scaler = amp.GradScaler(init_scale=1024.0, enabled=options.get("scaled", False))
     losses: list[float] = []
@@ -306,3 +308,22 @@ def rows_only() -> Any:
     model(mg.asarray([world.rank, 5])).sum().backward()
     grad = model.module.used.weight.grad._array
     return type(grad).__name__, grad.ids.tolist(), grad.values.tolist(), model.module.idle.weight.grad
+
+
+def attention(size: int, masked: bool) -> Any:
+    """Attention with dropout, on this rank's part of a batch, computed again in backward."""
+    world = team(size)
+    if world is None:
+        return None
+    mg.random.seed(3)
+    layer = nn.MultiHeadAttention(2, 6, dropout=0.4)
+    model = parallel.DataParallel(nn.checkpointed(layer) if masked else layer, world)
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(12, 5, 6)).astype(np.float32)
+    y = rng.normal(size=(12, 5, 6)).astype(np.float32)
+    mine = slice(12 * world.rank // size, 12 * (world.rank + 1) // size)
+    model(mg.asarray(x[mine])).sum().backward()  # completes the shapes
+    model.zero_grad()
+    mg.random.seed(4)
+    (model(mg.asarray(x[mine])) * mg.asarray(y[mine])).mean().backward()
+    return [p.grad.numpy().copy() for p in model.parameters()]

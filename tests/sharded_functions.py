@@ -16,7 +16,7 @@ def made(plan: dict[str, Any], world: Any) -> tuple[Any, Any]:
     """A model and its optimizer; stage 0 is the plain one."""
     mg.random.seed(plan["seed"])
     dtype = getattr(mg, plan.get("dtype", "float64"))
-    plain = functions.Model(dtype, "layer", plan.get("sparse", False))
+    plain = functions.Model(dtype, "layer", plan.get("sparse", False), plan.get("rate", 0.0))
     if plan.get("regular"):
         nn.regularize(plain, nn.L2(1e-2))
         plain.last.weight.mask = np.arange(6)[:, None] != 2

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the bottom to the top; a module imports from its own layer and from those above it in this list.
 LAYERS = [
-    {"_core", "errors", "dtypes", "threads"},
+    {"_core", "draws", "errors", "dtypes", "threads"},
     {"backend"},
     {"ops"},
     {"tensor", "inplace", "protocols"},
@@ -111,3 +111,14 @@ def test_a_fault_would_be_found() -> None:
     )
     assert [name for _, name in imported(ast.parse(source))] == ["minigrad.nn", "minigrad.models.vision"]
     assert RANK["nn"] > RANK["ops"] > RANK["backend"] > RANK["_core"]
+
+
+@each_source
+def test_no_inner_function_calls_itself(path: Path) -> None:
+    """Its cell would hold itself, and all that it sees, until the garbage collector comes."""
+    for outer in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(outer, ast.FunctionDef):
+            continue
+        for inner in (node for node in ast.walk(outer) if isinstance(node, ast.FunctionDef) and node is not outer):
+            names = {node.id for part in inner.body for node in ast.walk(part) if isinstance(node, ast.Name)}
+            assert inner.name not in names, f"line {inner.lineno}: {inner.name} in {outer.name}"

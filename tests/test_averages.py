@@ -314,3 +314,28 @@ def test_a_model_that_does_not_fit_changes_nothing():
         ema.update()
     with pytest.raises(ValueError, match=r"load_state_dict: shape of '1\.weight' is missing"):
         ema.load_state_dict(ema.state_dict())
+
+
+def test_numbers_in_a_mask_count_as_whether_they_are_zero():
+    layer = nn.Dense(2, bias=False, in_features=1)
+    with mg.no_grad():
+        layer.weight[...] = mg.tensor([[1.0, 3.0]])
+    ema = optim.EMA(layer, 0.5)
+    ema.update()
+    layer.weight.mask = np.array([2, 0])
+    ema._weights["weight"][0, 1] = np.nan  # nothing of it is left either
+    ema.update()
+    ema.update()
+    assert ema.state_dict()["weights"]["weight"].tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("loader", [[], iter(()), [mg.ones((3, 5, 2, 2, 2))], [mg.ones((4, 2)), "text"], None, 3])
+def test_statistics_stay_where_they_cannot_be_computed(loader):
+    model = nn.Sequential([nn.BatchNorm1D(2)])
+    model(mg.random.normal((8, 2)))
+    before = [t.tolist() for t in model.buffers()]
+    with pytest.raises((TypeError, ValueError)):
+        optim.update_bn(model.eval(), loader)
+    assert [t.tolist() for t in model.buffers()] == before
+    assert not model[0].training
+    assert model[0].momentum is not None

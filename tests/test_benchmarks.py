@@ -97,6 +97,8 @@ def test_a_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_peers_compute_the_same(family: str, peer: str) -> None:
     if not runner.installed(PEERS[peer], peer):
         pytest.skip(f"{peer} is not installed")
+    if not any(peer in workload.sides for workload in workloads(family, "quick")):
+        pytest.skip(f"{family} has no side of {peer}")
     pythons = {"minigrad": sys.executable, peer: PEERS[peer]}
     made = runner.run([family], replace(SETTINGS, pythons=pythons))
     assert made["failed"] == {}  # where the results differ it says so
@@ -335,3 +337,12 @@ def test_slow_tasks_get_fewer_samples() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+def test_allreduce_is_measured_on_ranks() -> None:
+    command = [sys.executable, "-m", "benchmarks.allreduce", "-n", "2", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "processes, 2 ranks"
+    assert [int(line.split()[0].replace(",", "")) for line in lines[2:]] == [4, 1 << 16, 1 << 22]

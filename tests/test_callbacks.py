@@ -866,3 +866,51 @@ def test_functions_in_place_of_methods():
         train.LambdaCallback(on_epoch=print)
     with pytest.raises(TypeError, match="on_epoch_end is 3, needs a function"):
         train.LambdaCallback(on_epoch_end=3)
+
+
+def test_a_callback_added_later_knows_the_trainer():
+    seen = []
+
+    class Late(Callback):
+        def on_train_begin(self, logs):
+            seen.append(self.trainer)
+
+    trainer = make()
+    trainer.callbacks.append(Late())
+    fit(trainer, epochs=1)
+    assert seen == [trainer]
+
+
+@pytest.mark.parametrize("kind", [train.Checkpoint, lambda path: train.CSVLogger(path / "history.csv")])
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(kind, tmp_path):
+    (tmp_path / "file").write_text("")
+    trainer = make(kind(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file', which cannot be made .*, needs a folder to write to"):
+        fit(trainer)
+    assert trainer.step == 0
+
+
+def test_a_folder_without_write_permission_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    trainer = make(train.Checkpoint(tmp_path / "run"))
+    with pytest.raises(PermissionError, match=r"run', which is read-only, needs a folder to write to"):
+        fit(trainer)
+    assert trainer.step == 0
+
+
+def test_a_folder_of_damaged_checkpoints_is_not_overwritten(tmp_path):
+    (tmp_path / "step-00000003.ckpt").write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match=r"whose checkpoints are all damaged, needs an empty folder.*Move them away"):
+        fit(make(train.Checkpoint(tmp_path)), resume=tmp_path)
+    assert names(tmp_path) == ["step-00000003.ckpt"]
+
+
+def test_a_method_that_nobody_calls_is_told():
+    class Keras(Callback):
+        def on_batch_end(self, batch, logs):
+            raise AssertionError
+
+    with pytest.warns(
+        UserWarning, match=r"Keras: methods is on_batch_end, which nobody calls, needs on_train_begin, .*"
+    ):
+        fit(make(Keras()), epochs=1)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import parallel
+from minigrad._core import cpu, shared
 from minigrad.errors import DTypeError, ShapeError
 from minigrad.parallel import start
 
@@ -169,6 +170,26 @@ def test_init_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
         world.abort()
 
 
+@pytest.mark.parametrize(
+    ("names", "under"),
+    [
+        ({}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"PMI_SIZE": "1"}, False),
+        ({"PMI_SIZE": "4", "PMI_RANK": "3"}, True),
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "8"}, True),
+        ({"PMIX_RANK": "0", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "8"}, False),  # of the job's script, which runs once
+    ],
+)
+def test_what_mpiexec_sets_is_found(names: dict[str, str], under: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("OMPI_", "PMI", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert start._under_mpi() is under
+
+
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 MPI_PROGRAM = """
@@ -176,6 +197,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import rank_functions
 from minigrad import parallel
+from minigrad._core import cpu, shared
 world = parallel.init()
 assert world.engine == "mpi" and world.size == 3, world
 rank_functions.laws(3, 1, (700, 300), "float32", "mean", "strided", False)
@@ -214,3 +236,36 @@ def test_mpi_gives_the_same_bits(tmp_path: Path, fails: bool) -> None:
     xs = [np.random.default_rng([2, 1, rank]).normal(size=70_000).astype(np.float32) for rank in range(3)]
     want = ((xs[0] + xs[1]) + xs[2]).tobytes()[:8].hex()
     assert sorted(done.stdout.split("\n"))[1:] == [f"rank {rank}: {want}" for rank in range(3)]
+
+
+@pytest.mark.parametrize("dtype", sorted(set(functions.DTYPES) - {"bool", "complex64", "complex128"}))
+def test_every_instruction_set_combines_alike(dtype: str) -> None:
+    name = dtype
+    for op in ("sum", "mean", "max"):
+        if op == "mean" and "int" in dtype:
+            continue
+        if op == "sum" and dtype.startswith("int"):
+            name = f"u{dtype}"
+        xs = functions.draw(4, 5, (2_500,), dtype, special="float" in dtype)
+        wanted = functions.combined(xs, op)
+        for level in cpu.levels():
+            before = cpu.use_level(level)
+            try:
+                out = np.empty_like(xs[0])
+                shared.combine(xs, out, out.itemsize, shared.kinds[name if op == "sum" else dtype], shared.ops[op])
+                first = xs[0].copy()
+                given = [first, *xs[1:]]
+                shared.combine(given, first, out.itemsize, shared.kinds[name if op == "sum" else dtype], shared.ops[op])
+            finally:
+                cpu.use_level(before)
+            assert functions.same(out, wanted), (level, op)
+            assert functions.same(first, wanted), (level, op, "in place")
+
+
+def test_a_timeout_is_a_time() -> None:
+    block = start.Block(1)
+    with pytest.raises(ValueError, match="timeout is 0, needs seconds, more than 0"):
+        block.communicator(0, 0.0)
+    assert int(block.communicator(0, float("inf")).allreduce(3)) == 3
+    with pytest.raises(ValueError, match="the number of ranks is 0"):
+        start.Block(0)

@@ -21,14 +21,15 @@ from minigrad.testing.variants import assert_variants, variant
 
 dropout = Kernel("dropout", "dropout")
 Array = np.ndarray[Any, Any]
-Key = tuple[int, int]
+Key = tuple[int, ...]
 FLOATS = (mg.float32, mg.float64)
 NUMBERS = st.integers(0, 2**64 - 1)
 
 
 def generic(x: Array, rate: float, key: Key) -> Array:
     """What the kernel must give, from a mask."""
-    out: Array = np.where(backend.namespace.keep_mask(x.shape, *key, rate), x * (1 / (1 - rate)), 0.0)
+    seed, counter, *first = key
+    out: Array = np.where(backend.namespace.keep_mask(x.shape, seed, counter, rate, *first), x * (1 / (1 - rate)), 0.0)
     return out.astype(x.dtype)
 
 
@@ -84,6 +85,13 @@ def test_half_types_come_through_float32() -> None:
 X = np.ones(5, np.float32)
 
 
+@pytest.mark.parametrize("first", [1, 2, 3, 4, 1001, 2**40 + 3])
+def test_a_mask_that_begins_elsewhere(first: int) -> None:
+    x = np.random.default_rng(first).normal(size=70_001)
+    assert_same_bits(x, 0.3, (7, 8, first))
+    assert_same_bits(x[:5].astype(np.float32), 0.3, (7, 8, first))
+
+
 def test_kernels_are_registered_and_take_views_and_frozen_arrays() -> None:
     op = REGISTRY["dropout"]
     for dtype in FLOATS:
@@ -106,7 +114,8 @@ def test_kernels_are_registered_and_take_views_and_frozen_arrays() -> None:
         (X, math.nan, (1, 2)),
         (X, 0.5, (1, -1)),
         (X, 0.5, (2**64, 1)),
-        (X, 0.5, (1, 2, 3)),
+        (X, 0.5, (1, 2, 3, 4)),
+        (X, 0.5, (1, 2, -3)),
         (X, 0.5, [1, 2]),
         (X, 0.5, (1.0, 2)),
     ],

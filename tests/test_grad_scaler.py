@@ -372,3 +372,40 @@ def test_update_to_a_scale_of_ones_own():
 def test_numbers_out_of_range(arguments, text):
     with pytest.raises(ValueError, match=f"GradScaler: {text}"):
         amp.GradScaler(**arguments)
+
+
+def test_a_parameter_of_two_optimizers_is_unscaled_once():
+    """Each of them takes its step with the whole gradient, as without a scale."""
+    for clip in (False, True):
+        w = leaf(3.0)
+        first, second = optim.SGD([w], lr=0.125), optim.SGD([w], lr=0.25)
+        scaler = amp.GradScaler(init_scale=1024.0)
+        scaler.scale(w * 2.0).backward()
+        if clip:
+            scaler.unscale_(first)
+            scaler.unscale_(second)
+            assert w.grad.item() == 2.0
+        assert scaler.step(first)
+        assert scaler.step(second)
+        scaler.update()
+        assert w.item() == 3.0 - 0.25 - 0.5
+    scaler.scale(w * float("inf")).backward()
+    assert not scaler.step(first)
+    assert not scaler.step(second)
+
+
+def test_sharpness_aware_steps_are_two_calls():
+    w = leaf(3.0)
+    sam, scaler = optim.SAM(optim.SGD([w], lr=0.5), rho=0.0), amp.GradScaler(init_scale=8.0)
+
+    def closure():
+        sam.zero_grad()
+        loss = w * 2.0
+        scaler.scale(loss).backward()
+        return loss
+
+    sam.ascend(closure)
+    with pytest.raises(TypeError, match=r"GradScaler\.step: optimizer is a SAM, needs the optimizer inside"):
+        scaler.step(sam)
+    assert scaler.step(sam.optimizer)
+    assert w.item() == 2.0

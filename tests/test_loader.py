@@ -483,3 +483,18 @@ def test_states_of_other_loaders_are_refused() -> None:
             other.load_state_dict(state)
     with pytest.raises(DTypeError, match="epoch is None, needs an int"):
         data.DataLoader(numbers(10), 2).load_state_dict({"seed": 1})
+
+
+@pytest.mark.parametrize("indices", [np.array([True, False, True]), [True, False, True], [0.0, 1.7], [[0], [1, 2]]])
+def test_a_subset_of_what_are_no_indices_is_refused(indices):
+    """As ints a mask would be the items 0 and 1."""
+    with pytest.raises(DTypeError, match=r"Subset: indices is .* needs ints"):
+        data.Subset(range(3), indices)
+    assert list(data.Subset(range(3), np.array([], np.float64))) == []
+    assert list(data.Subset(range(3), np.array([2, 0], np.uint8))) == [2, 0]
+
+
+@pytest.mark.parametrize("state", [None, 5, [("seed", 1)]])
+def test_a_state_that_is_no_mapping_is_refused(state):
+    with pytest.raises(TypeError, match=r"DataLoader\.load_state_dict: state is .* needs what state_dict gives"):
+        data.DataLoader(range(3)).load_state_dict(state)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import multiprocessing.resource_tracker
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -370,3 +372,20 @@ def test_workers_end_when_the_program_is_killed(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     wait_for_end(pids)
     assert shared() <= before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda loader: pickle.loads(pickle.dumps(loader))])
+def test_a_copy_goes_on_where_a_loader_with_workers_stands(copied):
+    loader = data.DataLoader(list(range(12)), batch_size=2, shuffle=True, num_workers=1, seed=3)
+    batches = iter(loader)
+    next(batches)
+    other = copied(loader)
+    try:
+        rest = [batch.tolist() for batch in batches]
+        again = copied(loader)  # its workers wait
+        assert again.epoch == 1
+        assert not again.worker_pids
+        assert [batch.tolist() for batch in other] == rest
+    finally:
+        loader.close()
+        other.close()

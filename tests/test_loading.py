@@ -167,3 +167,11 @@ def test_a_first_batch_that_fails_fixes_nothing(
     good(module)
     good(other)
     assert shapes(module) == shapes(other)
+
+
+def test_names_and_values_that_are_none():
+    layer = nn.Dense(2, in_features=2)
+    with pytest.raises(TypeError, match="load_state_dict: a name in the state is 1, needs a str"):
+        layer.load_state_dict({1: [0.0], "bias": [0.0, 0.0]})
+    with pytest.raises(ValueError, match=r"load_state_dict: 'weight' is .* needs a tensor, an array, or lists"):
+        layer.load_state_dict({"weight": [[1.0], [1.0, 2.0]], "bias": [0.0, 0.0]})

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad import nn
 from minigrad.errors import DTypeError, ShapeError
+from minigrad.nn import functional as F
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 4, 3))
 TARGETS = np.array([[0, 2, 1, 1], [2, 2, 0, 1]])
@@ -115,3 +117,20 @@ def test_cross_entropy_refuses(targets: Any, options: dict[str, Any], raises: ty
 def test_nll_loss_takes_no_probabilities() -> None:
     with pytest.raises(DTypeError, match=r"nll_loss: targets is float32 \(2, 3\), needs class indices"):
         mg.nll_loss(mg.ones((2, 3)), mg.ones((2, 3)))
+
+
+@pytest.mark.parametrize("value", ["x", 1.5, [1]])
+def test_an_ignored_index_that_is_none_is_refused(value):
+    """It would be equal to no target."""
+    x, targets = mg.ones((2, 3)), mg.asarray([0, 1])
+    calls = (
+        lambda: F.cross_entropy(x, targets, ignore_index=value),
+        lambda: F.nll_loss(x, targets, ignore_index=value),
+        lambda: F.softmax_focal_loss(x, targets, ignore_index=value),
+        lambda: F.linear_cross_entropy(x, mg.ones((3, 4)), targets, ignore_index=value),
+        lambda: nn.CrossEntropyLoss(ignore_index=value),
+        lambda: nn.NLLLoss(ignore_index=value),
+    )
+    for call in calls:
+        with pytest.raises(TypeError, match=r"^\w+: ignore_index is .* needs an int"):
+            call()

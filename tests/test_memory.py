@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad import nn
 
 
 @pytest.fixture
@@ -113,3 +114,35 @@ def test_training_steps_do_not_grow_memory(no_gc):
         step()
     assert len(gc.get_objects()) <= objects + 20
     assert resident_pages() <= pages + 128  # 10,000 lost nodes alone would take more than 500 pages of 4 kB
+
+
+def test_walks_over_a_model_leave_nothing_to_the_collector(no_gc):
+    model = nn.Sequential([nn.Dense(3, in_features=2), nn.Sequential([nn.Dense(2, in_features=3)])])
+    x = mg.ones((1, 2))
+    gc.collect()
+    for act in (model.parameters, model.eval, model.train, model.state_dict):
+        act()
+        assert gc.collect() == 0, act
+    model.summary(x)
+    assert gc.collect() == 0
+    freed = weakref.ref(model)
+    del model, act
+    assert freed() is None
+
+
+def test_value_and_grad_leaves_nothing_to_the_collector(no_gc):
+    step = mg.value_and_grad(lambda p: (p["w"] * p["b"][0]).sum())
+    w = mg.ones(2)
+    step({"w": w, "b": [w]})
+    gc.collect()
+    step({"w": w, "b": [w]})
+    assert gc.collect() == 0
+
+
+def test_a_deep_tree_of_modules():
+    model = nn.Identity()
+    for _ in range(3 * sys.getrecursionlimit()):
+        model = nn.Residual(model)
+    assert len(model.modules()) == 3 * sys.getrecursionlimit() + 1
+    while hasattr(model, "module"):  # no deep recursion in freeing either
+        model = model.module

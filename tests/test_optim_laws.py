@@ -657,3 +657,87 @@ def test_the_table_of_the_documents_is_true() -> None:
             held = sum(v.nbytes for v in optimizer.state[p].values() if hasattr(v, "nbytes"))
             expected = "4 a row and a column" if 0 < held < p.size else str(held // p.size)
             assert re.match(rf"{expected}\b", size), (kind, held)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_amsgrad_may_be_switched(name, sparse):
+    """From then on the step is that of an optimizer that had it always, if the maximum is the same."""
+    found = []
+    for early in (True, False):
+        w = nn.Parameter(np.ones((3, 2)))
+        optimizer = getattr(optim, name)([w], lr=0.1, amsgrad=early)
+        for step, size in enumerate((1.0, 2.0, 0.5)):
+            if step == 1:  # the first second moment is the smaller one
+                optimizer.param_groups[0]["amsgrad"] = True
+            ids = mg.asarray(np.arange(3))
+            loss = F.embedding(ids, w, sparse=True).sum() if sparse else w.sum()
+            optimizer.zero_grad()
+            (loss * size).backward()
+            optimizer.step()
+        found.append(w.tolist())
+    assert found[0] == found[1]
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.param_groups[0]["amsgrad"] = False
+    optimizer.step()
+    assert sorted(optimizer.state[w]) == ["exp_avg", "exp_avg_sq", "step"]
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+BROKEN = {
+    "groups": (lambda s: s.update(param_groups=None), "param_groups is None, needs a list"),
+    "group": (lambda s: s["param_groups"].__setitem__(0, 3), "group 0 is 3, needs a dict"),
+    "keys": (lambda s: s["param_groups"][0].update(params=None), "parameters of group 0 is None, needs a list"),
+    "state": (lambda s: s.update(state=[1]), r"state is \[1\], needs a dict"),
+    "one": (lambda s: s["state"].update({"0": None}), "state of parameter '0' is None, needs a dict"),
+    "text": (lambda s: s["state"]["0"].update(step="x"), "step of parameter '0' is 'x', needs what state_dict gives"),
+    "none": (lambda s: s["state"]["0"].update(exp_avg=None), "exp_avg of parameter '0' is None, needs what state_dict"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_state_is_refused_by_its_place(name):
+    w = nn.Parameter([1.0])
+    optimizer = optim.Adam([w])
+    w.sum().backward()
+    optimizer.step()
+    before = str(optimizer.state_dict())
+    state = optimizer.state_dict()
+    spoil, text = BROKEN[name]
+    spoil(state)
+    with pytest.raises((TypeError, ValueError), match=rf"Adam\.load_state_dict: {text}"):
+        optimizer.load_state_dict(state)
+    assert str(optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not takes_closure(kind)])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e38])
+def test_gradients_of_any_value_make_no_warning(kind, value):
+    w = nn.Parameter(np.ones((3, 2), np.float32))
+    optimizer = kind([w], lr=0.1)
+    for _ in range(2):
+        w.grad = mg.asarray(np.array([[value, 1.0], [0.0, 2.0], [-1.0, 3.0]], np.float32))
+        optimizer.step()
+
+
+GROUPS = {
+    "none": (lambda: None, "group is None, needs a dict with 'params'"),
+    "bare": (
+        lambda: nn.Parameter([2.0]),
+        r"group is float32 \(1,\), needs a dict with .params.",
+    ),
+    "no list": (lambda: {"params": 5}, "'params' of a group is 5, needs an iterable of parameters"),
+    "model": (lambda: {"params": nn.Dense(2)}, r"'params' of a group is a Dense.* Pass model.parameters\(\)"),
+    "dict": (lambda: {"params": {"a": nn.Parameter([1.0])}}, "'params' of a group is a dict"),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_is_no_group_is_refused(name):
+    make, text = GROUPS[name]
+    optimizer = optim.SGD([nn.Parameter([1.0])], lr=0.1)
+    with pytest.raises(TypeError, match=f"SGD: {text}"):
+        optimizer.add_param_group(make())
+    with pytest.raises(TypeError, match=f"SGD: {text}"):
+        optim.SGD([{"params": [nn.Parameter([1.0])]}, make()], lr=0.1)
+    assert len(optimizer.param_groups) == 1

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import nn, optim
 from minigrad.backend.rows import RowSparse
+from minigrad.errors import ShapeError
 from minigrad.nn import functional as F
 from minigrad.optim.stages import Stages
 
@@ -481,3 +482,42 @@ def test_the_scaler_says_whether_it_stepped() -> None:
     run.backward(1, scaler)
     run.params["bias"].grad = mg.full((UNITS,), math.inf)
     assert scaler.step(run.optimizer) is False
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_constraint_may_give_new_values(sparse):
+    found = []
+    for constraint in (lambda x: np.clip(x, -0.5, 0.5, out=x), lambda x: np.clip(x, -0.5, 0.5), lambda x: None):
+        w = nn.Parameter([[1.0, 0.25], [-2.0, 0.125]])
+        w.constraint = constraint
+        F.embedding(mg.asarray([0, 1]), w, sparse=sparse).sum().backward()
+        optim.SGD([w], lr=0.0).step()
+        found.append(w.tolist())
+    assert found[0] == found[1] == [[0.5, 0.25], [-0.5, 0.125]]
+    assert found[2] == [[1.0, 0.25], [-2.0, 0.125]]
+
+
+ATTRIBUTES = {
+    "regularizer": ("l2", TypeError, r"regularizer is 'l2', needs nn\.L2\(1e-4\), for example"),
+    "constraint": ("max_norm", TypeError, "constraint is 'max_norm', needs nn.MaxNorm"),
+    "mask": (object(), TypeError, "mask is a object, needs bools or numbers"),
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes_that_no_step_can_use_are_refused_before_anything_changes(name):
+    value, kind, text = ATTRIBUTES[name]
+    v, w = nn.Parameter([1.0]), nn.Parameter([1.0])
+    setattr(w, name, value)
+    v.grad, w.grad = mg.ones((1,)), mg.ones((1,))
+    with pytest.raises(kind, match=rf"SGD\.step: parameter 1: {text}"):
+        optim.SGD([v, w], lr=0.5).step()
+    assert v.item() == w.item() == 1.0
+
+
+def test_a_constraint_of_another_shape_is_refused():
+    w = nn.Parameter([1.0, 2.0])
+    w.constraint = np.sum
+    w.grad = mg.ones((2,))
+    with pytest.raises(ShapeError, match=r"step: the result of a constraint is .* of shape \(2,\)"):
+        optim.SGD([w], lr=0.5).step()

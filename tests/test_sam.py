@@ -219,3 +219,27 @@ def test_it_passes_for_the_optimizer():
 def test_refused(make, kind, text):
     with pytest.raises(kind, match=text):
         make(optim.SGD([nn.Parameter([1.0])], lr=0.1))
+
+
+def test_an_optimizer_whose_step_needs_a_closure_is_refused():
+    with pytest.raises(TypeError, match="SAM: optimizer is an LBFGS, needs one whose step needs no closure"):
+        optim.SAM(optim.LBFGS([nn.Parameter([1.0])]))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_numbers_in_a_mask_count_as_whether_they_are_zero(adaptive):
+    found = []
+    for mask in ([True, True, False], [2.0, -3.0, 0.0]):
+        w = nn.Parameter([1.0, 2.0, 3.0])
+        w.mask = np.array(mask)
+        sam = optim.SAM(optim.SGD([w], lr=0.1), rho=0.5, adaptive=adaptive)
+
+        def closure(w=w, sam=sam):
+            sam.zero_grad()
+            loss = (w**4).sum()
+            loss.backward()
+            return loss
+
+        sam.step(closure)
+        found.append(w.tolist())
+    assert found[0] == found[1]

@@ -76,6 +76,7 @@ def compare(group: Ranks, size: int, plan: dict[str, Any]) -> list[Any]:
             "groups": st.booleans(),
             "regular": st.booleans(),
             "scaled": st.booleans(),
+            "rate": st.sampled_from([0.0, 0.25]),
         }
     ),
 )

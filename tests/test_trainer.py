@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -874,3 +875,107 @@ def test_a_loss_that_is_never_finite_stops_fp16_too():
         trainer.fit((x, y), epochs=30, batch_size=4, verbose=0)
     assert trainer.step == 0
     assert trainer.skipped == 24
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "smooth_l1", lambda y, wanted: ((y - wanted) ** 2).mean()])
+def test_a_loss_of_numbers_has_no_accuracy_by_default(loss):
+    x, y = np.ones((6, 5), np.float32), np.linspace(-3, 3, 6, dtype=np.float32)[:, None]
+    history = Trainer(mlp(classes=1), loss, seed=0).fit((x, y), validation=(x, y), verbose=0)
+    assert sorted(history) == ["loss", "lr", "val_loss"]
+
+
+def test_the_default_metrics_of_losses_of_classes():
+    x, y = examples(40)
+    assert Trainer(mlp(), mg.nn.functional.cross_entropy).fit((x, y), verbose=0)["accuracy"]
+    yes = np.random.default_rng(0).integers(0, 2, (40, 3)).astype(np.float32)
+    trainer = Trainer(mlp(), "bce_with_logits")
+    logits = trainer.predict(x).numpy()
+    # each element is a question of its own, and 0 is where a logit decides, even where all are within 0..1
+    assert trainer.evaluate((x, yes))["accuracy"] == pytest.approx(((logits > 0) == yes).mean(), abs=1e-12)
+
+
+def test_parts_of_another_model_are_refused():
+    x, y = examples(8)
+    other = mlp()
+    other(mg.asarray(x))
+    strange = Trainer(mlp(), optimizer=optim.SGD(other.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match=r"optimizer is SGD, which holds no parameter of the model"):
+        strange.fit((x, y), verbose=0)
+    with pytest.raises(ValueError, match=r"ema is EMA of another model, needs one of the model that is trained"):
+        Trainer(mlp(), ema=optim.EMA(other))
+    schedule = optim.schedules.StepLR(optim.SGD(other.parameters(), lr=0.1), 2)
+    with pytest.raises(ValueError, match=r"schedule is StepLR of another optimizer, needs one of the trainer's own"):
+        Trainer(mlp(), schedule=schedule)
+    with pytest.raises(ValueError, match=r"schedule is StepLR of another optimizer"):
+        Trainer(mlp(), schedule=lambda optimizer: schedule)
+
+
+@pytest.mark.parametrize("of", [lambda sam: sam, lambda sam: sam.optimizer])
+def test_a_schedule_of_sam_or_of_what_it_wraps(of):
+    model = mlp()
+    model(mg.ones((1, 5)))
+    sam = optim.SAM(optim.SGD(model.parameters(), lr=0.4))
+    trainer = Trainer(model, optimizer=sam, schedule=optim.schedules.StepLR(of(sam), 1, gamma=0.5))
+    trainer.fit(examples(8), batch_size=4, verbose=0)
+    assert sam.param_groups[0]["lr"] == 0.1
+
+
+def test_a_run_resumed_with_fewer_steps_an_epoch_ends_its_epoch(tmp_path):
+    batches = [examples(4, seed) for seed in range(3)]
+
+    def fit(steps, callbacks=(), **options):
+        trainer = Trainer(mlp(), metrics=[], seed=0, callbacks=callbacks)
+        with suppress(Stop):
+            trainer.fit(batches, epochs=3, steps_per_epoch=steps, verbose=0, **options)
+        return trainer
+
+    fit(6, [At(4, stop(tmp_path / "run.ckpt"))])
+
+    def alarm(trainer):
+        raise AssertionError("the epoch goes on without an end")
+
+    trainer = fit(2, [At(20, alarm)], resume=tmp_path / "run.ckpt")
+    assert trainer.epoch == 3
+    assert trainer.step == 4 + 2 * 2
+
+
+@pytest.mark.parametrize("schedule", [None, lambda optimizer: optim.schedules.ReduceLROnPlateau(optimizer)])
+def test_an_epoch_that_ends_before_its_first_step(schedule):
+    class Enough(Callback):
+        def on_epoch_begin(self, epoch, logs):
+            self.trainer.stop_training = epoch == 1
+
+    history = Trainer(mlp(), schedule=schedule, callbacks=[Enough()]).fit(examples(8), epochs=3, verbose=0)
+    assert {name: len(values) for name, values in history.items()} == {"loss": 2, "lr": 2, "accuracy": 2}
+    assert math.isnan(history["loss"][1])
+
+
+def test_parts_that_cannot_be_what_they_are_given_for():
+    with pytest.raises(TypeError, match=r"ema is a?.*x, needs a decay, or optim\.EMA or optim\.SWA"):
+        Trainer(mlp(), ema="x")
+    with pytest.raises(TypeError, match=r"adversary is .*pgd, needs an adversary"):
+        Trainer(mlp(), adversary="pgd")
+    one = Recorder()
+    Trainer(mlp(), callbacks=one).fit(examples(4), verbose=0)
+    assert one.calls[0] == "train begin"
+
+
+def test_data_of_lists_and_names():
+    x, y = examples(8)
+    trainer = Trainer(mlp())
+    with pytest.raises(TypeError, match=r"train is a tuple of ndarray, list, needs a tuple of arrays.*np\.asarray"):
+        trainer.fit((x, list(y)), verbose=0)
+    with pytest.raises(TypeError, match=r"train is a dict with 'x', 'targets', needs arrays \(x, y\), a Dataset"):
+        trainer.fit({"x": x, "targets": y}, verbose=0)
+
+
+def test_a_function_as_metric_weighs_batches_of_nested_targets():
+    def errors(outputs, targets):
+        return float(np.mean(targets["a"]))
+
+    metric = train.metrics.get(errors)
+    assert math.isnan(metric.result())
+    values = np.arange(10.0)
+    for part in (values[:7], values[7:]):
+        metric.update(None, {"a": part, "b": part})
+    assert metric.result() == pytest.approx(4.5, abs=1e-12)

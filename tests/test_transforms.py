@@ -381,3 +381,13 @@ def test_missing_packages_are_named(make: Any, package: str, monkeypatch: pytest
     monkeypatch.setattr("importlib.import_module", refuse)
     with pytest.raises(ImportError, match=rf"needs {package}, which is not installed: pip install 'minigrad\[data\]'"):
         make()(IMAGES)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (0, 4, 4), (2, 3, 0, 4), (2, 0, 4, 4)])
+@pytest.mark.parametrize("name", ["RandomAffine", "RandomRotation", "RandomScale", "Cutout", "RandomErasing"])
+def test_batches_without_a_pixel_stay_so(name, shape):
+    arguments = {"RandomAffine": (10.0,), "RandomRotation": (10.0,), "RandomScale": ((0.5, 2.0),), "Cutout": (2,)}
+    images = np.zeros(shape, np.uint8)
+    found = getattr(T, name)(*arguments.get(name, ()))(images, rng=0)
+    assert found.shape == shape
+    assert found.dtype == np.uint8

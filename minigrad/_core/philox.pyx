@@ -414,8 +414,11 @@ def fill_truncated_normal(uint64_t key, uint64_t counter, double p_low, double p
     fill(to_truncated_normal, p, key, counter, 0, 2, 8, &out[0], out.shape[0])
 
 
-def fill_keep_mask(uint64_t key, uint64_t counter, double rate, uint8_t[::1] out):
-    """Fill with 0 at a probability of ``rate``, else 1; the probability is rounded to a multiple of 2^-32."""
+def fill_keep_mask(uint64_t key, uint64_t counter, double rate, uint8_t[::1] out, uint64_t block=0):
+    """Fill with 0 at a probability of ``rate``, else 1; the probability is rounded to a multiple of 2^-32.
+
+    ``block``: the first one to take, of four elements each.
+    """
     cdef uint32_t threshold
     cdef double scaled = rate * 4294967296.0 + 0.5
     if not 0 <= rate <= 1:
@@ -426,7 +429,7 @@ def fill_keep_mask(uint64_t key, uint64_t counter, double rate, uint8_t[::1] out
         memset(&out[0], 0, out.shape[0])
         return
     threshold = <uint32_t>scaled
-    fill(to_keep_mask, &threshold, key, counter, 0, 4, 1, &out[0], out.shape[0])
+    fill(to_keep_mask, &threshold, key, counter, block, 4, 1, &out[0], out.shape[0])
 
 
 def fill_below(uint64_t key, uint64_t counter, uint64_t span, uint64_t[::1] out):

@@ -4,7 +4,7 @@ A world's block begins with a header, whose layout is `WORLD_BYTES` and the word
 a region behind it, laid out by `Plan`. What is large goes through the slots in chunks: there are three buffers, so that
 while chunk t is written, t - 1 is combined and t - 2 read, with one barrier a chunk.
 """
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
 from libc.string cimport memcpy
 from numpy cimport (
     PyArray_DATA, PyArray_ISWRITEABLE, PyArray_NBYTES, PyArray_SIZE, import_array, ndarray, npy_intp,
@@ -191,7 +191,7 @@ cdef class Channel:
     cdef World world
     cdef Plan plan
     cdef char* base
-    cdef object held, members
+    cdef object held, error
     cdef int32_t* ranks
     cdef ndarray rank_array
     cdef readonly int size, rank
@@ -264,7 +264,7 @@ cdef class Channel:
             try:
                 PyErr_CheckSignals()
             except BaseException as error:
-                self.members = error  # until the GIL is held for good
+                self.error = error  # until the GIL is held for good
                 raised = True
         return raised
 
@@ -277,7 +277,7 @@ cdef class Channel:
         if mg_add(arrived, 1) != self.size - 1:
             return self.wait_for(epoch, seen, sleepers, -1)
         mg_store(arrived, 0)
-        mg_store(epoch, seen + 1)
+        mg_store(epoch, <int32_t>(<uint32_t>seen + 1))  # it wraps within hours
         if mg_load(sleepers):
             mg_wake(epoch)
         return OK
@@ -319,7 +319,7 @@ cdef class Channel:
             return
         self.broken = True
         if code == RAISED:
-            error, self.members = self.members, None
+            error, self.error = self.error, None
             raise error
         if code == UNLIKE:
             raise Failure(CODES[code], self.odd, (self.odd_sign[0], self.odd_sign[1], self.odd_sign[2]))
@@ -495,10 +495,10 @@ cdef class Channel:
         cdef int32_t* head = self.head(self.rank, to)
         cdef int32_t written = mg_load(head)
         cdef npy_intp n = min(size, PIECE)
-        if written - mg_load(head + LINE // 4) >= DEPTH:
+        if <uint32_t>written - <uint32_t>mg_load(head + LINE // 4) >= DEPTH:
             return 0
         memcpy(self.piece(self.rank, to, written), x, n)
-        mg_store(head, written + 1)
+        mg_store(head, <int32_t>(<uint32_t>written + 1))
         if mg_load(head + 1):
             mg_wake(head)
         return n
@@ -512,7 +512,7 @@ cdef class Channel:
         if mg_load(head) == read:
             return 0
         memcpy(x, self.piece(source, self.rank, read), n)
-        mg_store(tail, read + 1)
+        mg_store(tail, <int32_t>(<uint32_t>read + 1))
         if mg_load(tail + 1):
             mg_wake(tail)
         return n

@@ -10,7 +10,9 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad.errors import DTypeError, GradError, describe, message
-from minigrad.optim import Optimizer, unscale_
+from minigrad.optim.gradients import agreed, is_finite, parameters_of, scale, values_of, with_gradient
+from minigrad.optim.optimizer import Optimizer
+from minigrad.optim.sam import SAM
 from minigrad.tensor import Tensor
 
 __all__ = ["GradScaler"]
@@ -135,7 +137,8 @@ class GradScaler:
         """Divide the gradients of an optimizer's parameters by the scale, in place, and note whether they are finite.
 
         `step` does it where it has not been done. It is for code between ``backward`` and ``step`` that looks at the
-        gradients: clipping, penalties, norms to report.
+        gradients: clipping, penalties, norms to report. All of the optimizer's backward passes come before: what a
+        later one adds would stay scaled. A parameter that another optimizer has too is unscaled once.
 
         Raises
         ------
@@ -148,7 +151,12 @@ class GradScaler:
         if optimizer in self._finite:
             need = "one call of it for an optimizer between two updates"
             raise GradError(message("GradScaler.unscale_", "unscale_", "called twice", need))
-        self._finite[optimizer] = unscale_(optimizer, 1.0 / self._scale)
+        params = with_gradient("GradScaler.unscale_", parameters_of(optimizer))
+        fresh = [p for p in params if id(p) not in self._unscaled]  # another optimizer may share some
+        scale(fresh, 1.0 / self._scale)
+        self._unscaled |= {id(p): p for p in fresh}
+        finite = all(is_finite(values_of(p._grad._array)) for p in params if p._grad is not None)
+        self._finite[optimizer] = agreed(optimizer, finite)
 
     def step(self, optimizer: Optimizer) -> bool:
         """Call the optimizer's step, unless a gradient is infinite or NaN.
@@ -186,6 +194,9 @@ class GradScaler:
         who = f"GradScaler.{name}"
         if not hasattr(optimizer, "param_groups"):
             raise TypeError(message(who, "optimizer", optimizer, "an optimizer"))
+        if name == "step" and isinstance(optimizer, SAM):
+            hint = "sam.ascend(closure) with the scaled loss, then scaler.step(sam.optimizer)"
+            raise TypeError(message(who, "optimizer", "a SAM", "the optimizer inside", hint))
         if not self._scaled:
             need = "scaler.scale(loss).backward() before it, after each update"
             raise GradError(message(who, "the loss", "not scaled", need))
@@ -273,6 +284,7 @@ class GradScaler:
         self._scaled = False  # whether a loss was, since the last update
         self._finite: dict[Optimizer, bool] = {}  # what was unscaled since then
         self._stepped: set[Optimizer] = set()
+        self._unscaled: dict[int, Tensor] = {}  # parameters whose gradient was
 
     def __repr__(self) -> str:
         return f"GradScaler(scale={self.get_scale():g}, enabled={self.enabled})"

@@ -76,11 +76,12 @@ def softplus(x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-def keep_mask(shape: tuple[int, ...], seed: int, counter: int, rate: float) -> Array:
-    """Bools that are False at a probability of `rate`, each a function of (seed, counter, its index)."""
-    out = np.empty(math.prod(shape), np.uint8)
-    philox.fill_keep_mask(seed, counter, rate, out)
-    return out.view(np.bool_).reshape(shape)
+def keep_mask(shape: tuple[int, ...], seed: int, counter: int, rate: float, first: int = 0) -> Array:
+    """Bools that are False at a probability of `rate`, each a function of (seed, counter, `first` + its index)."""
+    skip = first % 4
+    out = np.empty(skip + math.prod(shape), np.uint8)
+    philox.fill_keep_mask(seed, counter, rate, out, first // 4)
+    return out.view(np.bool_)[skip:].reshape(shape)
 
 
 class NumpyBackend:

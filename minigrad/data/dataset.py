@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from minigrad.data.streams import SPLIT, permutation
-from minigrad.errors import ShapeError, describe, message
+from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.tensor import Tensor
 
 __all__ = ["ConcatDataset", "Dataset", "IterableDataset", "Subset", "TensorDataset", "random_split"]
@@ -156,8 +156,15 @@ class Subset(Dataset):
 
     def __init__(self, dataset: Any, indices: Sequence[int] | Array) -> None:
         self.dataset = dataset
-        self.indices = np.array(indices, np.int64)
-        n = len(dataset)
+        n = _length("Subset", "dataset", dataset)
+        try:
+            found = np.array(indices)
+        except ValueError:  # lists of several lengths
+            found = np.array(None)
+        if found.size and found.dtype.kind not in "iu":  # a mask would read the items 0 and 1, and floats be cut off
+            hint = "Of a mask: numpy.flatnonzero(mask)" if found.dtype.kind == "b" else ""
+            raise DTypeError(message("Subset", "indices", describe(indices), "ints", hint))
+        self.indices = found.astype(np.int64)
         if self.indices.ndim != 1:
             raise ShapeError(message("Subset", "indices", self.indices, "one axis"))
         if self.indices.size and not (self.indices.min() >= 0 and self.indices.max() < n):
@@ -197,10 +204,13 @@ class ConcatDataset(Dataset):
     """
 
     def __init__(self, datasets: Iterable[Any]) -> None:
-        self.datasets = list(datasets)
+        given: Any = datasets
+        if not isinstance(given, Iterable):
+            raise TypeError(message("ConcatDataset", "datasets", given, "an iterable of datasets"))
+        self.datasets = list(given)
         if not self.datasets:
             raise ValueError(message("ConcatDataset", "datasets", "empty", "at least one dataset"))
-        self.ends = np.cumsum([len(dataset) for dataset in self.datasets])
+        self.ends = np.cumsum([_length("ConcatDataset", "datasets", dataset) for dataset in self.datasets])
 
     @property
     def draws_globally(self) -> bool:  # type: ignore[override]
@@ -284,3 +294,11 @@ def random_split(
     order = permutation(n, operator.index(seed), SPLIT)
     ends = np.cumsum([0, *whole])
     return [Subset(dataset, order[a:b]) for a, b in itertools.pairwise(ends.tolist())]
+
+
+def _length(who: str, arg: str, dataset: Any) -> int:
+    """How many items a dataset has."""
+    try:
+        return len(dataset)
+    except TypeError:
+        raise TypeError(message(who, arg, describe(dataset), "a dataset with __len__ and __getitem__")) from None

@@ -154,7 +154,11 @@ class DataLoader:
             if shuffle:
                 raise ValueError(message(who, "shuffle", "True", "False beside a sampler, which decides the order"))
             return as_sampler(sampler, "sampler", Sampler, Given), None
-        n = len(self.dataset)
+        try:
+            n = len(self.dataset)
+        except TypeError:
+            need = "a dataset with __len__ and __getitem__, or with __iter__"
+            raise TypeError(message(who, "dataset", describe(self.dataset), need)) from None
         return (RandomSampler(n) if shuffle else SequentialSampler(n)), None
 
     def _seed(self, seed: SupportsIndex | None, draws: bool) -> int:
@@ -226,6 +230,9 @@ class DataLoader:
         ValueError
             The state is that of a loader over other items, or with other sizes of batches.
         """
+        given: Any = state
+        if not isinstance(given, Mapping):
+            raise TypeError(message("DataLoader.load_state_dict", "state", describe(given), "what state_dict gives"))
         for name in ("seed", "epoch", "batch"):
             positive("DataLoader.load_state_dict", name, state.get(name), least=0)
         for name, size in self._sizes().items():
@@ -247,6 +254,10 @@ class DataLoader:
     def worker_pids(self) -> list[int]:
         """The processes of the workers that wait for the next epoch."""
         return [] if self._idle is None else [process.pid for process in self._idle.processes if process.pid]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: it goes on where the loader stands, with workers of its own."""
+        return vars(self) | {"_idle": None, "_sent": None, "_running": None}
 
     def close(self) -> None:
         """End the workers that wait for the next epoch. Garbage collection and the end of the program do that too."""

@@ -43,7 +43,7 @@ class Sampler:
     seed: int | None = None
 
     def __init__(self, seed: SupportsIndex | None = None) -> None:
-        self.seed = None if seed is None else operator.index(seed)
+        self.seed = None if seed is None else positive(type(self).__name__, "seed", seed, least=0)
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__}: needs a method __len__(self)")
@@ -67,7 +67,7 @@ class SequentialSampler(Sampler):
 
     def __init__(self, n: SupportsIndex) -> None:
         super().__init__()
-        self.n = operator.index(n)
+        self.n = positive("SequentialSampler", "n", n, least=0)
 
     def __len__(self) -> int:
         return self.n
@@ -96,7 +96,7 @@ class RandomSampler(Sampler):
 
     def __init__(self, n: SupportsIndex, *, seed: SupportsIndex | None = None) -> None:
         super().__init__(seed)
-        self.n = operator.index(n)
+        self.n = positive("RandomSampler", "n", n, least=0)
 
     def __len__(self) -> int:
         return self.n
@@ -136,11 +136,15 @@ class WeightedRandomSampler(Sampler):
         seed: SupportsIndex | None = None,
     ) -> None:
         super().__init__(seed)
-        self.weights = np.array(weights, np.float64)
+        try:
+            self.weights = np.array(weights, np.float64)
+        except (TypeError, ValueError):
+            raise DTypeError(message("WeightedRandomSampler", "weights", describe(weights), "numbers")) from None
         self.replacement = replacement
         if self.weights.ndim != 1:
             raise ShapeError(message("WeightedRandomSampler", "weights", self.weights, "one axis, a weight an item"))
-        self.num_samples = len(self.weights) if num_samples is None else operator.index(num_samples)
+        count = len(self.weights) if num_samples is None else num_samples
+        self.num_samples = positive("WeightedRandomSampler", "num_samples", count, least=0)
         self.order(0, 0)  # raises where these are no weights, or too few
 
     def __len__(self) -> int:
@@ -166,7 +170,7 @@ class BatchSampler:
     seed: int | None = None
 
     def __init__(self, seed: SupportsIndex | None = None) -> None:
-        self.seed = None if seed is None else operator.index(seed)
+        self.seed = None if seed is None else positive(type(self).__name__, "seed", seed, least=0)
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__}: needs a method __len__(self)")

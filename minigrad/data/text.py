@@ -88,7 +88,10 @@ class RaggedDataset(Dataset):
     draws_globally = False
 
     def __init__(self, sequences: Iterable[Any], *arrays: Any) -> None:
-        parts = [np.asarray(sequence) for sequence in sequences]
+        given: Any = sequences
+        if not isinstance(given, Iterable):
+            raise TypeError(message("RaggedDataset", "sequences", given, "an iterable of sequences"))
+        parts = [np.asarray(sequence) for sequence in given]
         if not parts:
             raise ValueError(message("RaggedDataset", "sequences", "empty", "at least one sequence"))
         layouts = [(part.dtype, part.shape[1:]) for part in parts if part.size]

@@ -13,7 +13,7 @@ import numpy as np
 from minigrad.errors import message
 from minigrad.nn.deferred import Deferred, shape_text
 from minigrad.nn.module import LoadReport, Module
-from minigrad.nn.tied import first_names
+from minigrad.nn.shared_parameters import first_names
 from minigrad.tensor import Tensor
 
 __all__ = ["NameMap", "Rename", "Renamed"]

@@ -215,6 +215,7 @@ _attention.samples(
     case(QUERY, KEY, VALUE, MASK, (1, 4, 1, 4), SLOPES, LENGTHS, window=(2, 1), softcap=2.0, **SCALE),
     case(QUERY, KEY, VALUE, None, None, None, LENGTHS, dropout=0.4, seed=(1, 2), **SCALE),
     case((2, 4, 3, 2), (2, 1, 1, 2), (2, 1, 1, 2), dropout=0.2, seed=(3, 0)),
+    case((2, 4, 3, 2), (2, 1, 3, 2), (2, 1, 3, 2), dropout=0.4, seed=(3, 0, 71)),
     case([[[[0.5, 1.0], [2.0, -1.0]]]], [[[[1.0, 0.0]]]], [[[[1.0, 2.0, 3.0]]]], [[True], [False]]),
     case([[[[900.0], [-900.0]]]], [[[[1.0], [-1.0], [0.0]]]], [[[[1.0], [2.0], [3.0]]]]),
     case((1, 1, 0, 2), (1, 1, 3, 2), (1, 1, 3, 2)),
@@ -347,7 +348,7 @@ def scaled_dot_product_attention(
         window=read_window(window),
         softcap=None if softcap is None else read_positive("softcap", softcap),
         dropout=dropout,
-        seed=noise._draw_key() if dropout else (0, 0),
+        seed=noise.next_key(math.prod(query.shape[:-1]) * key.shape[-2]) if dropout else (0, 0),
         scale=as_finite(NAME, "scale", scale),
     )
     if query.ndim != 4:

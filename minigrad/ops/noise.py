@@ -20,19 +20,37 @@ if TYPE_CHECKING:
 
 __all__ = ["dropout", "keep_mask"]
 
-Key = tuple[int, int]  # seed and counter
+# seed and counter, and the number of the first element where it is not 0: a rank has a part of what is drawn for all
+Key = tuple[int, int] | tuple[int, int, int]
 
-_draw_key: Callable[[], Key]
+_draw_key: Callable[[], tuple[int, int]]
+_rank = 0
 
 
-def bind(draw_key: Callable[[], Key]) -> None:
+def bind(draw_key: Callable[[], tuple[int, int]]) -> None:
     """Say where keys come from; ``minigrad.random``, which stands on the ops, names its default generator."""
     global _draw_key
     _draw_key = draw_key
 
 
-def keep_mask(shape: tuple[int, ...], seed: int, counter: int, rate: float) -> Tensor:
-    """Bools that are False at a probability of `rate`, each a function of (seed, counter, its index).
+def set_rank(rank: int) -> None:
+    """Let this process drop what is the part of a rank, for good: see `next_key`."""
+    global _rank
+    _rank = rank
+
+
+def next_key(size: int) -> Key:
+    """A key for so many elements, from the default generator.
+
+    Where a batch is shared evenly by ranks whose generators are alike, and comes first among the axes, the ranks
+    together drop what one process would.
+    """
+    seed, counter = _draw_key()
+    return (seed, counter, _rank * size) if _rank else (seed, counter)
+
+
+def keep_mask(shape: tuple[int, ...], seed: int, counter: int, rate: float, first: int = 0) -> Tensor:
+    """Bools that are False at a probability of `rate`, each a function of (seed, counter, `first` + its index).
 
     Examples
     --------
@@ -40,12 +58,13 @@ def keep_mask(shape: tuple[int, ...], seed: int, counter: int, rate: float) -> T
     >>> bool(mg.ops.keep_mask((4,), 1, 0, 0.0).all())
     True
     """
-    return new(cpu.namespace.keep_mask(shape, seed, counter, rate))
+    return new(cpu.namespace.keep_mask(shape, seed, counter, rate, first))
 
 
 def drop(xp: Any, x: Array, rate: float, key: Key) -> Array:
     """Zeros at a probability of `rate`, and what is kept scaled so that the mean stays."""
-    return xp.where(xp.keep_mask(x.shape, *key, rate), x * (1 / (1 - rate) if rate < 1 else 0.0), 0.0)
+    seed, counter, *first = key
+    return xp.where(xp.keep_mask(x.shape, seed, counter, rate, *first), x * (1 / (1 - rate) if rate < 1 else 0.0), 0.0)
 
 
 @op(dtype=floating.but(kinds=dtypes.ALL - dtypes.COMPLEX), amp="widest")
@@ -58,6 +77,7 @@ _dropout.samples(
     case((8,), rate=0.5, key=(1, 2)),
     case((3, 4), rate=0.1, key=(3, 0)),
     case((), rate=0.5, key=(5, 6)),
+    case((5, 3), rate=0.5, key=(5, 6, 10)),
     case((0, 3), rate=0.5, key=(7, 8)),
     case((4,), rate=1.0, key=(9, 1)),
     error(DTypeError, "dropout: got complex64, needs one of", np.ones(2, np.complex64), rate=0.5, key=(1, 2)),
@@ -83,7 +103,8 @@ def dropout(x: Tensor, rate: float = 0.5, *, training: bool = True, key: Key | N
     training : bool
         Without it, `x` comes back as it is.
     key : tuple of int, optional
-        Seed and counter, as ``Generator.draw_key()`` gives them; by default the next ones of the default generator.
+        Seed and counter, as ``Generator.draw_key()`` gives them; by default the next ones of the default generator. A
+        third number is that of the first element, where `x` is a part of what is dropped together.
 
     Returns
     -------
@@ -105,4 +126,4 @@ def dropout(x: Tensor, rate: float = 0.5, *, training: bool = True, key: Key | N
         raise ValueError(message("dropout", "rate", rate, "a probability, 0 to 1"))
     if not training or rate == 0:
         return asarray(x)
-    return _dropout(x, rate=float(rate), key=_draw_key() if key is None else key)
+    return _dropout(x, rate=float(rate), key=next_key(x.size) if key is None else key)

@@ -108,8 +108,18 @@ class Adam(Optimizer):
     def update_all(self, xs: list[Array], gs: list[Array], states: list[State], group: Group) -> None:
         """Write the new values of parameters into `xs`."""
         (beta1, beta2), lr, eps, weight_decay = group["betas"], group["lr"], group["eps"], group["weight_decay"]
+        for x, state in zip(xs, states, strict=True):  # it may be switched on and off between steps
+            if group["amsgrad"] is not ("max_exp_avg_sq" in state):
+                self._switch(x, state, group)
         for i in fused(xs, gs, states, lr, beta1, beta2, eps, weight_decay, self.decoupled, group["maximize"]):
             self._update_generic(xs[i], gs[i], states[i], group)
+
+    def _switch(self, x: Array, state: State, group: Group) -> None:
+        """Make the state what amsgrad says."""
+        if group["amsgrad"]:
+            state.setdefault("max_exp_avg_sq", np.zeros_like(x))
+        else:
+            state.pop("max_exp_avg_sq", None)
 
     def _update_generic(self, x: Array, g: Array, state: State, group: Group) -> None:
         self.conform(x, state)

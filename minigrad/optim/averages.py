@@ -17,6 +17,7 @@ from minigrad.nn.deferred import check_initialized
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.schedules import checks
+from minigrad.optim.stages import mask_of
 from minigrad.tensor import Tensor
 
 __all__ = ["EMA", "SWA", "Average", "update_bn"]
@@ -87,9 +88,9 @@ class Average:
         else:
             self._weights = {name: p._array.astype(_working(p)) for name, p in weights.items()}
         for name, p in weights.items():
-            mask = getattr(p, "mask", None)
-            if mask is not None:
-                self._weights[name] *= mask._array if isinstance(mask, Tensor) else np.asarray(mask)
+            keep = mask_of(p, lambda: f"{self._who}.update")
+            if keep is not None:
+                np.copyto(self._weights[name], 0, where=~keep)
         self._buffers = {name: t._array.copy() for name, t in buffers.items()}
         self.updates += 1
 
@@ -324,7 +325,9 @@ def update_bn(model: Module, loader: Iterable[Any]) -> None:
     Raises
     ------
     TypeError
-        If the model is none.
+        If the model or the loader is none.
+    ValueError
+        If there are no batches. After any error the statistics are what they were.
 
     Examples
     --------
@@ -335,13 +338,18 @@ def update_bn(model: Module, loader: Iterable[Any]) -> None:
     >>> model.running_mean.tolist(), model.running_var.tolist()
     ([4.0], [2.0])
     """
+    given: Any = loader
     if not isinstance(model, Module):
         raise TypeError(message("update_bn", "model", model, "a module"))
+    if not isinstance(given, Iterable) and not hasattr(given, "__getitem__"):
+        raise TypeError(message("update_bn", "loader", given, "an iterable of batches"))
     modes = [(module, module.training) for module in model.modules()]
     layers = [m for m, _ in modes if isinstance(m, BatchNorm) and m.running_mean is not None]
     momenta = [layer.momentum for layer in layers]
     if not layers:
         return
+    kept_values = [(t, t._array.copy()) for layer in layers for t in layer.buffers()]
+    done = False
     try:
         model.train()
         for layer in layers:
@@ -356,6 +364,16 @@ def update_bn(model: Module, loader: Iterable[Any]) -> None:
         with no_grad():
             for batch in loader:
                 model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+                done = True
+            if not done:
+                hint = "An iterator that was used up has none"
+                raise ValueError(message("update_bn", "loader", "without batches", "one at least", hint))
+    except BaseException:
+        for t, values in kept_values:
+            if t._array.shape == values.shape:  # else the first batch has completed it
+                t._array[...] = values
+                tape.mark_changed(t)
+        raise
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -310,7 +310,7 @@ class LBFGS(Optimizer):
         """Go on from what `state_dict` gave, hyperparameters included; all of it fits, or nothing is changed."""
         given: Any = state
         memory = Memory()
-        if isinstance(given, Mapping) and "state" in given:
+        if isinstance(given, Mapping) and isinstance(given.get("state"), Mapping):
             given, memory = {**given, "state": {}}, self._restore(given["state"])
         super().load_state_dict(given)  # which says what is wrong with anything else
         self._memory = memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -180,11 +181,12 @@ class Optimizer:
         due = [self._due(group) for group in self.param_groups]
         changed: list[Tensor] = []
         try:
-            for group, (params, xs, gs, states, stages) in zip(self.param_groups, due, strict=True):
-                changed += params
-                self.update_all(xs, gs, states, group)
-                for stage in stages:
-                    stage.finish()
+            with np.errstate(all="ignore"):  # values follow IEEE 754, as in ops
+                for group, (params, xs, gs, states, stages) in zip(self.param_groups, due, strict=True):
+                    changed += params
+                    self.update_all(xs, gs, states, group)
+                    for stage in stages:
+                        stage.finish()
         finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
         return loss
@@ -240,12 +242,19 @@ class Optimizer:
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add a group: a dict with ``"params"`` and the hyperparameters that differ from the defaults."""
+        given: Any = group
+        if not isinstance(given, Mapping):
+            hint = "Groups and parameters cannot be mixed" if self.param_groups else ""
+            raise TypeError(message(self._who, "group", describe(given), "a dict with 'params'", hint))
         unknown = [key for key in group if key != "params" and key not in self.defaults]
         if unknown or "params" not in group:
             need = f"'params' and any of {', '.join(self.defaults)}"
             raise ValueError(message(self._who, "group", f"a dict with {', '.join(map(repr, group))}", need))
         params, names = [], []
         entries = group["params"]
+        if isinstance(entries, (Module, Mapping)) or not isinstance(entries, (Tensor, Iterable)):
+            hint = "Pass model.parameters()" if isinstance(entries, Module) else ""
+            raise TypeError(message(self._who, "'params' of a group", entries, "an iterable of parameters", hint))
         seen = {id(p) for other in self.param_groups for p in other["params"]}
         keys = {key for other in self._keys() for key in other}
         count = len(keys)
@@ -336,6 +345,7 @@ class Optimizer:
         self._compare("keys of the state", sorted(map(str, state)), ["optimizer", "param_groups", "state"])
         self._compare("optimizer", state["optimizer"], self._who)
         groups, keys = state["param_groups"], self._keys()
+        self._check_kinds(state)
         self._compare("number of groups", len(groups), len(keys))
         known = {key for own in keys for key in own}
         self._compare("parameters with a state that it lacks", [key for key in state["state"] if key not in known], [])
@@ -368,12 +378,35 @@ class Optimizer:
         made: State = {}
         for name, like in fresh.items():
             if hasattr(like, "dtype"):
-                value = ops.tensor(given[name], dtype=like.dtype, device=p.device)
+                value = self._converted(key, name, given, partial(ops.tensor, dtype=like.dtype, device=p.device))
                 self._compare(f"shape of {name} of parameter {key!r}", value.shape, tuple(like.shape))
                 made[name] = value._array
             else:
-                made[name] = type(like)(given[name])
+                made[name] = self._converted(key, name, given, type(like))
         return made
+
+    def _converted(self, key: str, name: str, given: Mapping[str, Any], convert: Callable[[Any], Any]) -> Any:
+        try:
+            return convert(given[name])
+        except (TypeError, ValueError, OverflowError):
+            who, what = f"{self._who}.load_state_dict", f"{name} of parameter {key!r}"
+            raise ValueError(message(who, what, describe(given[name]), "what state_dict gives")) from None
+
+    def _check_kinds(self, state: Mapping[str, Any]) -> None:
+        """Raise where a dict or a list is something else."""
+        groups, states = state["param_groups"], state["state"]
+        checks: list[tuple[str, Any, Any]] = [("param_groups", groups, (list, tuple)), ("state", states, Mapping)]
+        if isinstance(groups, (list, tuple)):
+            for i, group in enumerate(groups):
+                checks.append((f"group {i}", group, Mapping))
+                if isinstance(group, Mapping) and "params" in group:
+                    checks.append((f"parameters of group {i}", group["params"], (list, tuple)))
+        if isinstance(states, Mapping):
+            checks += [(f"state of parameter {key!r}", own, Mapping) for key, own in states.items()]
+        for what, value, kind in checks:
+            if not isinstance(value, kind):
+                need = "a dict" if kind is Mapping else "a list"
+                raise TypeError(message(f"{self._who}.load_state_dict", what, describe(value), need))
 
     def _keys(self) -> list[list[str]]:
         """What each group's parameters are called in a state dict."""

@@ -12,8 +12,10 @@ from minigrad._core import tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import message
+from minigrad.optim.lbfgs import LBFGS
 from minigrad.optim.optimizer import Array, Optimizer
 from minigrad.optim.schedules import checks
+from minigrad.optim.stages import mask_of
 from minigrad.tensor import Tensor
 
 __all__ = ["SAM"]
@@ -76,6 +78,8 @@ class SAM:
     def __init__(self, optimizer: Any, rho: float = 0.05, adaptive: bool = False) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(message("SAM", "optimizer", optimizer, "an optimizer", "SAM(optim.SGD(...))"))
+        if isinstance(optimizer, LBFGS):
+            raise TypeError(message("SAM", "optimizer", "an LBFGS", "one whose step needs no closure"))
         radius = checks.real("SAM", "rho", rho, 0.0)
         self.optimizer, self.rho, self.adaptive = optimizer, radius, bool(adaptive)
 
@@ -156,12 +160,9 @@ class SAM:
                 sparse = isinstance(given, RowSparse)
                 rows: Any = given.ids if sparse else ...
                 g = _wide(given.values if sparse else given)
-                mask = getattr(p, "mask", None)
-                if mask is not None:
-                    g = (
-                        g
-                        * np.broadcast_to(mask._array if isinstance(mask, Tensor) else np.asarray(mask), p.shape)[rows]
-                    )
+                keep = mask_of(p, lambda: "SAM.step")
+                if keep is not None:
+                    g = np.where(keep[rows], g, 0)
                 if self.adaptive:
                     w = abs(_wide(p._array[rows]))
                     g = g * w

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from minigrad.tensor import Tensor
 if TYPE_CHECKING:
     from minigrad.optim.optimizer import Optimizer
 
-__all__ = ["MASTER", "Stages", "wide"]
+__all__ = ["MASTER", "Stages", "mask_of", "wide"]
 
 Array = Any
 State = dict[str, Any]
@@ -52,7 +53,8 @@ class Stages:
         self.rows = grad._array.ids if type(grad._array) is RowSparse else None
         self.regularizer = getattr(p, "regularizer", None)  # a tensor that is no Parameter has none of the three
         self.constraint = getattr(p, "constraint", None)
-        self.keep = _kept(optimizer, group, p)
+        self._check(optimizer, group)
+        self.keep = mask_of(p, lambda: _where(optimizer, group, p))
         self.lr = _learning_rate(optimizer, group, p)
         self.whole = self._whole()
         self.g = values_of(grad._array)
@@ -69,6 +71,27 @@ class Stages:
         if self.half:
             _follow(self.x, p._array if self.rows is None else p._array[self.rows])
         self._penalize(bool(group.get("maximize")))
+
+    def _check(self, optimizer: Optimizer, group: dict[str, Any]) -> None:
+        """Raise where an attribute is nothing that a step can call."""
+        for name, value, known, need in (
+            ("regularizer", self.regularizer, hasattr(self.regularizer, "gradient"), "nn.L2(1e-4), for example"),
+            ("constraint", self.constraint, callable(self.constraint), "nn.MaxNorm(2.0), for example, or a function"),
+        ):
+            if value is not None and not known:
+                raise TypeError(message(_where(optimizer, group, self.p), name, describe(value), need))
+
+    def _constrain(self, x: Array) -> None:
+        """Apply the constraint; a function may give new values instead of writing them."""
+        constraint: Any = self.constraint
+        found = constraint(x)
+        if found is None or found is x:
+            return
+        values = np.asarray(found._array if isinstance(found, Tensor) else found)
+        if values.shape != x.shape:
+            need = f"None, or new values of shape {x.shape}"
+            raise ShapeError(message("step", "the result of a constraint", describe(found), need))
+        x[...] = values
 
     def _whole(self) -> Array:
         """The parameter's array, or its master weights, which are made where it is half, and dropped where not."""
@@ -101,7 +124,7 @@ class Stages:
         if prox is not None:
             prox(x, self.lr)
         if self.constraint is not None and by_row:
-            self.constraint(x)
+            self._constrain(x)
         if self.keep is not None:
             np.copyto(x, 0, where=~self._keep_rows())
         if self.rows is None:
@@ -111,7 +134,7 @@ class Stages:
         whole[self.rows] = x
         self._return_state()
         if self.constraint is not None and not by_row:
-            self.constraint(whole)
+            self._constrain(whole)
             if self.keep is not None:
                 np.copyto(whole, 0, where=~self.keep)
             if self.half:
@@ -122,6 +145,8 @@ class Stages:
     def _return_state(self) -> None:
         """Write the state of the rows into that of the table."""
         state, rows = self.whole_state, self.rows
+        for name in [name for name in state if name != MASTER and name not in self.state]:
+            del state[name]  # what belonged to something that was switched off
         for name, value in self.state.items():
             if name in state and getattr(state[name], "shape", None) == self.p.shape:
                 state[name][rows] = value
@@ -144,20 +169,22 @@ def _follow(master: Array, x: Array) -> None:
         np.copyto(master, cast(x, dtypes.float32), where=other)
 
 
-def _kept(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> Array | None:
-    """The mask as bools of the parameter's shape."""
+def mask_of(p: Tensor, where: Callable[[], str]) -> Array | None:
+    """The mask as bools of the parameter's shape; `where` says for an error who asks."""
     mask = getattr(p, "mask", None)
     if mask is None:
         return None
     keep = np.asarray(mask._array if isinstance(mask, Tensor) else mask)
     if keep.dtype != np.bool_:
+        if keep.dtype not in dtypes.ALL:
+            raise TypeError(message(where(), "mask", describe(mask), "bools or numbers"))
         keep = keep != 0
     if keep.shape != p.shape:
         try:
             keep = np.broadcast_to(keep, p.shape)
         except ValueError:
             need = f"{p.shape}, or what stretches to it"
-            raise ShapeError(message(_where(optimizer, group, p), "mask", f"{keep.shape}", need)) from None
+            raise ShapeError(message(where(), "mask", f"{keep.shape}", need)) from None
     return keep
 
 

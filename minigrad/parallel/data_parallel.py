@@ -17,6 +17,7 @@ from minigrad.errors import describe, message
 from minigrad.nn.mode import evaluation
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.ops.noise import set_rank
 from minigrad.parallel.buckets import Bucket, Table, Worker, fill
 from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.errors import ParallelError
@@ -41,7 +42,8 @@ class DataParallel(Module):
 
     Each rank calls it with its own part of the batch. Afterwards every rank holds the same gradients, bit for bit, and
     so its optimizer makes the same step: a step of N ranks is one of a single process on the whole batch, where the
-    loss is a mean over equal parts (`weighted` is for unequal ones).
+    loss is a mean over equal parts (`weighted` is for unequal ones). Dropout too, if the ranks seed their generators
+    alike and batches come first among the axes: each rank drops its part of what one process would.
 
     Names of parameters, state dicts and modes are those of the model.
 
@@ -230,6 +232,7 @@ class DataParallel(Module):
             need = "the same parameters and buffers on every rank, in names, shapes, dtypes and requires_grad"
             raise ParallelError(message("DataParallel", "module", got, need))
         self._ready = True
+        set_rank(self.communicator.rank)
         if self.communicator.size == 1:
             return
         self._broadcast([t for _, t in named])

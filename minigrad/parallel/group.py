@@ -59,7 +59,7 @@ class Group:
         self.processes: list[SpawnProcess] = []
         self.pipes: list[Connection] = []
         self.close = weakref.finalize(self, shut, os.getpid(), self.processes, self.pipes)
-        share = threads_each if threads_each is not None else max(1, threads.default() // size)
+        share = threads_each if threads_each is not None else max(1, threads.cores() // size)
         context = multiprocessing.get_context("spawn")
         for rank in range(size):
             ours, theirs = context.Pipe()

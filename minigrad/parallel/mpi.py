@@ -18,7 +18,8 @@ __all__ = ["MPICommunicator", "start"]
 
 Array = np.ndarray[Any, Any]
 
-CHUNK = 1 << 24  # bytes of a rank's part of what is combined at a time, and of a message: MPI counts in int32
+CHUNK = 1 << 24  # bytes of a rank's part of what is combined at a time, and of a message
+MOST = 1 << 30  # bytes of all parts, as MPI counts in int32
 TAG = 77
 
 
@@ -36,10 +37,11 @@ class MPICommunicator(Communicator):
 
         self.comm, self.size, self.rank = comm, comm.Get_size(), comm.Get_rank()
         self.byte = MPI.BYTE
+        self.part = min(CHUNK, MOST // self.size // 64 * 64)
         self.overlaps = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def _allreduce(self, x: Array, out: Array, kind: int, op: str) -> None:
-        step = CHUNK // x.itemsize * self.size
+        step = self.part // x.itemsize * self.size
         for at in range(0, x.size, step):
             part = x[at : at + step]
             ends = part.size * np.arange(self.size + 1, dtype=np.int64) // self.size
@@ -48,7 +50,7 @@ class MPICommunicator(Communicator):
 
     def _reduce_scatter(self, x: Array, out: Array, ends: Array, kind: int, op: str) -> None:
         sizes = np.diff(ends)
-        step = CHUNK // x.itemsize
+        step = self.part // x.itemsize
         for at in range(0, int(sizes.max(initial=0)), step):
             low = ends[:-1] + np.minimum(at, sizes)
             high = ends[:-1] + np.minimum(at + step, sizes)
@@ -73,7 +75,7 @@ class MPICommunicator(Communicator):
         self.comm.Allgatherv([x, self.byte], [out, places, self.byte])
 
     def _all_gather(self, x: Array, out: Array, ends: Array) -> None:
-        if int(ends[-1]) < 1 << 31:
+        if int(ends[-1]) <= MOST:
             self._gather(x, out, ends)
             return
         for rank in range(self.size):
@@ -132,7 +134,7 @@ def start() -> MPICommunicator:
     world = MPI.COMM_WORLD
     here = world.Split_type(MPI.COMM_TYPE_SHARED)
     if not (os.environ.get("MINIGRAD_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")):
-        threads.set_num_threads(max(1, threads.default() // here.Get_size()))
+        threads.set_num_threads(max(1, threads.cores() // here.Get_size()))
     here.Free()
     before = sys.excepthook
 

@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 
 MOST = 1024  # ranks
 TIMEOUT = 1800.0  # seconds that a rank waits for the others
+LONGEST = 1e9  # of them: it is counted in nanoseconds
 SPIN = 50e-6  # seconds that it spins before it sleeps, where each has a processor of its own
 CALLS = ("barrier", "allreduce", "reduce_scatter", "all_gather", "broadcast")
 OPS, KINDS = list(shared.ops), list(shared.kinds)
@@ -76,7 +77,11 @@ class Block:
         start = round_up(shared.world_bytes(self.size))
         alone = self.size <= len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else False
         wait = float(os.environ.get("MINIGRAD_TIMEOUT") or TIMEOUT) if timeout is None else timeout
-        return ProcessCommunicator(self, start, list(range(self.size)), rank, wait, SPIN if alone else 0.0)
+        if not wait > 0:
+            raise ValueError(message("parallel.init", "timeout", f"{wait:g}", "seconds, more than 0"))
+        return ProcessCommunicator(
+            self, start, list(range(self.size)), rank, min(wait, LONGEST), SPIN if alone else 0.0
+        )
 
 
 class ProcessCommunicator(Communicator):

@@ -13,8 +13,7 @@ from minigrad.parallel.single import SingleCommunicator
 __all__ = ["finish", "give", "init"]
 
 ENGINES = ("single", "processes", "mpi")
-# what mpiexec sets: Open MPI, then MPICH, Intel MPI and Slurm's PMI
-SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
+SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by Open MPI's mpiexec; by MPICH's, Intel MPI's and Slurm's PMI
 
 _given: tuple[Block, int] | None = None  # the block and the rank that the launcher gave
 _world: Communicator | None = None
@@ -81,7 +80,10 @@ def _under_mpi() -> bool:
     """Whether mpiexec started this process with others; what the process itself starts is none of its ranks."""
     if multiprocessing.parent_process() is not None:
         return False
-    return any(os.environ.get(name, "1") != "1" for name in SIZES)
+    sizes = [os.environ[name] for name in SIZES if name in os.environ]
+    if not sizes and "PMIX_RANK" in os.environ:  # PMIx tells no size, Slurm does
+        sizes = [os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or "unknown"]
+    return any(size != "1" for size in sizes)
 
 
 def give(block: Block, rank: int) -> None:

@@ -31,7 +31,7 @@ class AllStatistics:
         kind = x.dtype
         wide = ops.astype(x, dtypes.float32) if kind in dtypes.HALF else x
         axes = tuple(k for k in range(x.ndim) if k != axis)
-        shape = [-1 if k == axis else 1 for k in range(x.ndim)]
+        shape = tuple(-1 if k == axis else 1 for k in range(x.ndim))
         mean = all_sum(ops.sum(wide, axis=axes), self.communicator) / n
         centered = wide - ops.reshape(mean, shape)
         var = all_sum(ops.sum(centered * centered, axis=axes), self.communicator) / n

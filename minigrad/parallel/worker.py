@@ -40,7 +40,7 @@ def run(world: shared.World, rank: int, kind: str, target: str) -> int:
             runpy.run_module(target, run_name="__main__", alter_sys=True)
         else:
             if not sys.flags.safe_path:
-                sys.path[0] = os.path.dirname(os.path.abspath(target))
+                sys.path[0] = os.path.dirname(os.path.realpath(target))
             runpy.run_path(target, run_name="__main__")
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -7,10 +7,15 @@ from typing import Any
 
 from minigrad import nn, optim
 from minigrad.errors import message
+from minigrad.nn import functional
 from minigrad.nn.module import Module
 from minigrad.optim import schedules
+from minigrad.train.metrics import BinaryAccuracy, Metric, get
 
-__all__ = ["LOSSES", "SCHEDULES", "find_loss", "find_optimizer", "find_schedule", "name_of", "optimizers"]
+__all__ = [
+    "LOSSES", "SCHEDULES", "check_ema", "check_optimizer", "default_metrics", "find_loss", "find_optimizer",
+    "find_schedule", "name_of", "optimizers",
+]  # fmt: skip
 
 LOSSES: dict[str, Callable[[], Any]] = {
     "bce": nn.BCELoss,
@@ -26,6 +31,10 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "nll": nn.NLLLoss,
     "smooth_l1": nn.SmoothL1Loss,
 }
+
+# of class indices, and of a yes or no for each element
+CLASSES = (nn.CrossEntropyLoss, nn.SoftmaxFocalLoss, nn.NLLLoss)
+BINARY = (nn.BCELoss, nn.BCEWithLogitsLoss)
 
 # name -> the schedule of an optimizer over so many steps
 SCHEDULES: dict[str, Callable[[Any, int], Any]] = {
@@ -51,6 +60,15 @@ def find_loss(loss: Any) -> Any:
             message("Trainer", f"the reduction of {name_of(loss)}", "'none'", need, "A step needs one number")
         )
     return loss
+
+
+def default_metrics(loss: Any) -> list[Metric]:
+    """What to measure where nobody says it: the accuracy, if the loss is one of classes."""
+    if isinstance(loss, CLASSES) or loss is functional.cross_entropy:
+        return [get("accuracy")]
+    if isinstance(loss, BINARY):
+        return [BinaryAccuracy("accuracy", from_logits=isinstance(loss, nn.BCEWithLogitsLoss))]
+    return []
 
 
 def optimizers() -> dict[str, type[optim.Optimizer]]:
@@ -83,11 +101,35 @@ def find_schedule(schedule: Any, optimizer: Any, steps: int | None) -> Any:
             need = "a number of steps, which data without a length do not tell"
             raise ValueError(message("Trainer", "schedule", repr(schedule), need, "Give fit steps_per_epoch"))
         return make(optimizer, steps)
-    if hasattr(schedule, "step"):
-        return schedule
-    if not callable(schedule):
-        raise TypeError(message("Trainer", "schedule", schedule, "a name, a schedule, or a function of the optimizer"))
-    return schedule(optimizer)
+    if not hasattr(schedule, "step"):
+        if not callable(schedule):
+            need = "a name, a schedule, or a function of the optimizer"
+            raise TypeError(message("Trainer", "schedule", schedule, need))
+        schedule = schedule(optimizer)
+    groups = getattr(getattr(schedule, "optimizer", optimizer), "param_groups", None)
+    if groups is not optimizer.param_groups:  # SAM and the optimizer that it wraps share theirs
+        got = f"{type(schedule).__name__} of another optimizer"
+        hint = "Or a function of the optimizer, for one that is made here"
+        raise ValueError(message("Trainer", "schedule", got, "one of the trainer's own optimizer", hint))
+    return schedule
+
+
+def check_optimizer(optimizer: Any, model: Module) -> None:
+    """Raise where a training would change nothing of the model."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):  # it may hold others too, such as those of a loss
+        got = f"{type(optimizer).__name__}, which holds no parameter of the model"
+        raise ValueError(message("Trainer.fit", "optimizer", got, "some of the model's parameters in it"))
+
+
+def check_ema(average: Any, model: Module) -> Any:
+    """The average of the weights, which has to be one of this model."""
+    if not (hasattr(average, "update") and hasattr(average, "average")):
+        raise TypeError(message("Trainer", "ema", average, "a decay, or optim.EMA or optim.SWA of the model"))
+    if getattr(average, "model", model) is not model:
+        got = f"{type(average).__name__} of another model"
+        raise ValueError(message("Trainer", "ema", got, "one of the model that is trained"))
+    return average
 
 
 def check_schedule(schedule: str) -> None:

@@ -109,6 +109,13 @@ def make_source(
             got = f"of {', '.join(str(length(part)) for part in data)} examples"
             raise ValueError(message("Trainer", name, got, "arrays of as many examples each"))
         data = TensorDataset(*(plain(part, dtype) for part in data))
+    elif isinstance(data, Mapping):
+        got = f"a dict with {', '.join(map(repr, data))}"
+        need = "arrays (x, y), a Dataset (its items may be dicts), or an iterable of batches"
+        raise TypeError(message("Trainer", name, got, need))
+    elif isinstance(data, tuple) and any(hasattr(part, "shape") for part in data):
+        got = f"a tuple of {', '.join(type(part).__name__ for part in data[:4])}"
+        raise TypeError(message("Trainer", name, got, "a tuple of arrays (x, y)", "np.asarray makes one of a list"))
     if is_dataset(data):
         data = DataLoader(data, batch_size, shuffle and not isinstance(data, IterableDataset), seed=seed)
     return Source(data, name)

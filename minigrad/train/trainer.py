@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import sys
 import time
@@ -20,7 +21,15 @@ from minigrad.train.callbacks import Callback, CallbackList, ProgressBar
 from minigrad.train.callbacks.checkpoint import latest
 from minigrad.train.diagnosis import NonFinite
 from minigrad.train.interrupt import Interrupt, Interrupted
-from minigrad.train.lookup import check_schedule, find_loss, find_optimizer, find_schedule
+from minigrad.train.lookup import (
+    check_ema,
+    check_optimizer,
+    check_schedule,
+    default_metrics,
+    find_loss,
+    find_optimizer,
+    find_schedule,
+)
 from minigrad.train.metrics import Metric, get
 from minigrad.train.pipeline import Pipeline
 from minigrad.train.source import Source, make_source
@@ -49,8 +58,8 @@ class Trainer:
         targets, a mean over examples. One that divides by another number tells it in ``denominator(targets)``.
     optimizer : str, Optimizer or callable
         A name in small letters, an optimizer, or what makes one of ``model.named_parameters()``: a class or function.
-    metrics : iterable of str, Metric or callable
-        What to measure, in training and in evaluation.
+    metrics : iterable of str, Metric or callable, optional
+        What to measure, in training and in evaluation. By default the accuracy of a loss of classes, else nothing.
     lr : float, optional
         The learning rate of an optimizer that is made here.
     precision : str, optional
@@ -118,7 +127,7 @@ class Trainer:
         model: Module,
         loss: str | Callable[..., Any] = "cross_entropy",
         optimizer: Any = "adam",
-        metrics: Iterable[Any] = ("accuracy",),
+        metrics: Iterable[Any] | None = None,
         *,
         lr: float | None = None,
         precision: str | None = None,
@@ -149,7 +158,9 @@ class Trainer:
         if isinstance(self.loss, Module) and device is not None:
             self.loss.to(device=device)
         self.optimizer = find_optimizer(optimizer, model, lr)
-        if isinstance(metrics, (str, Metric)):
+        if metrics is None:
+            metrics = default_metrics(self.loss)
+        elif isinstance(metrics, (str, Metric)):
             metrics = [metrics]
         self.metrics: list[Metric] = [copy.deepcopy(get(metric)) for metric in metrics]
         names = [metric.name for metric in self.metrics]
@@ -163,6 +174,10 @@ class Trainer:
         self.clip_value = None if clip_value is None else positive("Trainer", "clip_value", clip_value)
         if regularizer is not None:
             nn.regularize(model, regularizer)
+        if not (adversary is None or callable(adversary)):
+            raise TypeError(
+                message("Trainer", "adversary", adversary, "an adversary, such as train.FGSM(0.1), or None")
+            )
         self.adversary = adversary
         if isinstance(adversary, Free) and (self.accumulate > 1 or isinstance(self.optimizer, optim.SAM)):
             need = "a step of the optimizer for each batch, without accumulate and SAM"
@@ -176,7 +191,9 @@ class Trainer:
         self.schedule_per = "epoch" if isinstance(self.schedule, optim.schedules.ReduceLROnPlateau) else schedule_per
         self._first_lrs = self._lrs()
         self.ema: Any = optim.EMA(model, ema) if isinstance(ema, (int, float)) else ema
-        self.callbacks = CallbackList(callbacks)
+        if ema is not None:
+            check_ema(self.ema, model)
+        self.callbacks = CallbackList([callbacks] if isinstance(callbacks, Callback) else callbacks)
         self.callbacks.set_trainer(self)
         self.pipeline = Pipeline(self)
 
@@ -248,6 +265,7 @@ class Trainer:
         """
         epochs = extent("Trainer.fit", "epochs", epochs)
         batch_size = extent("Trainer.fit", "batch_size", batch_size)
+        check_optimizer(self.optimizer, self.model)
         if resume is not None and os.path.isdir(resume):
             resume = latest(resume)
         if resume is not None and os.path.exists(resume):
@@ -306,7 +324,8 @@ class Trainer:
             self.sums = Sums()
             self.logs = {}
             callbacks.on_epoch_begin(self.epoch, self.logs)
-        while not (self.epoch_trained or self.stop_training or self.batch_index == steps):
+        limit = math.inf if steps is None else steps  # a run that was resumed with fewer may be past them
+        while not (self.epoch_trained or self.stop_training or self.batch_index >= limit):
             batches = source.take(self.accumulate)
             if not batches:
                 if steps is None:
@@ -341,6 +360,8 @@ class Trainer:
 
     def _end_epoch(self, callbacks: CallbackList) -> None:
         """Close the logs, note them down, and tell the callbacks."""
+        if not self.batch_index:  # stopped before its first step: the columns of the history stay as long as each other
+            self.logs = {"loss": math.nan, "lr": self.optimizer.param_groups[0]["lr"]} | self.logs
         self.logs.update({metric.name: metric.result() for metric in self.metrics})
         if self.schedule is not None and self.schedule_per == "epoch":
             plateau = isinstance(self.schedule, optim.schedules.ReduceLROnPlateau)

@@ -56,7 +56,8 @@ cdef inline void finish_scores(
 cdef inline void draw_row(
     const Problem* p, npy_intp batch, npy_intp head, npy_intp query, npy_intp key, npy_intp n, Keep* keep,
 ) noexcept nogil:
-    draw(keep, p.seed, p.counter, ((batch * p.heads + head) * p.queries + query) * p.keys + key, n)
+    cdef npy_intp element = ((batch * p.heads + head) * p.queries + query) * p.keys + key
+    draw(keep, p.seed, p.counter, p.first + element, n)
 
 
 cdef inline void turn_block(const Problem* p, npy_intp index, real* scratch) noexcept nogil:

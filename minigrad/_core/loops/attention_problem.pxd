@@ -38,7 +38,7 @@ cdef struct Problem:
     double keep_scale                   # of what dropout keeps
     bint drops
     npy_uint32 threshold                # words from there on keep their element
-    npy_uint64 seed, counter
+    npy_uint64 seed, counter, first
     Rows out
     void* lse
     void* turned                        # forward: the keys, each block of them transposed
@@ -150,7 +150,8 @@ cdef inline bint read_dropout(Problem* p, double rate, object seed):
     if not 0 <= rate < 1 or threshold >= 4294967296.0:
         return False
     p.threshold, p.keep_scale = <npy_uint32>threshold, 1 / (1 - rate)
-    p.seed, p.counter = seed
+    p.seed, p.counter = seed[0], seed[1]
+    p.first = seed[2] if len(seed) > 2 else 0
     return True
 
 

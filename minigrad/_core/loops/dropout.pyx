@@ -1,6 +1,7 @@
 """Kernels of dropout: random words are made in the first-level cache and applied at once, never kept as a mask.
 
-The words are those of ``philox.pxd``: Philox4x32-10, word k of block j for element 4 j + k. Here eight blocks (or as
+The words are those of ``philox.pxd``: Philox4x32-10, word k of block j for element 4 j + k; a key may say which element
+the first one is. Here eight blocks (or as
 many as a vector has 64-bit lanes) go through the rounds together: a lane holds one word of a block, and what the last
 product left above it needs no clearing, since the next product takes only the low half.
 """
@@ -80,6 +81,7 @@ cdef enum:
 cdef struct Noise:
     uint64_t key
     uint64_t counter
+    uint64_t first      # the number of the first element
     uint32_t threshold  # words below it drop their element
     double scale
 
@@ -96,13 +98,15 @@ cdef inline void apply(const uint32_t* words, const Noise* noise, const real* x,
 cdef void drop_chunk(npy_intp start, const Noise* noise, const real* x, real* out, npy_intp total) noexcept nogil:
     cdef uint32_t words[WORDS]
     cdef npy_intp j = start, end = min(start + CHUNK, total)
-    while j + WORDS <= end:
-        mg_words(noise.key, noise.counter, <uint64_t>j // 4, words)
+    cdef npy_intp skip = noise.first & 3
+    while skip == 0 and j + WORDS <= end:
+        mg_words(noise.key, noise.counter, (<uint64_t>j + noise.first) // 4, words)
         apply(words, noise, x + j, out + j, WORDS)
         j += WORDS
-    if j < end:
-        mg_words(noise.key, noise.counter, <uint64_t>j // 4, words)
-        apply(words, noise, x + j, out + j, end - j)
+    while j < end:
+        mg_words(noise.key, noise.counter, (<uint64_t>j + noise.first) // 4, words)
+        apply(words + skip, noise, x + j, out + j, min(WORDS - 4, end - j))
+        j += WORDS - 4
 
 
 cdef void drop_all(const Noise* noise, const real* x, real* out, npy_intp n) noexcept nogil:
@@ -127,12 +131,13 @@ def dropout(x, *, double rate, key):
     cdef ndarray given = in_order(x), out
     if not is_real(given) or not 0 <= rate < 1 or scaled >= 4294967296.0:
         return NotImplemented
-    if type(key) is not tuple or len(<tuple>key) != 2:
+    if type(key) is not tuple or not 2 <= len(<tuple>key) <= 3:
         return NotImplemented
     for part in <tuple>key:
         if type(part) is not int or not 0 <= part < 2**64:
             return NotImplemented
     noise.key, noise.counter = (<tuple>key)[0], (<tuple>key)[1]
+    noise.first = (<tuple>key)[2] if len(<tuple>key) == 3 else 0
     noise.threshold, noise.scale = <uint32_t>scaled, 1 / (1 - rate)
     out = empty_like(given)
     if PyArray_TYPE(given) == NPY_FLOAT:

@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad.data.samplers import positive
 from minigrad.data.streams import Rng
-from minigrad.data.transforms.transform import Array, Transform, need_package, pair, restore, working
+from minigrad.data.transforms.transform import Array, Transform, need_package, number, numbers, pair, restore, working
 from minigrad.errors import message
 
 __all__ = ["RandomAffine", "RandomRotation", "RandomScale", "inverse_matrices", "warp"]
@@ -57,7 +57,7 @@ class RandomAffine(Transform):
         scale: Any = (1.0, 1.0),
         shear: Any = 0.0,
         order: SupportsIndex = 1,
-        mode: str = "constant",
+        mode: Any = "constant",
         fill: float = 0.0,
     ) -> None:
         who = type(self).__name__
@@ -65,7 +65,9 @@ class RandomAffine(Transform):
         self.scale = pair(who, "scale", scale)
         self.shear = pair(who, "shear", shear, symmetric=True)
         shifts = (
-            np.broadcast_to(np.array(translate, np.float64), 2).tolist() if np.size(translate) in (1, 2) else [-1.0]
+            np.broadcast_to(numbers(who, "translate", translate), 2).tolist()
+            if np.size(translate) in (1, 2)
+            else [-1.0]
         )
         if not min(shifts) >= 0:
             raise ValueError(message(who, "translate", f"{translate}", "one or two shares of at least 0"))
@@ -76,9 +78,9 @@ class RandomAffine(Transform):
         self.order = positive(who, "order", order, least=0)
         if self.order > 5:
             raise ValueError(message(who, "order", self.order, "0 to 5"))
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise ValueError(message(who, "mode", repr(mode), f"one of {', '.join(map(repr, MODES))}"))
-        self.translate, self.mode, self.fill = shifts, mode, fill
+        self.translate, self.mode, self.fill = shifts, mode, number(who, "fill", fill)
 
     def apply(self, images: Array, rng: Rng) -> Array:
         n = len(images)
@@ -148,6 +150,8 @@ def inverse_matrices(angle: Array, scale: Array, shear: Array) -> Array:
 
 def warp(who: str, images: Array, matrices: Array, offsets: Array, order: int, mode: str, fill: float) -> Array:
     """Take the value at ``matrix @ p + offset`` for each pixel p of each image."""
+    if not images.size:
+        return images.copy()
     transform = need_package(who, "scipy.ndimage", "scipy").affine_transform
     x = working(images)
     planes = x.reshape(len(x), -1, *x.shape[-2:])

@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad.data.streams import Rng
-from minigrad.data.transforms.transform import Array, Transform, pair, restore, working
+from minigrad.data.transforms.transform import Array, Transform, number, pair, restore, working
 from minigrad.errors import ShapeError, describe, message
 
 __all__ = ["ColorJitter"]
@@ -81,7 +81,8 @@ class ColorJitter(Transform):
 def factor(arg: str, value: Any) -> tuple[float, float]:
     """The range of a factor."""
     if np.ndim(value) == 0:
-        value = (max(0.0, 1.0 - float(value)), 1.0 + float(value))
+        around = number("ColorJitter", arg, value)
+        value = (max(0.0, 1.0 - around), 1.0 + around)
     low, high = pair("ColorJitter", arg, value)
     if low < 0:
         raise ValueError(message("ColorJitter", arg, f"({low}, {high})", "factors of at least 0"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad.data.samplers import positive
 from minigrad.data.streams import Rng
-from minigrad.data.transforms.transform import Array, Transform, probability
+from minigrad.data.transforms.transform import Array, Transform, number, probability
 from minigrad.errors import ShapeError, describe, message
 
 __all__ = ["RandomCrop", "RandomHorizontalFlip", "RandomVerticalFlip"]
@@ -51,7 +51,7 @@ class RandomCrop(Transform):
         self.padding = positive("RandomCrop", "padding", padding, least=0)
         if mode not in MODES:
             raise ValueError(message("RandomCrop", "mode", repr(mode), f"one of {', '.join(map(repr, MODES))}"))
-        self.fill, self.mode = fill, mode
+        self.fill, self.mode = number("RandomCrop", "fill", fill), mode
 
     def apply(self, images: Array, rng: Rng) -> Array:
         height, width = self.size or images.shape[-2:]
@@ -111,7 +111,7 @@ class RandomVerticalFlip(RandomHorizontalFlip):
 
 def extents(who: str, size: Any) -> tuple[int, int]:
     """Height and width."""
-    both = (size, size) if hasattr(size, "__index__") else tuple(size)
+    both = (size, size) if hasattr(size, "__index__") else tuple(size) if isinstance(size, (list, tuple)) else ()
     if len(both) != 2:
         raise ShapeError(message(who, "size", describe(size), "an int, or height and width"))
     return positive(who, "size", both[0]), positive(who, "size", both[1])

@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad.data.samplers import positive
 from minigrad.data.streams import Rng
-from minigrad.data.transforms.transform import Array, Transform, pair, probability
+from minigrad.data.transforms.transform import Array, Transform, number, pair, probability
 from minigrad.errors import message
 
 __all__ = ["Cutout", "RandomErasing", "boxes"]
@@ -35,9 +35,11 @@ class Cutout(Transform):
     """
 
     def __init__(self, size: SupportsIndex, *, fill: float = 0) -> None:
-        self.size, self.fill = positive("Cutout", "size", size, least=0), fill
+        self.size, self.fill = positive("Cutout", "size", size, least=0), number("Cutout", "fill", fill)
 
     def apply(self, images: Array, rng: Rng) -> Array:
+        if not images.size:
+            return images.copy()
         top, left = (rng.integers(0, extent, len(images)) - self.size // 2 for extent in images.shape[-2:])
         return paint(images, boxes(images, top, left, self.size, self.size), self.fill)
 
@@ -64,7 +66,7 @@ class RandomErasing(Transform):
             raise ValueError(message("RandomErasing", "scale", f"{self.scale}", "shares, 0 to 1"))
         if self.ratio[0] <= 0:
             raise ValueError(message("RandomErasing", "ratio", f"{self.ratio}", "numbers above 0"))
-        self.fill = fill
+        self.fill = number("RandomErasing", "fill", fill)
 
     def apply(self, images: Array, rng: Rng) -> Array:
         n, (height, width) = len(images), images.shape[-2:]

@@ -8,9 +8,10 @@ import numpy as np
 
 from minigrad import dtypes
 from minigrad.data.collate import rebuild, to_array
+from minigrad.data.samplers import positive
 from minigrad.data.streams import Rng, as_rng
 from minigrad.data.transforms.erasing import boxes
-from minigrad.data.transforms.transform import Array, Transform, check, restore, working
+from minigrad.data.transforms.transform import Array, Transform, check, number, restore, working
 from minigrad.errors import DTypeError, ShapeError, describe, message
 
 __all__ = ["CutMix", "MixUp"]
@@ -28,10 +29,11 @@ class Mixing(Transform):
     """
 
     def __init__(self, alpha: float, num_classes: SupportsIndex | None = None) -> None:
-        if not (np.isfinite(alpha) and alpha >= 0):
-            raise ValueError(message(type(self).__name__, "alpha", f"{alpha}", "a finite number of at least 0"))
-        self.alpha = float(alpha)
-        self.num_classes = None if num_classes is None else int(num_classes)
+        who = type(self).__name__
+        self.alpha = number(who, "alpha", alpha)
+        if not (np.isfinite(self.alpha) and self.alpha >= 0):
+            raise ValueError(message(who, "alpha", f"{alpha}", "a finite number of at least 0"))
+        self.num_classes = None if num_classes is None else positive(who, "num_classes", num_classes)
 
     def __call__(self, batch: Any, rng: Rng | SupportsIndex | None = None) -> Any:
         who = type(self).__name__

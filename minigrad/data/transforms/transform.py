@@ -75,7 +75,10 @@ class Compose(Transform):
     """
 
     def __init__(self, transforms: Iterable[Any]) -> None:
-        self.transforms = list(transforms)
+        given: Any = transforms
+        if not isinstance(given, Iterable):
+            raise DTypeError(message("Compose", "transforms", describe(given), "an iterable of transforms"))
+        self.transforms = list(given)
 
     @property
     def draws_globally(self) -> bool:  # type: ignore[override]
@@ -128,7 +131,7 @@ class Normalize(Transform):
     """
 
     def __init__(self, mean: Any, std: Any) -> None:
-        self.mean, self.std = np.array(mean, np.float64), np.array(std, np.float64)
+        self.mean, self.std = numbers("Normalize", "mean", mean), numbers("Normalize", "std", std)
         if self.mean.ndim > 1 or self.std.ndim > 1:
             raise ShapeError(
                 message("Normalize", "mean, std", f"of {self.mean.ndim} axes", "numbers, or one a channel")
@@ -186,11 +189,30 @@ def pair(who: str, arg: str, value: Any, symmetric: bool = False) -> tuple[float
     return low, high
 
 
+def number(who: str, arg: str, value: Any) -> float:
+    """A number; no text that would read as one."""
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise DTypeError(message(who, arg, describe(value), "a number"))
+
+
+def numbers(who: str, arg: str, value: Any) -> Array:
+    """Numbers in float64, a copy."""
+    try:
+        return np.array(value, np.float64)
+    except (TypeError, ValueError):
+        raise DTypeError(message(who, arg, describe(value), "numbers")) from None
+
+
 def probability(who: str, arg: str, value: Any) -> float:
     """A number of [0, 1]."""
-    if not 0 <= float(value) <= 1:
+    found = number(who, arg, value)
+    if not 0 <= found <= 1:
         raise ValueError(message(who, arg, f"{value}", "a probability, 0 to 1"))
-    return float(value)
+    return found
 
 
 def need_package(who: str, module: str, package: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from minigrad.errors import message
@@ -71,6 +71,9 @@ class MultiStepLR(LRScheduler):
     """
 
     def __init__(self, optimizer: Any, milestones: Sequence[int], gamma: float = 0.1, last_epoch: int = -1) -> None:
+        given: Any = milestones
+        if not isinstance(given, Iterable):
+            raise TypeError(message("MultiStepLR", "milestones", given, "a sequence of ints"))
         self.milestones = sorted(integer("MultiStepLR", "a milestone", m, 0) for m in milestones)
         self.gamma = real("MultiStepLR", "gamma", gamma, 0.0)
         super().__init__(optimizer, last_epoch)

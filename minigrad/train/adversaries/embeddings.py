@@ -15,6 +15,7 @@ from minigrad.train.adversaries.parts import (
     Mask,
     Shift,
     Update,
+    check_mask,
     check_module,
     check_number,
     check_steps,
@@ -89,7 +90,7 @@ class FreeLB:
         self.epsilon = check_number("FreeLB", "epsilon", epsilon)
         self.step_size = check_number("FreeLB", "step_size", step_size)
         self.steps = check_steps("FreeLB", "steps", steps)
-        self.mask = mask
+        self.mask = check_mask("FreeLB", mask)
 
     def perturb(self, compute: Compute, inputs: Any) -> Any:
         """What is added to the embedding after all steps, (batch, length, features); the weights get no gradient.

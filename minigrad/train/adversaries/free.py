@@ -16,6 +16,7 @@ from minigrad.train.adversaries.parts import (
     Update,
     bounded,
     check_bounds,
+    check_mask,
     check_number,
     check_steps,
     expanded,
@@ -92,7 +93,7 @@ class Free:
         self.replays = check_steps("Free", "replays", replays)
         self.step_size = self.epsilon if step_size is None else check_number("Free", "step_size", step_size)
         self.bounds = check_bounds("Free", bounds)
-        self.mask = mask
+        self.mask = check_mask("Free", mask)
         self.delta: Tensor | None = None
 
     def perturb(self, compute: Compute, inputs: Any) -> Any:

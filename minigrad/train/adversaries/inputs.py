@@ -17,6 +17,7 @@ from minigrad.train.adversaries.parts import (
     Update,
     bounded,
     check_bounds,
+    check_mask,
     check_module,
     check_number,
     check_steps,
@@ -112,7 +113,7 @@ class PGD:
         self.norm = "inf" if norm == "inf" else "2"
         self.random_start = bool(random_start)
         self.bounds = check_bounds(who, bounds)
-        self.mask = mask
+        self.mask = check_mask(who, mask)
         self.clean = check_number(who, "clean", clean, 0.0, 1.0)
         self.model = None if model is None else check_module(who, "model", model)
 

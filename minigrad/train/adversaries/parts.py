@@ -15,9 +15,9 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "Backward", "Compute", "Mask", "Shift", "Update", "bounded", "check_bounds", "check_module", "check_number",
-    "check_steps", "expanded", "finite", "gradients", "input_gradient", "leaf", "loss_of", "project", "split", "unit",
-    "wide",
+    "Backward", "Compute", "Mask", "Shift", "Update", "bounded", "check_bounds", "check_mask", "check_module",
+    "check_number", "check_steps", "expanded", "finite", "gradients", "input_gradient", "leaf", "loss_of",
+    "project", "split", "unit", "wide",
 ]  # fmt: skip
 
 Compute = Callable[[Any], Tensor]  # the loss of inputs
@@ -147,6 +147,13 @@ def bounded(x: Tensor, start: Tensor, bounds: tuple[float, float] | None) -> Ten
     return ops.minimum(ops.maximum(x, ops.minimum(start, bounds[0])), ops.maximum(start, bounds[1]))
 
 
+def check_mask(who: str, mask: Any) -> Any:
+    """What says what may be moved: a function of the inputs, or None."""
+    if mask is not None and not callable(mask):
+        raise TypeError(message(who, "mask", describe(mask), "a function of the inputs, or None"))
+    return mask
+
+
 def expanded(who: str, mask: Any, x: Tensor) -> Tensor:
     """A mask of the first axes of x, stretched to the others, as factors 0 and 1."""
     found = ops.asarray(mask)
@@ -179,7 +186,7 @@ class Shift:
     """
 
     def __init__(self, who: str, layer: Module, mask: Mask | None) -> None:
-        self.who, self.layer, self.mask = who, layer, mask
+        self.who, self.layer, self.mask = who, layer, check_mask(who, mask)
         self.deltas: list[Tensor] = []
         self.keeps: list[Tensor | None] = []
         self._calls = 0

@@ -18,6 +18,7 @@ from minigrad.train.adversaries.parts import (
     Mask,
     Shift,
     Update,
+    check_mask,
     check_module,
     check_number,
     check_steps,
@@ -112,7 +113,7 @@ class VAT:
             raise ValueError(message("VAT", "xi", describe(xi), "a number above 0"))
         self.steps = check_steps("VAT", "steps", steps, 0)
         self.weight = check_number("VAT", "weight", weight)
-        self.mask, self.logits = mask, logits
+        self.mask, self.logits = check_mask("VAT", mask), logits
 
     def perturb(self, compute: Compute, inputs: Any) -> Any:
         """The inputs at ``x + r``; with an embedding r itself, (batch, length, features)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -96,8 +97,19 @@ class CallbackList(Callback):
         if not isinstance(callback, Callback):
             hint = "Make an object of it" if isinstance(callback, type) and issubclass(callback, Callback) else ""
             raise TypeError(message("Trainer", "callbacks", callback, "objects derived from train.Callback", hint))
+        unknown = [name for name in dir(callback) if name.startswith("on_") and not hasattr(Callback, name)]
+        if unknown:  # such as on_batch_end: another library's, or a slip of the pen
+            known = [name for name in vars(Callback) if name.startswith("on_")]
+            warnings.warn(
+                message(
+                    type(callback).__name__, "methods", f"{', '.join(unknown)}, which nobody calls", ", ".join(known)
+                ),
+                stacklevel=2,
+            )
         self.callbacks.append(callback)
         self.callbacks.sort(key=lambda c: c.last)  # stable
+        if hasattr(self, "trainer"):  # one that comes later than the trainer
+            callback.set_trainer(self.trainer)
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self.callbacks)

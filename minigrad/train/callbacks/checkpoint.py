@@ -11,7 +11,7 @@ from typing import Any
 from minigrad import io
 from minigrad.errors import message
 from minigrad.train.callbacks.callback import Callback, Logs
-from minigrad.train.callbacks.checks import count
+from minigrad.train.callbacks.checks import count, writable
 from minigrad.train.callbacks.monitor import Monitor
 
 __all__ = ["Checkpoint", "latest"]
@@ -50,6 +50,8 @@ class Checkpoint(Callback):
     ------
     ValueError
         If an argument is out of range; if a new run begins in a folder that has another one.
+    OSError
+        At the begin of `fit`, if the folder cannot be written to.
 
     Examples
     --------
@@ -96,10 +98,14 @@ class Checkpoint(Callback):
             if other and not self._begun and self.trainer.resumed is None:
                 got = f"{str(self.folder)!r}, which has checkpoints of another run"
                 hint = "Go on with fit(..., resume=folder), or remove them"
+                if latest(self.folder) is None:
+                    got = f"{str(self.folder)!r}, whose checkpoints are all damaged"
+                    hint = "Move them away, or take another folder"
                 raise ValueError(message("Checkpoint", "folder", got, "an empty folder for a new run", hint))
             for file in self.folder.iterdir():
                 if LEFT_OVER.fullmatch(file.name):
                     file.unlink(missing_ok=True)
+        writable("Checkpoint", "folder", self.folder)
         self._begun = True
 
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:

@@ -15,6 +15,7 @@ from minigrad.errors import message
 from minigrad.io.files import replacing
 from minigrad.tensor import Tensor
 from minigrad.train.callbacks.callback import Callback, Logs
+from minigrad.train.callbacks.checks import writable
 
 __all__ = ["CSVLogger"]
 
@@ -69,6 +70,7 @@ class CSVLogger(Callback):
             self.columns, found = self._read() if self.append else ([], [])
             self.rows = len(found)
         self._whole = False
+        writable("CSVLogger", "path", self.path.parent)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         row = {"epoch": str(epoch)} | {name: _cell(value) for name, value in logs.items()}

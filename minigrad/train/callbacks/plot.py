@@ -11,7 +11,7 @@ from typing import Any
 from minigrad.errors import message
 from minigrad.io.files import replacing
 from minigrad.train.callbacks.callback import Callback, Logs
-from minigrad.train.callbacks.checks import count, needed
+from minigrad.train.callbacks.checks import count, needed, writable
 
 __all__ = ["Plot"]
 
@@ -79,6 +79,9 @@ class Plot(Callback):
         kinds = canvas.get_supported_filetypes()
         if self.format not in kinds:
             raise ValueError(message("Plot", "path", f"{self.path.name!r}", f"an ending of {', '.join(sorted(kinds))}"))
+
+    def on_train_begin(self, logs: Logs) -> None:
+        writable("Plot", "path", self.path.parent)
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         ends = self.trainer.stop_training or epoch + 1 == self.trainer.epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from minigrad.errors import message
 from minigrad.tensor import Tensor
+from minigrad.train.batch import length
 
 __all__ = ["FunctionMetric", "Metric", "get", "known", "register", "register_family"]
 
@@ -108,12 +110,12 @@ class FunctionMetric(Metric):
         self.total, self.count = 0.0, 0
 
     def update(self, outputs: Array, targets: Array, weight: Array | None = None) -> None:
-        examples = len(targets) if targets is not None else len(outputs)
+        examples = length(outputs if targets is None else targets)  # of a nest, what its arrays have in common
         self.total += float(self.function(outputs, targets)) * examples
         self.count += examples
 
     def result(self) -> float:
-        return self.total / max(self.count, 1)
+        return self.total / self.count if self.count else math.nan
 
 
 def register(*names: str) -> Callable[[Any], Any]:

@@ -1,4 +1,4 @@
-"""Tied parameters: one tensor that a model calls by several names, of which a state dict has the first."""
+"""Shared parameters: one tensor that a model calls by several names, of which a state dict has the first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def first_names(module: Any, own: Mapping[str, Tensor], names: Iterable[str]) ->
     Examples
     --------
     >>> from minigrad import nn
-    >>> from minigrad.nn.tied import first_names
+    >>> from minigrad.nn.shared_parameters import first_names
     >>> layer = nn.Dense(2, in_features=2)
     >>> model = nn.ModuleDict({"a": layer, "b": nn.Residual(layer)})
     >>> first_names(model, dict(model.named_parameters()), ["b.module.weight", "a.weight", "c.weight"])

@@ -1,0 +1,185 @@
+"""minigrad.launch: what a rank is given, how failures end all, and what is left behind: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minigrad import launch, threads
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import os, signal, sys, time
+import numpy as np
+from minigrad import get_num_threads, parallel
+import beside
+
+world = parallel.init()
+x = np.ones(1_000_000, np.float32)
+how = sys.argv[1]
+if how == "tell":
+    lines = world.all_gather(np.array([world.rank, get_num_threads(), int(os.environ["MINIGRAD_RESTARTS"])]))
+    if world.rank == 0:
+        print(lines.reshape(world.size, 3).tolist(), sys.argv[2:], __name__, beside.WORD, sys.stdin.read() == "")
+    sys.exit(0)
+if how == "again" and os.environ["MINIGRAD_RESTARTS"] == "2":
+    sys.exit(0)
+for step in range(100_000):
+    world.allreduce(x)
+    if step == 3 and world.rank == 0:
+        open(sys.argv[2], "w").close()
+    if step == 5 and world.rank == 1:
+        if how in ("raise", "again"):
+            raise ValueError("boom")
+        if how in ("SIGKILL", "SIGTERM", "SIGSEGV"):
+            os.kill(os.getpid(), signal.Signals[how])
+        if how == "status":
+            sys.exit(3)
+        if how == "words":
+            sys.exit("my last words")
+        if how == "leave":
+            sys.exit(0)
+        if how == "abort":
+            world.abort("enough")
+    if step == 5 and how == "all raise":
+        raise ValueError("boom")
+"""
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    (tmp_path / "beside.py").write_text("WORD = 'beside'\n")
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def start(*words: object, folder: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    names = {k: v for k, v in os.environ.items() if k not in ("MINIGRAD_NUM_THREADS", "OMP_NUM_THREADS")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "minigrad.launch", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env={**names, **environment},
+    )  # fmt: skip
+
+
+def processes(word: str) -> list[str]:
+    """Those that have a word on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and word in (entry / "cmdline").read_text():
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_rank_gets_its_share(program: Path) -> None:
+    for words, environment, wanted in [
+        (["-n", 3], {}, max(1, threads.cores() // 3)),
+        (["-n", 2, "--threads", 2], {"OMP_NUM_THREADS": "1"}, 2),
+        (["-n", 2], {"MINIGRAD_NUM_THREADS": "3"}, 3),
+    ]:
+        run = start(*words, program, "tell", "-n", "a b", **environment)
+        out, err = run.communicate(timeout=60)
+        assert (run.returncode, err) == (0, "")
+        ranks = [[rank, wanted, 0] for rank in range(int(str(words[1])))]
+        assert out == f"{ranks} ['-n', 'a b'] __main__ beside True\n"
+
+
+def test_a_module(program: Path) -> None:
+    run = start("-n", 1, "-m", "program", "tell", folder=program.parent, PYTHONPATH=str(ROOT))
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (0, "")
+    assert "__main__ beside" in out
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "words", "tracebacks"),
+    [
+        ("raise", 1, "minigrad: rank 1 failed\nTraceback", 1),
+        ("all raise", 1, "ValueError: boom", 1),
+        ("SIGKILL", 137, "rank 1 was killed by SIGKILL; the system does that when memory runs out", 0),
+        ("SIGTERM", 143, "rank 1 was killed by SIGTERM", 0),
+        ("SIGSEGV", 139, "rank 1 was killed by SIGSEGV", 0),
+        ("status", 3, "rank 1 ended with status 3", 0),
+        ("words", 1, "my last words", 0),
+        ("leave", 1, "one of the other ranks has ended, and this rank waits for it", 1),
+        ("abort", 1, "rank 1 ends all: enough", 0),
+    ],
+)
+def test_a_failure_ends_all(program: Path, how: str, status: int, words: str, tracebacks: int) -> None:
+    shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    run = start("-n", 3, program, how, program.parent / "begun")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == status, err
+    assert words in err
+    assert err.count("Traceback") == tracebacks, err
+    assert "runpy" not in err
+    assert "worker.py" not in err
+    assert not processes(str(program))
+    if os.path.isdir("/dev/shm"):
+        assert set(os.listdir("/dev/shm")) <= shared
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_to_the_launcher_ends_all(program: Path, number: signal.Signals, status: int) -> None:
+    begun = program.parent / "begun"
+    run = start("-n", 2, program, "loop", begun)
+    while not begun.exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(number)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == status
+    assert err.count("Traceback") <= 1
+    end = time.monotonic() + 5.0
+    while processes(str(program)) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not processes(str(program))
+
+
+def test_it_starts_again(program: Path) -> None:
+    run = start("-n", 2, "--max-restarts", 2, program, "again", program.parent / "begun")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert err.count("ValueError: boom") == 2
+    assert "restart 2 of 2" in err
+    run = start("-n", 2, "--max-restarts", 1, program, "again", program.parent / "begun")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert err.count("ValueError: boom") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-n", "0", "x.py"], "-n is 0, needs at least 1"),
+        (["--threads", "0", "x.py"], "--threads is 0, needs at least 1"),
+        (["-n", "2", "not_there.py"], "there is no file not_there.py"),
+        ([], "script"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        launch.main(words)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ranks_that_are_killed_leave_nothing_and_go_on() -> None:
+    """The tool, a few times; docs/parallel.md says how to run it for long. A busy machine may need longer to end."""
+    tool = ROOT / "tools" / "kill_ranks.py"
+    command = [sys.executable, str(tool), "--kills", "6", "--ranks", "2", "--steps", "12", "--limit", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 faults" in done.stdout
