@@ -219,3 +219,18 @@ def wrong() -> list[str]:
         except Exception as error:
             texts.append(f"{type(error).__name__}: {error}")
     return texts
+
+
+def dropped(size: int) -> Any:
+    """What each rank drops of its heads, of its features in between, and of what all have."""
+    world = functions.team(size)
+    if world is None:
+        return None
+    layer = nn.TransformerEncoderLayer(4, 64, features=32, dropout=0.5, attention_dropout=0.0)
+    parallel.tensor_parallel(nn.ModuleList([layer]), world)
+    seen: list[Any] = []
+    for part in (layer.feed_forward.dropout, layer.dropout):
+        part.register_forward_hook(lambda module, args, out: seen.append((out.detach().numpy() == 0).astype(int)))
+    mg.random.seed(4)
+    layer(mg.asarray(np.random.default_rng(0).normal(size=(2, 8, 32)).astype(np.float32)))
+    return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_weights_of_all_heads_and_a_bias_that_is_trained(group: Ranks, size: int
         for split, plain in zip(found[3:], found[:3], strict=True):
             for a, b in zip(split, plain, strict=True):
                 close(a, b, 1e-12)
+
+
+def test_ranks_drop_alike_what_all_have_and_unlike_what_is_split(group: Ranks) -> None:
+    attention, inside, output = zip(*group.run(functions.dropped, 4), strict=True)
+    for whole in (attention, output):
+        assert all((part == whole[0]).all() for part in whole)
+        assert 0.4 < whole[0].mean() < 0.6
+    for a, b in itertools.combinations(inside, 2):
+        assert a.shape == (2, 8, 16)
+        assert 0.3 < (a == b).mean() < 0.7
 
 
 def test_large_logits_do_not_overflow() -> None:

@@ -15,6 +15,7 @@ from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.deferred import check_initialized
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.module import LoadReport, Module
+from minigrad.ops.noise import split_rank
 from minigrad.optim.clip import clip_by, grad_norm
 from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.split_functions import (
@@ -48,7 +49,8 @@ class SplitAttention(MultiHeadAttention):
             if options.get(name) is not None:
                 options[name] = self._of_own_heads(ops.asarray(options[name]))
         given: Any = [None if x is None else inside[id(x)] for x in (query, key, value)]
-        result = super().forward(*given, **options)
+        with split_rank(self.communicator.rank, self.communicator.size):
+            result = super().forward(*given, **options)
         if isinstance(result, tuple):
             return result[0], gather_out(result[1], self.communicator, -3)
         return result
@@ -67,7 +69,8 @@ class SplitFeedForward(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x of shape (..., features)."""
-        return super().forward(copy_in(ops.asarray(x), self.communicator))
+        with split_rank(self.communicator.rank, self.communicator.size):
+            return super().forward(copy_in(ops.asarray(x), self.communicator))
 
 
 class SplitHead:
@@ -119,8 +122,8 @@ def tensor_parallel(model: M, communicator: Communicator | None = None) -> M:
 
     Notes
     -----
-    The ranks must have the same random state, so that they drop the same of what they all hold; of their own heads and
-    features each then drops by the same pattern as the others.
+    The ranks must have the same random state, so that they drop the same of what they all hold; of its own heads and
+    features each drops by a pattern of its own, which is not that of the plain model.
 
     A rule of an optimizer that takes norms of weights sees this rank's part of them.
 
