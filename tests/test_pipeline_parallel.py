@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,3 +173,43 @@ def test_what_does_not_fit_is_refused() -> None:
         parallel.Mesh(data=2)
     assert "micro_batches=3" in repr(pipeline)
     assert [name for name, _ in pipeline.named_parameters()] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+MPI_PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import numpy as np
+import pipeline_functions, sharded_functions, split_functions
+from minigrad import parallel
+world = parallel.init()
+assert world.engine == "mpi" and world.size == 4, world
+plan = {{"seed": 1, "optimizer": "AdamW", "scaled": True}}
+shared, plain = (sharded_functions.train(4, {{**plan, "stage": stage}}) for stage in (2, 0))
+assert all(shared[0][name].tobytes() == weight.tobytes() for name, weight in plain[0].items())
+for x, y in zip(*split_functions.orders(4, 0), strict=True):
+    assert np.abs(x - y).max() < 1e-12
+for mesh in ({{"data": 2, "pipeline": 2}}, {{"tensor": 2, "pipeline": 2}}):
+    found = pipeline_functions.train(4, "attention", 12, 3, {{"mesh": mesh}})
+    wanted = pipeline_functions.plain("attention", 12, 1)
+    assert np.abs(np.array(found[0]) - wanted[0]).max() < 1e-12
+pipeline_functions.crowd(4)
+print(f"rank {{world.rank}} is done\\n", end="")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec")
+def test_mpi_gives_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py")
+    assert MPIEXEC is not None
+    program = tmp_path / "program.py"
+    program.write_text(MPI_PROGRAM.format(tests=str(Path(__file__).parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    command = [MPIEXEC, "-n", "4", sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n"))[1:] == [f"rank {rank} is done" for rank in range(4)]
