@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -322,15 +321,14 @@ def cut_layers(weights: Sequence[int], size: int) -> list[int]:
     >>> cut_layers([5, 1, 1, 1, 4], 3)
     [1, 3, 1]
     """
-
-    @functools.cache
-    def best(start: int, stages: int) -> tuple[int, tuple[int, ...]]:
-        if stages == 1:
-            return sum(weights[start:]), (len(weights) - start,)
-        found = []
-        for count in range(1, len(weights) - start - stages + 2):
-            rest, counts = best(start + count, stages - 1)
-            found.append((max(sum(weights[start : start + count]), rest), (count, *counts)))
-        return min(found)
-
-    return list(best(0, size)[1])
+    n = len(weights)
+    # the best of what follows from layer i on: the weight of its heaviest stage, and the counts; first with one stage
+    tails: list[tuple[int, tuple[int, ...]]] = [(sum(weights[i:]), (n - i,)) for i in range(n)]
+    for stages in range(2, size + 1):
+        longer = []
+        for i in range(n - stages + 1):
+            counts = range(1, n - i - stages + 2)
+            found = [(max(sum(weights[i : i + k]), tails[i + k][0]), (k, *tails[i + k][1])) for k in counts]
+            longer.append(min(found))
+        tails = longer
+    return list(tails[0][1])
