@@ -219,6 +219,22 @@ def test_data_parallel(tmp_path):
     assert "2 ranks (processes)" in done.stdout
 
 
+def test_pipeline_gpt(tmp_path):
+    """Alone, and on a mesh of ranks: the same losses."""
+    sizes = ("--layers", "3", "--features", "32", "--block", "16", "--batch-size", "8")
+    options = (*sizes, "--steps", "50", "--micro-batches", "2")
+    alone = run(tmp_path, "pipeline_gpt.py", *options)
+    losses = [float(found) for found in re.findall(r"loss ([\d.]+)", alone)]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0] - 0.5
+    for mesh in (("--pipeline", "2", "--tensor", "2", "--checkpoint"), ("--pipeline", "2")):
+        command = [sys.executable, "-m", "minigrad.launch", "-n", "4", str(EXAMPLES / "pipeline_gpt.py"), *options]
+        done = subprocess.run([*command, *mesh], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "pipeline=2" in done.stdout
+        np.testing.assert_allclose([float(found) for found in re.findall(r"loss ([\d.]+)", done.stdout)], losses, 1e-3)
+
+
 def test_char_gpt(tmp_path):
     for package in ("matplotlib", "safetensors"):
         pytest.importorskip(package)

@@ -10,7 +10,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad.errors import DTypeError, GradError, describe, message
-from minigrad.optim.gradients import is_finite, parameters_of, scale, values_of, with_gradient
+from minigrad.optim.gradients import agreed, is_finite, parameters_of, scale, values_of, with_gradient
 from minigrad.optim.optimizer import Optimizer
 from minigrad.optim.sam import SAM
 from minigrad.tensor import Tensor
@@ -155,7 +155,8 @@ class GradScaler:
         fresh = [p for p in params if id(p) not in self._unscaled]  # another optimizer may share some
         scale(fresh, 1.0 / self._scale)
         self._unscaled |= {id(p): p for p in fresh}
-        self._finite[optimizer] = all(is_finite(values_of(p._grad._array)) for p in params if p._grad is not None)
+        finite = all(is_finite(values_of(p._grad._array)) for p in params if p._grad is not None)
+        self._finite[optimizer] = agreed(optimizer, finite)
 
     def step(self, optimizer: Optimizer) -> bool:
         """Call the optimizer's step, unless a gradient is infinite or NaN.

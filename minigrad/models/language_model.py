@@ -51,6 +51,7 @@ class LanguageModel(Module):
     decoder: TransformerDecoder
     head: Dense | None
     config: Any
+    split_head: Any = None  # makes logits and loss where ranks share the vocabulary: see minigrad.parallel
 
     def __init__(self, config: Any, *, dtype: Any = None) -> None:
         raise NotImplementedError(f"{type(self).__name__}: needs a method __init__(self, config, *, dtype=None)")
@@ -87,6 +88,8 @@ class LanguageModel(Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of features (..., features)."""
+        if self.split_head is not None:
+            return self.split_head.logits(hidden, self.output_weight())  # type: ignore[no-any-return]
         return ops.linear(hidden, self.output_weight())
 
     def forward(
@@ -130,6 +133,8 @@ class LanguageModel(Module):
             behind = ops.arange(targets.shape[1], device=targets.device) >= ops.asarray(key_lengths)[:, None]
             targets = ops.where(behind, IGNORED, targets)
         weight = self.output_weight()
+        if self.split_head is not None:
+            return self.split_head.loss(hidden, weight, targets)  # type: ignore[no-any-return]
         if math.prod(targets.shape) * weight.shape[1] > CHUNK:  # below, all logits at once cost less than twice
             return ops.linear_cross_entropy(hidden, weight, targets, ignore_index=IGNORED)
         return ops.cross_entropy(ops.linear(hidden, weight), targets, ignore_index=IGNORED)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,17 @@ def set_rank(rank: int) -> None:
     """Let this process drop what is the part of a rank, for good: see `next_key`."""
     global _rank
     _rank = rank
+
+
+@contextmanager
+def split_rank(rank: int, size: int) -> Iterator[None]:
+    """Let each of `size` ranks, which have parts of one layer, drop by a pattern of its own in the block."""
+    global _rank
+    before, _rank = _rank, _rank * size + rank
+    try:
+        yield
+    finally:
+        _rank = before
 
 
 def next_key(size: int) -> Key:

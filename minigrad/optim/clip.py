@@ -13,7 +13,7 @@ from minigrad.errors import GradError, describe, message
 from minigrad.optim.gradients import scale, values_of, with_gradient, writable
 from minigrad.tensor import Tensor
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_", "grad_norm"]
+__all__ = ["clip_by", "clip_grad_norm_", "clip_grad_value_", "grad_norm"]
 
 Array = Any
 CHUNK = (
@@ -108,15 +108,33 @@ def clip_grad_norm_(
     True
     """
     who = "clip_grad_norm_"
-    limit = _limit(who, "max_norm", max_norm)
+    _limit(who, "max_norm", max_norm)
     found = with_gradient(who, parameters)
     total = _total(who, found, norm_type)
     if error_if_nonfinite and not math.isfinite(total):
         hint = "Skip the step, or lower the learning rate; mg.detect_anomaly() finds where it comes from"
         raise GradError(message(who, "the norm of the gradients", f"{total}", "a finite number", hint))
+    return clip_by(found, np.array([total]), max_norm, norm_type)
+
+
+def clip_by(parameters: Iterable[Tensor], norms: Array, max_norm: float, norm_type: float = 2.0) -> float:
+    """Scale gradients by a norm that is made of those of their parts, which may lie elsewhere; it is returned.
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+        Those without a gradient are passed over.
+    norms : numpy.ndarray
+        (parts,) float64.
+    max_norm, norm_type : float
+        As for `clip_grad_norm_`.
+    """
+    limit = _limit("clip_grad_norm_", "max_norm", max_norm)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        total = float(norms[0]) if len(norms) == 1 else _norm(norms, float(norm_type))
     factor = limit / (total + EPSILON)
     if not factor >= 1.0:  # NaN too
-        scale(found, factor)
+        scale([p for p in parameters if p._grad is not None], factor)
     return total
 
 

@@ -23,7 +23,18 @@ from minigrad.tensor import Tensor
 if TYPE_CHECKING:
     from minigrad.optim.optimizer import Optimizer
 
-__all__ = ["cast", "is_finite", "parameters_of", "scale", "unscale_", "values_of", "widen", "with_gradient", "writable"]
+__all__ = [
+    "agreed",
+    "cast",
+    "is_finite",
+    "parameters_of",
+    "scale",
+    "unscale_",
+    "values_of",
+    "widen",
+    "with_gradient",
+    "writable",
+]
 
 Array = Any
 fast = Kernel("halves", "cast")
@@ -69,7 +80,13 @@ def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
     if isinstance(given, bool) or not isinstance(given, Real) or not 0.0 < float(given) < math.inf:
         raise ValueError(message("unscale_", "inv_scale", describe(given), "a positive, finite number"))
     found = scale(with_gradient("unscale_", parameters_of(optimizer)), inv_scale)
-    return all(is_finite(values) for values in found)
+    return agreed(optimizer, all(is_finite(values) for values in found))
+
+
+def agreed(optimizer: Optimizer, finite: bool) -> bool:
+    """Whether the gradients are finite, on all ranks where several hold them, of which such an optimizer knows."""
+    agree = getattr(optimizer, "agree", None)
+    return finite if agree is None else agree(finite)
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

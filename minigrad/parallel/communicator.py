@@ -97,7 +97,7 @@ class Communicator(abc.ABC):
         self._allreduce(flat, result.reshape(-1).view(flat.dtype), kind, op)
         return self._answer(x, result)
 
-    def reduce_scatter(self, x: Any, op: str = "sum") -> Any:
+    def reduce_scatter(self, x: Any, op: str = "sum", *, rows: Any = None) -> Any:
         """Combine the arrays of all ranks; each rank gets its part of the result, along the first axis.
 
         Parameters
@@ -106,16 +106,18 @@ class Communicator(abc.ABC):
             (n, ...), of one shape and dtype on all ranks.
         op : {"sum", "mean", "max"}
             As for `allreduce`.
+        rows : sequence of int, optional
+            How many rows each rank gets, the same on all ranks; n of them together. By default rank r gets rows
+            ``n * r // size`` to ``n * (r + 1) // size``.
 
         Returns
         -------
         numpy.ndarray or Tensor
-            Rows ``n * rank // size`` to ``n * (rank + 1) // size``.
 
         Raises
         ------
         ShapeError
-            If `x` has no axis.
+            If `x` has no axis, or not as many rows.
         DTypeError, ParallelError
             As for `allreduce`.
 
@@ -130,10 +132,16 @@ class Communicator(abc.ABC):
         kind, flat = self._reducible(who, array, op)
         if array.ndim == 0:
             raise ShapeError(message(who, "x", array, "an axis to cut"))
-        rows = bounds(len(array), self.size)
+        if rows is None:
+            ends = bounds(len(array), self.size)
+        else:
+            ends = np.concatenate([[0], np.cumsum(np.asarray(rows, np.int64))])
+            if len(ends) != self.size + 1 or ends[-1] != len(array) or (np.diff(ends) < 0).any():
+                need = f"{self.size} numbers whose sum is {len(array)}, the rows of x"
+                raise ShapeError(message(who, "rows", np.asarray(rows).tolist(), need))
         width = flat.size // len(array) if len(array) else 0
-        out = np.empty((rows[self.rank + 1] - rows[self.rank], *array.shape[1:]), array.dtype)
-        self._reduce_scatter(flat, out.reshape(-1).view(flat.dtype), rows * width, kind, op)
+        out = np.empty((ends[self.rank + 1] - ends[self.rank], *array.shape[1:]), array.dtype)
+        self._reduce_scatter(flat, out.reshape(-1).view(flat.dtype), ends * width, kind, op)
         return self._answer(x, out)
 
     def all_gather(self, x: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
@@ -30,7 +30,7 @@ __all__ = ["DataParallel"]
 Array = np.ndarray[Any, Any]
 
 
-class _Box:
+class Box:
     """Holds the module so that the walk over the tree does not find it under another name."""
 
     def __init__(self, module: Module) -> None:
@@ -103,7 +103,7 @@ class DataParallel(Module):
     ) -> None:
         if not isinstance(module, Module):
             raise TypeError(message("DataParallel", "module", module, "a Module"))
-        self._box = _Box(module)
+        self._box = Box(module)
         self.communicator = init() if communicator is None else communicator
         self.bucket_size, self.broadcast_buffers = bucket_size, broadcast_buffers
         self.compression = None if compression is None else dtypes.as_dtype(compression, "DataParallel")
@@ -210,6 +210,14 @@ class DataParallel(Module):
         if not total > 0:
             raise ValueError(message("DataParallel.weighted", "count", f"{total:g} on all ranks", "more than 0"))
         return loss * (count * self.communicator.size / total)
+
+    def share_gradients(self, shared: Callable[[Bucket | Table], Bucket | Table]) -> None:
+        """Put others in the place of the buckets; `ShardedOptimizer` calls it."""
+        if not self._ready:
+            got, hint = "a model that waits for its first batch", "Call it once before"
+            need = "one whose parameters have their shapes"
+            raise ValueError(message("ShardedOptimizer", "model", got, need, hint))
+        self._buckets = [shared(bucket) for bucket in self._buckets]
 
     # --- how it is done ---------------------------------------------------------------------------------------------
 

@@ -128,7 +128,8 @@ class Pipeline:
     def _clip(self) -> None:
         t = self.trainer
         if t.clip_norm is not None:
-            norm = float(optim.clip_grad_norm_(t.trained(), t.clip_norm))
+            clip = getattr(t.optimizer, "clip_grad_norm_", None)  # that of one whose gradients several ranks hold
+            norm = float(clip(t.clip_norm) if clip else optim.clip_grad_norm_(t.trained(), t.clip_norm))
             if t.scaler is None and t.nan == "raise" and not math.isfinite(norm):
                 self._fail(f"the norm of the gradient is {norm}", self.prepare(t.batch))
             if math.isfinite(norm):
