@@ -75,7 +75,7 @@ class _Norm(Constraint):
 
     def wanted(self, norm: Array) -> Array:
         """The norms that vectors of these norms get."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: needs a method wanted(self, norm)")
 
 
 class MaxNorm(_Norm):

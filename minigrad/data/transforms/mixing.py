@@ -50,7 +50,7 @@ class Mixing(Transform):
 
     def mix(self, images: Array, partners: Array, weights: Array, rng: Rng) -> tuple[Array, Array]:
         """The mixed images, and the weight that each kept of its own."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: needs a method mix(self, images, partners, weights, rng)")
 
     def _soft(self, targets: Array, n: int) -> Array:
         """Targets as weights of the classes, (batch, classes)."""

@@ -103,7 +103,7 @@ class _Ratio(DecisionMetric):
         return float(each[seen].mean())
 
     def _ratio(self, true: Any, predicted: Any, actual: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: needs a method _ratio(self, true, predicted, actual)")
 
 
 def _divide(a: Any, b: Any) -> Any:
