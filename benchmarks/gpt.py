@@ -7,7 +7,7 @@ dropout; the output layer has its own weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -92,27 +92,16 @@ def loss(F: Any, config: Config, p: Mapping[str, Any], ids: Any, positions: Any,
     return F.cross_entropy(logits.reshape((-1, VOCABULARY)), targets)
 
 
-def gpt_minigrad(config: Config) -> Task:
+def words_minigrad() -> SimpleNamespace:
+    """What `loss` takes from minigrad."""
     import minigrad as mg
-    from minigrad import nn, optim
     from minigrad.nn import functional
 
-    F = SimpleNamespace(**vars(functional), chunk=mg.chunk)
-    p = {name: nn.Parameter(array) for name, array in parameters(config).items()}
-    inputs = [mg.asarray(array) for array in batch(config)]
-    adamw = optim.AdamW(p.values(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY)
-
-    def run() -> mg.Tensor:
-        adamw.zero_grad()
-        made = loss(F, config, p, *inputs)
-        made.backward()
-        adamw.step()
-        return made
-
-    return Task(run)
+    return SimpleNamespace(**vars(functional), chunk=mg.chunk)
 
 
-def gpt_torch(config: Config) -> Task:
+def words_torch() -> SimpleNamespace:
+    """What `loss` takes from PyTorch."""
     import torch
     from torch.nn import functional
 
@@ -120,22 +109,53 @@ def gpt_torch(config: Config) -> Task:
         "chunk": torch.chunk,
         "layer_norm": lambda x, scale, bias: functional.layer_norm(x, scale.shape, scale, bias),
     }
-    F = SimpleNamespace(**vars(functional) | words)
-    p = {
-        name: torch.nn.Parameter(torch.from_numpy(array.T.copy() if name.endswith(".weight") else array))
-        for name, array in parameters(config).items()  # linear layers are (out, in) there
-    }
-    inputs = [torch.from_numpy(array) for array in batch(config)]
-    adamw = torch.optim.AdamW(p.values(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY, fused=True)
+    return SimpleNamespace(**vars(functional) | words)
 
-    def run() -> torch.Tensor:
-        adamw.zero_grad()
-        made: torch.Tensor = loss(F, config, p, *inputs)
+
+def parameters_minigrad(config: Config) -> dict[str, Any]:
+    """Parameters by name."""
+    from minigrad import nn
+
+    return {name: nn.Parameter(array) for name, array in parameters(config).items()}
+
+
+def parameters_torch(config: Config) -> dict[str, Any]:
+    """Parameters by name; linear layers are (out, in) there."""
+    import torch
+
+    arrays = {name: array.T.copy() if name.endswith(".weight") else array for name, array in parameters(config).items()}
+    return {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in arrays.items()}
+
+
+def step(adamw: Any, compute: Callable[[], Any], parameters: Iterable[Any], **options: Any) -> Task:
+    """Zero, compute, backward, and a step of a class of optimizers."""
+    optimizer = adamw(parameters, lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY, **options)
+
+    def run() -> Any:
+        optimizer.zero_grad()
+        made = compute()
         made.backward()
-        adamw.step()
+        optimizer.step()
         return made
 
     return Task(run)
+
+
+def gpt_minigrad(config: Config) -> Task:
+    import minigrad as mg
+    from minigrad import optim
+
+    F, p = words_minigrad(), parameters_minigrad(config)
+    inputs = [mg.asarray(array) for array in batch(config)]
+    return step(optim.AdamW, lambda: loss(F, config, p, *inputs), p.values())
+
+
+def gpt_torch(config: Config) -> Task:
+    import torch
+
+    F, p = words_torch(), parameters_torch(config)
+    inputs = [torch.from_numpy(array) for array in batch(config)]
+    return step(torch.optim.AdamW, lambda: loss(F, config, p, *inputs), p.values(), fused=True)
 
 
 def gpt_jax(config: Config) -> Task:

@@ -346,3 +346,12 @@ def test_allreduce_is_measured_on_ranks() -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "processes, 2 ranks"
     assert [int(line.split()[0].replace(",", "")) for line in lines[2:]] == [4, 1 << 16, 1 << 22]
+
+
+def test_steps_are_measured_on_ranks() -> None:
+    command = [sys.executable, "-m", "benchmarks.scaling", "-n", "2", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["2", "threads", "2", "ranks", "x", "1", "efficiency"]
+    assert "minigrad" in lines[1].split()
