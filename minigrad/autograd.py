@@ -290,6 +290,8 @@ def value_and_grad(
                     )
                 )
             _leaves(args[n], leaves)
+        if len({n % len(args) for n in numbers}) < len(numbers):
+            raise GradError(message("value_and_grad", "argnums", f"{argnums}", "each place once at the most"))
         inputs = [_fresh(leaf, "value_and_grad") for leaf in leaves]
         fresh = iter(inputs)
         for n in numbers:

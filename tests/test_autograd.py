@@ -251,6 +251,8 @@ def test_value_and_grad():
         mg.value_and_grad(lambda x: x)(mg.ones(2))
     with pytest.raises(GradError, match="argnums is 3"):
         mg.value_and_grad(lambda x: x, argnums=3)(mg.ones(()))
+    with pytest.raises(GradError, match=r"argnums is \(0, -1\), needs each place once"):
+        mg.value_and_grad(lambda x: x, argnums=(0, -1))(mg.ones(()))
 
 
 def test_value_and_grad_nests():

@@ -498,3 +498,12 @@ def test_a_subset_of_what_are_no_indices_is_refused(indices):
 def test_a_state_that_is_no_mapping_is_refused(state):
     with pytest.raises(TypeError, match=r"DataLoader\.load_state_dict: state is .* needs what state_dict gives"):
         data.DataLoader(range(3)).load_state_dict(state)
+
+
+def test_an_iterator_has_one_epoch() -> None:
+    loader = data.DataLoader((i for i in range(3)), batch_size=2)
+    assert [batch.tolist() for batch in loader] == [[0, 1], [2]]
+    with pytest.raises(
+        ValueError, match=r"DataLoader: dataset is .*generator.*, needs something whose __iter__ starts"
+    ):
+        iter(loader)

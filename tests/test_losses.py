@@ -103,6 +103,7 @@ def test_refuses(f: Callable[..., Any], changes: dict[str, Any], raises: type[Ex
     ("targets", "options", "raises", "text"),
     [
         (mg.tensor([0, 2]), {"label_smoothing": 1.5}, ValueError, "label_smoothing is 1.5, needs a number from 0 to 1"),
+        (mg.tensor([0, 2]), {"label_smoothing": "x"}, ValueError, "label_smoothing is 'x', needs a number from 0 to 1"),
         (mg.tensor([0, 2]), {"label_smoothing": math.nan}, ValueError, "label_smoothing is nan"),
         (mg.ones((2, 3)), {"ignore_index": 1}, ValueError, "needs None where targets are probabilities"),
         (mg.ones((2, 2)), {}, ShapeError, "targets is float32 (2, 2), needs shape (2, 3)"),

@@ -627,3 +627,13 @@ def test_an_optimizer_of_ones_own_needs_an_update():
     with pytest.raises(NotImplementedError, match="Optimizer: needs a method update"):
         optimizer.step()
     LEAF.grad = None
+
+
+def test_sgd_forgets_its_momentum_when_it_is_switched_off() -> None:
+    p = nn.Parameter([1.0, 2.0])
+    sgd = optim.SGD([p], lr=0.5, momentum=0.9)
+    for momentum in (0.9, 0.0):
+        sgd.param_groups[0]["momentum"] = momentum
+        p.grad = mg.ones(2)
+        sgd.step()
+    optim.SGD([p], lr=0.5).load_state_dict(sgd.state_dict())

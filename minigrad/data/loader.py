@@ -130,6 +130,7 @@ class DataLoader:
         self.seed = self._seed(seed, shuffle or sampler is not None or batch_sampler is not None)
         self._epoch = self._step = 0  # the batches of the epoch that were given
         self._running: object = None  # the token of the iterator that has begun the epoch
+        self._spent = False  # an epoch of a dataset that has but one has begun
         self._idle: Pool | None = None
         self._sent: tuple[Memory, int] | None = None
 
@@ -198,6 +199,10 @@ class DataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Begin an epoch, or go on with the one of a state that was loaded."""
+        if self._spent:
+            need = "something whose __iter__ starts anew: this iterator has no items for a second epoch"
+            raise ValueError(message("DataLoader", "dataset", describe(self.dataset), need))
+        self._spent = isinstance(self.dataset, Iterator)
         if self._running is not None:  # the one before was left in the middle
             self.epoch += 1
         batches = Batches(self, self._epoch, self._step)

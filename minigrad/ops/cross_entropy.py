@@ -6,6 +6,7 @@ The classes are on the last axis. The ops below take rows, the public functions 
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,6 +184,12 @@ _cross_entropy.samples(
 )
 
 
+def check_smoothing(who: str, label_smoothing: Any) -> None:
+    """Raise ValueError where it is no share."""
+    if not isinstance(label_smoothing, Real) or not 0 <= label_smoothing <= 1:
+        raise ValueError(message(who, "label_smoothing", describe(label_smoothing), "a number from 0 to 1"))
+
+
 def smoothed(targets: Array, label_smoothing: float) -> Array:
     """Probabilities mixed with the uniform distribution."""
     if not label_smoothing:
@@ -318,8 +325,7 @@ def cross_entropy(
     """
     check_reduction("cross_entropy", reduction)
     check_index("cross_entropy", ignore_index)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(message("cross_entropy", "label_smoothing", label_smoothing, "a number from 0 to 1"))
+    check_smoothing("cross_entropy", label_smoothing)
     logits, targets = prepare("cross_entropy", "logits", logits, targets, weight, soft=True)
     matrix = (math.prod(logits.shape[:-1]), logits.shape[-1])
     flat = shaped(logits, matrix)

@@ -12,7 +12,15 @@ from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.ops.conversion import new, to_array
-from minigrad.ops.cross_entropy import _cross_entropy, cross_entropy, row_weights, rows, shaped, total_weight
+from minigrad.ops.cross_entropy import (
+    _cross_entropy,
+    check_smoothing,
+    cross_entropy,
+    row_weights,
+    rows,
+    shaped,
+    total_weight,
+)
 from minigrad.ops.loss import check_index, check_reduction, real
 from minigrad.ops.matmul import linear
 from minigrad.ops.registry import Array, op
@@ -285,8 +293,7 @@ def linear_cross_entropy(
     who = "linear_cross_entropy"
     check_reduction(who, reduction)
     check_index(who, ignore_index)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(message(who, "label_smoothing", label_smoothing, "a number from 0 to 1"))
+    check_smoothing(who, label_smoothing)
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise ValueError(message(who, "chunk", repr(chunk), "a positive number of rows, or None"))
     x, weight, targets = (tensor(who, given) for given in (x, weight, targets))

@@ -98,6 +98,9 @@ class SGD(Optimizer):
         """Write the new values of parameters into `xs`."""
         lr, momentum, dampening = group["lr"], group["momentum"], group["dampening"]
         weight_decay, nesterov, maximize = group["weight_decay"], group["nesterov"], group["maximize"]
+        if not momentum:  # a buffer from before it was switched off is no part of the state any more
+            for state in states:
+                state.pop("momentum_buffer", None)
         for i in fused(xs, gs, states, lr, momentum, dampening, weight_decay, nesterov, maximize):
             self._update_generic(xs[i], gs[i], states[i], group)
 
