@@ -338,7 +338,7 @@ cdef class Channel:
         with nogil:
             self.announce(what, 0, 0)
             code = self.first()
-            self.turn += 1
+            self.turn = self.turn + 1  # += asks for the GIL in debug builds
         self.finish(code)
 
     cdef int reduce_small(self, const char* x, char* out, npy_intp count, int item, int kind, int op) noexcept nogil:
@@ -350,7 +350,7 @@ cdef class Channel:
             for k in range(self.size):
                 sources[k] = self.slot(self.turn, k)
             self.combine(kind, op, sources, self.size, out, count)
-        self.turn += 1
+        self.turn = self.turn + 1
         return code
 
     cdef int reduce_large(self, const char* x, char* out, npy_intp count, int item, int kind, int op) noexcept nogil:
@@ -375,7 +375,7 @@ cdef class Channel:
                 code = self.first() if t == 0 else self.meet()
                 if code != OK:
                     break
-        self.turn += chunks
+        self.turn = self.turn + chunks
         return code
 
     def allreduce(self, ndarray x not None, ndarray out not None, int item, int kind, int op, long long what):
@@ -429,7 +429,7 @@ cdef class Channel:
                     sources[k] = self.slot(self.turn + t, k) + self.rank * step * item
                 if n > 0:
                     self.combine(kind, op, sources, self.size, to + t * step * item, n)
-            self.turn += chunks
+            self.turn = self.turn + chunks
         self.finish(code)
 
     def all_gather(self, ndarray x not None, ndarray out not None, ndarray ends not None, long long what):
@@ -457,7 +457,7 @@ cdef class Channel:
                     n = min(CHUNK, end[k + 1] - end[k] - t * CHUNK)
                     if n > 0:
                         memcpy(to + end[k] + t * CHUNK, self.slot(self.turn + t, k), n)
-            self.turn += chunks
+            self.turn = self.turn + chunks
         self.finish(code)
 
     def broadcast(self, ndarray x not None, int root, long long what):
@@ -477,7 +477,7 @@ cdef class Channel:
                     break
                 if self.rank != root and n > 0:
                     memcpy(at + t * CHUNK, self.slot(self.turn + t, root), n)
-            self.turn += chunks
+            self.turn = self.turn + chunks
         self.finish(code)
 
     # --- messages ---------------------------------------------------------------------------------------------------
