@@ -315,7 +315,10 @@ class Seq2Seq(Module):
             hidden = hidden * self.config.features**-0.5
         if self.output is not None:
             return self.output(hidden)  # type: ignore[no-any-return]
-        return ops.linear(hidden, (self.target_embedding or self.embedding).weight.mT)
+        table = self.target_embedding or self.embedding
+        if hasattr(table, "project"):  # that of compress.quantize
+            return table.project(hidden)  # type: ignore[no-any-return]
+        return ops.linear(hidden, table.weight.mT)
 
     def loss(
         self,
