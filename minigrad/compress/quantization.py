@@ -35,8 +35,8 @@ def quantize(
 
     Every `Dense`, every projection inside attention and feed-forward networks, and every `Embedding` becomes a
     `QuantizedDense` or `QuantizedEmbedding`; subclasses of them stay as they are. The model is put into evaluation
-    mode, and its other parameters are frozen. B. Jacob et al., "Quantization and training of neural networks for efficient
-    integer-arithmetic-only inference", 2018; docs/quantization.md has formulas, bounds and figures.
+    mode, and its other parameters are frozen. B. Jacob et al., "Quantization and training of neural networks for
+    efficient integer-arithmetic-only inference", 2018; docs/quantization.md has formulas, bounds and figures.
 
     To load a quantized model, quantize one that was made as the first was, with the same options, and call its
     `load_state_dict`.
