@@ -94,7 +94,7 @@ def dequantize_array(quantized: Any, scale: Any) -> Array:
     scale : array_like
         A shape that stretches to it.
     """
-    return np.asarray(quantized).astype(np.float32) * np.asarray(scale, np.float32)  # type: ignore[no-any-return]
+    return np.asarray(quantized).astype(np.float32) * np.asarray(scale, np.float32)
 
 
 def _divided(x: Array, scale: Array) -> Array:

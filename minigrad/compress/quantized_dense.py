@@ -84,6 +84,9 @@ class QuantizedDense(Module):
     tensor([0.99, 2.25])
     """
 
+    int8_weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
     _packed: tuple[Any, ...] | None = None
 
     def __init__(
@@ -103,7 +106,7 @@ class QuantizedDense(Module):
         self.register_buffer("int8_weight", constant(quantized))
         self.register_buffer("scale", constant(scale.reshape(-1)))
         self.register_buffer("bias", None if bias is None else constant(memory_of(bias).astype(np.float32)))
-        if bias is not None and self.bias.shape != values.shape[1:]:
+        if self.bias is not None and self.bias.shape != values.shape[1:]:
             raise ShapeError(message(NAME, "bias", self.bias, f"shape {values.shape[1:]}"))
 
     @property
@@ -166,10 +169,10 @@ def operands(layer: Any, *, transposed: bool = False) -> tuple[Any, ...]:
     state = [None if t is None else (t._array, t._version.value if t._version else 0) for t in tensors]
     made = layer._packed
     if made is None or not all(map(_same, made[0], state)):
-        weight, scale, bias = (None if t is None else memory_of(t) for t in tensors)
-        weight = weight.T if transposed else weight
-        whole = np.ascontiguousarray(np.broadcast_to(scale, weight.shape[1:]))
-        made = layer._packed = (state, (int8.pack(weight, 2 if layer.dynamic else 1), whole, bias))
+        weight = memory_of(layer.int8_weight).T if transposed else memory_of(layer.int8_weight)
+        scale = np.ascontiguousarray(np.broadcast_to(memory_of(layer.scale), weight.shape[1:]))
+        bias = None if tensors[2] is None else memory_of(tensors[2])
+        made = layer._packed = (state, (int8.pack(weight, 2 if layer.dynamic else 1), scale, bias))
     return made[1]  # type: ignore[no-any-return]
 
 

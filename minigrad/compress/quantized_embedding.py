@@ -65,6 +65,9 @@ class QuantizedEmbedding(Module):
     [1.0099999904632568, 2.0]
     """
 
+    int8_weight: Tensor
+    scale: Tensor
+    _like: Tensor
     _packed: tuple[Any, ...] | None = None
 
     def __init__(self, weight: Any, *, per_row: bool = True, dynamic: bool = True) -> None:
@@ -109,7 +112,7 @@ class QuantizedEmbedding(Module):
         rows = rows_of(NAME, x, self.features)
         packed, scale, _ = operands(self, transposed=True)
         y = tape.new_tensor(product(self)(rows, packed, scale).reshape(*x.shape[:-1], self.num_embeddings))
-        return y.astype(x.dtype) if x.dtype in dtypes.FLOATING else y
+        return y.astype(x.dtype) if x.dtype in dtypes.FLOATING else y  # type: ignore[no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_packed"}

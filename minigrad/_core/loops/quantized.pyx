@@ -1,8 +1,9 @@
 """Products with int8 weights: by rows that are quantized on the way, in int32, or by rows of float32.
 
-The first is exact: every instruction set gives the same bits. Factors are widened to int16, whose products are added in
-pairs to int32 (VPMADDWD): VPMADDUBSW, which takes bytes, saturates. Weights come packed into panels of 16 columns: for
-each pair of inner indices, or for each index where rows are float32, those of the columns side by side, padded with zeros.
+The first is exact: every instruction set gives the same bits. Factors are widened to int16, whose products are added
+in pairs to int32 (VPMADDWD): VPMADDUBSW, which takes bytes, saturates. Weights come packed into panels of 16 columns:
+for each pair of inner indices, or for each index where rows are float32, those of the columns side by side, padded with
+zeros.
 """
 from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
@@ -404,9 +405,11 @@ cdef ndarray prepare(Problem* p, object x, object packed, object scale, object b
     cdef npy_intp* dims
     cdef npy_intp shape[2]
     cdef ndarray out
-    if not kernels_on() or not is_plain(x, NPY_FLOAT) or PyArray_NDIM(<ndarray>x) != 2 or not is_plain(packed, NPY_INT8):
+    if not kernels_on() or not is_plain(x, NPY_FLOAT) or PyArray_NDIM(<ndarray>x) != 2:
         return None
-    if PyArray_NDIM(<ndarray>packed) != 4 or not is_plain(scale, NPY_FLOAT) or PyArray_NDIM(<ndarray>scale) != 1:
+    if not is_plain(packed, NPY_INT8) or PyArray_NDIM(<ndarray>packed) != 4:
+        return None
+    if not is_plain(scale, NPY_FLOAT) or PyArray_NDIM(<ndarray>scale) != 1:
         return None
     p.rows, p.inner = PyArray_DIMS(<ndarray>x)[0], PyArray_DIMS(<ndarray>x)[1]
     p.columns = PyArray_DIMS(<ndarray>scale)[0]
