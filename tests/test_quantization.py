@@ -79,24 +79,26 @@ def test_channels_of_several_sizes_gain_by_scales_of_their_own() -> None:
 
 @given(
     m=st.integers(1, 5), k=st.integers(1, 40), n=st.integers(1, 20), seed=st.integers(0, 999),
-    per_channel=st.booleans(), spread=st.sampled_from([0.0, 3.0]),
+    per_channel=st.booleans(), spread=st.sampled_from([0.0, 3.0]), bits=st.integers(8, 12),
 )  # fmt: skip
-def test_a_product_keeps_its_bound(m: int, k: int, n: int, seed: int, per_channel: bool, spread: float) -> None:
+def test_a_product_keeps_its_bound(
+    m: int, k: int, n: int, seed: int, per_channel: bool, spread: float, bits: int
+) -> None:
     """|y - x @ w| <= s_w / 2 * |x|_1 + s_x / 2 * |w^|_1, of the bits behind the comma a little more."""
-    rng = np.random.default_rng(seed)
+    rng, levels = np.random.default_rng(seed), 2 ** (bits - 1) - 1
     x = (rng.normal(size=(m, k)) * np.exp(spread * rng.normal(size=(m, k)))).astype(np.float32)
     w = (rng.normal(size=(k, n)) * np.exp(spread * rng.normal(size=(k, n)))).astype(np.float32)
-    layer = QuantizedDense(w, per_channel=per_channel).eval()
+    layer = QuantizedDense(w, per_channel=per_channel, input_bits=bits).eval()
     y = layer(mg.asarray(x)).numpy().astype(np.float64)
     w_hat = np.abs(layer.int8_weight.numpy() * layer.scale.numpy().astype(np.float64))
-    row_scale = np.abs(x).max(1, keepdims=True).astype(np.float64) / 127
+    row_scale = np.abs(x).max(1, keepdims=True).astype(np.float64) / levels
     wide = np.abs(x.astype(np.float64))
     bound = layer.scale.numpy() / 2 * wide.sum(1, keepdims=True) + row_scale / 2 * w_hat.sum(0)
-    assert np.all(np.abs(y - x.astype(np.float64) @ w) <= bound * (1 + 2.0**-15) + np.abs(y) * 2.0**-22)
+    assert np.all(np.abs(y - x.astype(np.float64) @ w) <= bound * (1 + levels * 2.0**-22) + np.abs(y) * 2.0**-22)
     # weights alone: the first term
     only = QuantizedDense(w, per_channel=per_channel, dynamic=False).eval()(mg.asarray(x)).numpy()
     rounding = wide @ w_hat * (k + 3) * 2.0**-24
-    first = layer.scale.numpy() / 2 * wide.sum(1, keepdims=True) * (1 + 2.0**-15)
+    first = layer.scale.numpy() / 2 * wide.sum(1, keepdims=True) * (1 + 2.0**-16)
     assert np.all(np.abs(only - x.astype(np.float64) @ w) <= first + rounding)
 
 
@@ -147,6 +149,17 @@ def test_results_have_the_dtype_of_the_input(dynamic: bool, dtype: Any) -> None:
     np.testing.assert_array_equal(found.numpy(), wide.astype(found.dtype).numpy())
 
 
+def test_more_bits_of_the_input_come_close_to_weights_alone() -> None:
+    x, w = normal(2, 20, 256), normal(0, 256, 40)
+    exact = x.astype(np.float64) @ w
+    errors = [
+        np.linalg.norm(QuantizedDense(w, **options).eval()(mg.asarray(x)).numpy() - exact)
+        for options in ({"input_bits": 8}, {"input_bits": 10}, {"input_bits": 12}, {"dynamic": False})
+    ]
+    assert errors[0] > 1.2 * errors[1] > 1.2 * errors[3]
+    assert abs(errors[2] / errors[3] - 1) < 0.02
+
+
 def test_rows_are_independent() -> None:
     layer = made(12, 7)
     x = normal(2, 4, 12)
@@ -183,8 +196,13 @@ def test_errors_of_the_layer() -> None:
         layer(mg.ones((2, 3), dtype=mg.complex64))
     with pytest.raises(ShapeError, match=r"weight is float32 \(2,\), needs a matrix"):
         QuantizedDense([1.0, 2.0])
-    with pytest.raises(ShapeError, match="needs at most 132104 input features: int32 adds up no more"):
+    with pytest.raises(ShapeError, match=r"needs at most 132104 input features: int32 adds up no more$"):
         QuantizedDense(np.ones((132105, 1), np.float32))
+    with pytest.raises(ShapeError, match=r"needs at most 8196 input features.*Take fewer input_bits"):
+        QuantizedDense(np.ones((8197, 1), np.float32), input_bits=12)
+    for bits in (7, 13):
+        with pytest.raises(ValueError, match=f"input_bits is {bits}, needs an int from 8 to 12"):
+            QuantizedDense(np.ones((1, 1), np.float32), input_bits=bits)
     with pytest.raises(ShapeError, match=r"bias is float32 \(1,\), needs shape \(2,\)"):
         QuantizedDense(np.ones((3, 2), np.float32), [1.0])
 
@@ -261,7 +279,9 @@ def relative(a: mg.Tensor, b: mg.Tensor) -> float:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("options", [{}, {"dynamic": False}, {"per_channel": False}, {"embeddings": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"input_bits": 12}, {"dynamic": False}, {"per_channel": False}, {"embeddings": False}]
+)
 def test_gpt(tied: bool, options: dict[str, Any]) -> None:
     model = gpt(tied)
     expected = model(mg.asarray(IDS))

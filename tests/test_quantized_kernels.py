@@ -31,25 +31,30 @@ def drawn(seed: int, m: int, k: int, n: int, spread: float = 1.0) -> tuple[Array
     return x, weight, rng.uniform(1e-3, 0.1, n).astype(np.float32), rng.normal(size=n).astype(np.float32)
 
 
-def assert_exact(x: Array, weight: Array, scale: Array, bias: Array | None, relu: bool) -> None:
+def assert_exact(x: Array, weight: Array, scale: Array, bias: Array | None, relu: bool, levels: int = 127) -> None:
     """The generic body's bits, from every instruction set and on any number of threads, by the kernel alone."""
     packed, kept = int8.pack(weight, 2), x.copy()
     with generic():
-        expected = int8.dynamic_linear(x, packed, scale, bias, relu)
+        expected = int8.dynamic_linear(x, packed, scale, bias, relu, levels)
     for level in cpu.levels():
         for threads in THREADS:
             with variant(level, threads), watched() as calls:
-                found = int8.dynamic_linear(x, packed, scale, bias, relu)
+                found = int8.dynamic_linear(x, packed, scale, bias, relu, levels)
             assert calls == [("quantized.dynamic", True)]
             np.testing.assert_array_equal(found, expected, f"{level}, {threads} threads")
             np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
     np.testing.assert_array_equal(x, kept)
 
 
-@given(m=rows, k=inner, n=columns, seed=st.integers(0, 99), biased=st.booleans(), relu=st.booleans())
-def test_integers_are_the_generic_ones_bit_for_bit(m: int, k: int, n: int, seed: int, biased: bool, relu: bool) -> None:
+@given(
+    m=rows, k=inner, n=columns, seed=st.integers(0, 99), biased=st.booleans(), relu=st.booleans(),
+    levels=st.sampled_from([127, 127, 511, 2047]),
+)  # fmt: skip
+def test_integers_are_the_generic_ones_bit_for_bit(
+    m: int, k: int, n: int, seed: int, biased: bool, relu: bool, levels: int
+) -> None:
     x, weight, scale, bias = drawn(seed, m, k, n, spread=10.0)
-    assert_exact(x, weight, scale, bias if biased else None, relu)
+    assert_exact(x, weight, scale, bias if biased else None, relu, levels)
 
 
 @pytest.mark.parametrize("shape", [(200, 300, 400), (1, 2000, 700), (70, 5000, 40)])
@@ -66,14 +71,14 @@ def test_the_sums_are_those_of_integers() -> None:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("lowest", [127, -127, -128])
-def test_nothing_saturates(sign: int, lowest: int) -> None:
+@pytest.mark.parametrize(("lowest", "levels"), [(127, 127), (-127, 127), (-128, 127), (-128, 2047), (127, 2047)])
+def test_nothing_saturates(sign: int, lowest: int, levels: int) -> None:
     """Where all factors are the largest, sums of two products leave int16, all of them come close to int32's end."""
-    k = int8.MOST
+    k = int8.most_inner(levels)
     x, weight = np.full((1, k), sign * 2.0, np.float32), np.full((k, 2), lowest, np.int8)
     ones = np.ones(2, np.float32)
-    assert_exact(x, weight, ones, None, False)
-    found = int8.dynamic_linear(x, int8.pack(weight, 2), ones)
+    assert_exact(x, weight, ones, None, False, levels)
+    found = int8.dynamic_linear(x, int8.pack(weight, 2), ones, levels=levels)
     np.testing.assert_allclose(found, sign * 2.0 * lowest * k, rtol=1e-6)
 
 
@@ -143,9 +148,9 @@ READ_ONLY.flags.writeable = False
 
 def test_read_only_arrays_are_taken() -> None:
     packed = int8.pack(WEIGHT, 2)
-    expected = dynamic(X, packed, SCALE, BIAS, False)
+    expected = dynamic(X, packed, SCALE, BIAS, False, 127)
     packed.flags.writeable = False
-    np.testing.assert_array_equal(dynamic(READ_ONLY, packed, SCALE, BIAS, False), expected)
+    np.testing.assert_array_equal(dynamic(READ_ONLY, packed, SCALE, BIAS, False, 127), expected)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +171,14 @@ def test_read_only_arrays_are_taken() -> None:
     ],
 )
 def test_what_is_left_to_the_generic_bodies(x: Any, together: Any, scale: Any, bias: Any) -> None:
-    for kernel, own in ((dynamic, 2), (weight_only, 1)):
-        assert kernel(x, int8.pack(WEIGHT, together or own), scale, bias, False) is NotImplemented
-        assert kernel(X, WEIGHT, SCALE, BIAS, False) is NotImplemented
+    for kernel, own, more in ((dynamic, 2, (127,)), (weight_only, 1, ())):
+        assert kernel(x, int8.pack(WEIGHT, together or own), scale, bias, False, *more) is NotImplemented
+        assert kernel(X, WEIGHT, SCALE, BIAS, False, *more) is NotImplemented
 
 
 def test_kernels_can_be_switched_off() -> None:
     with generic():
-        assert dynamic(X, int8.pack(WEIGHT, 2), SCALE, BIAS, False) is NotImplemented
+        assert dynamic(X, int8.pack(WEIGHT, 2), SCALE, BIAS, False, 127) is NotImplemented
         assert weight_only(X, int8.pack(WEIGHT, 1), SCALE, BIAS, False) is NotImplemented
 
 
@@ -181,5 +186,5 @@ def test_no_reference_is_lost() -> None:
     arrays = (X.copy(), int8.pack(WEIGHT, 2), SCALE.copy(), BIAS.copy())
     before = [sys.getrefcount(a) for a in arrays]
     for _ in range(3):
-        dynamic(*arrays, True)
+        dynamic(*arrays, True, 127)
     assert [sys.getrefcount(a) for a in arrays] == before

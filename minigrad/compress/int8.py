@@ -22,8 +22,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 LARGEST = 127  # -128 is left out: symmetric values need no correction of the sums
-SMALLEST = np.float32(LARGEST) * np.finfo(np.float32).tiny  # below, a scale would have lost its digits
-MOST = (2**31 - 1) // (LARGEST * 128)  # inner indices over which an int32 can add up, -128 in a loaded weight too
+SMALLEST = np.finfo(np.float32).tiny  # a smaller scale would have lost its digits
 WIDE = 16  # columns of a panel of packed weights
 
 _dynamic = Kernel("quantized", "dynamic")
@@ -77,8 +76,7 @@ def quantize_array(values: Any, axis: int | tuple[int, ...] | None = None) -> tu
         raise ValueError(
             message("quantize_array", "values", f"{given.dtype} with NaN or inf", "finite float32 numbers")
         )
-    largest = np.max(np.abs(x), axis=axis, keepdims=True, initial=0)
-    scale = np.where(largest < SMALLEST, np.float32(0), largest / np.float32(LARGEST))
+    scale = _scale(np.max(np.abs(x), axis=axis, keepdims=True, initial=0), LARGEST)
     return _divided(x, scale).astype(np.int8), scale
 
 
@@ -97,6 +95,12 @@ def dequantize_array(quantized: Any, scale: Any) -> Array:
     return np.asarray(quantized).astype(np.float32) * np.asarray(scale, np.float32)
 
 
+def _scale(largest: Array, levels: int) -> Array:
+    """What one step is where the largest value has so many of them."""
+    scale = largest / np.float32(levels)
+    return np.where(scale < SMALLEST, np.float32(0), scale)
+
+
 def _divided(x: Array, scale: Array) -> Array:
     """X / scale, rounded; zeros where the scale is 0 or NaN."""
     kept = scale > 0
@@ -105,13 +109,14 @@ def _divided(x: Array, scale: Array) -> Array:
     )
 
 
-def quantize_rows(x: Array) -> tuple[Array, Array]:
-    """int8 rows of a float32 matrix with a scale for each, (rows, 1): NaN, and zeros, where a row is not finite."""
+def quantize_rows(x: Array, levels: int = LARGEST) -> tuple[Array, Array]:
+    """int16 rows of a float32 matrix, in [-levels, levels], and a scale for each, (rows, 1).
+
+    It is NaN, and the row zeros, where one is not finite.
+    """
     largest = np.max(np.abs(x), axis=1, keepdims=True, initial=0)
-    finite = np.isfinite(largest)
-    scale = np.where(finite & (largest < SMALLEST), np.float32(0), largest / np.float32(LARGEST))
-    scale = np.where(finite, scale, np.float32(np.nan))
-    return _divided(x, scale).astype(np.int8), scale
+    scale = np.where(np.isfinite(largest), _scale(largest, levels), np.float32(np.nan))
+    return _divided(x, scale).astype(np.int16), scale
 
 
 def pack(weight: Array, together: Literal[1, 2]) -> Array:
@@ -133,8 +138,10 @@ def _unpacked(packed: Array, inner: int, columns: int) -> Array:
     return packed.transpose(1, 3, 0, 2).reshape(blocks * together, panels * wide)[:inner, :columns]
 
 
-def dynamic_linear(x: Array, packed: Array, scale: Array, bias: Array | None = None, relu: bool = False) -> Array:
-    """``x @ weight + bias`` of a float32 matrix, whose rows are rounded to int8 on the way.
+def dynamic_linear(
+    x: Array, packed: Array, scale: Array, bias: Array | None = None, relu: bool = False, levels: int = LARGEST
+) -> Array:
+    """``x @ weight + bias`` of a float32 matrix, whose rows are rounded to integers in [-levels, levels] on the way.
 
     The sums are int32 and exact. Each is made float32 and multiplied by the scale of the column, then by that of the
     row; then the bias is added: the same bits from the kernel in every instruction set and from this generic body.
@@ -142,23 +149,25 @@ def dynamic_linear(x: Array, packed: Array, scale: Array, bias: Array | None = N
     Parameters
     ----------
     x : numpy.ndarray
-        (rows, in), in C order, with at most `MOST` columns.
+        (rows, in), in C order, with at most ``most_inner(levels)`` columns.
     packed : numpy.ndarray
         ``pack(weight, 2)``.
     scale, bias : numpy.ndarray
         float32 (out,).
     relu : bool
         Set what is negative to 0.
+    levels : int
+        At most 32767; 127 for int8.
 
     Returns
     -------
     numpy.ndarray
         (rows, out); NaN in a row whose x has one, or an inf.
     """
-    made = _dynamic(x, packed, scale, bias, relu)
+    made = _dynamic(x, packed, scale, bias, relu, levels)
     if made is not NotImplemented:
         return made  # type: ignore[no-any-return]
-    quantized, row_scale = quantize_rows(x)
+    quantized, row_scale = quantize_rows(x, levels)
     weight = _unpacked(packed, x.shape[1], len(scale))
     # float64 holds the integers exactly, and NumPy multiplies it by its BLAS
     sums = (quantized.astype(np.float64) @ weight.astype(np.float64)).astype(np.int32)
@@ -182,9 +191,16 @@ def _finished(y: Array, bias: Array | None, relu: bool) -> Array:
     return np.where(y <= 0, np.float32(0), y) if relu else y
 
 
-def check_inner(who: str, weight: Array) -> None:
+def most_inner(levels: int = LARGEST) -> int:
+    """The inner indices over which an int32 adds up; a weight that is loaded may have -128."""
+    return (2**31 - 1) // (levels * 128)
+
+
+def check_inner(who: str, weight: Array, levels: int = LARGEST) -> None:
     """Raise where a weight is no matrix, or one whose sums could leave int32."""
     if weight.ndim != 2 or not weight.size:
         raise ShapeError(message(who, "weight", weight, "a matrix (in, out) with elements"))
-    if weight.shape[0] > MOST:
-        raise ShapeError(message(who, "weight", weight, f"at most {MOST} input features: int32 adds up no more"))
+    most = most_inner(levels)
+    if weight.shape[0] > most:
+        hint = "Take fewer input_bits" if levels > LARGEST else ""
+        raise ShapeError(message(who, "weight", weight, f"at most {most} input features: int32 adds up no more", hint))

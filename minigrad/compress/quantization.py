@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from minigrad.compress.quantized_dense import QuantizedDense
+from minigrad.compress.quantized_dense import QuantizedDense, checked_bits
 from minigrad.compress.quantized_embedding import QuantizedEmbedding
 from minigrad.errors import message
 from minigrad.nn.deferred import check_initialized
@@ -28,6 +28,7 @@ def quantize(
     *,
     per_channel: bool = True,
     dynamic: bool = True,
+    input_bits: int = 8,
     embeddings: bool = True,
     exclude: Iterable[str] = (),
 ) -> M:
@@ -50,8 +51,10 @@ def quantize(
     per_channel : bool
         A scale for each output feature and each row of an embedding, or one for each weight.
     dynamic : bool
-        Round the inputs of products to int8 as well, which is faster. Otherwise only weights are rounded, which is more
-        exact, and as fast as float32 at the least where batches are small.
+        Round the inputs of products to integers as well, which is faster. Otherwise only weights are rounded, which is
+        more exact, and faster than float32 where batches are small.
+    input_bits : int
+        Bits of the inputs' integers, 8 to 12; more are more exact, and cost no time.
     embeddings : bool
         Whether embeddings are quantized.
     exclude : iterable of str
@@ -89,6 +92,11 @@ def quantize(
         raise TypeError(message(NAME, "model", model, "a Module"))
     if str(dtype) != "int8":
         raise ValueError(message(NAME, "dtype", repr(dtype), "'int8'"))
+    ways: dict[str, Any] = {
+        "per_channel": per_channel,
+        "dynamic": dynamic,
+        "input_bits": checked_bits(NAME, input_bits),
+    }
     modules = dict(model.named_modules())
     left = _excluded(modules, exclude)
     made: list[tuple[Module, Module]] = []
@@ -97,9 +105,9 @@ def quantize(
             continue
         if type(layer) in (Dense, Projection):
             check_initialized(NAME, f"{path}.weight" if path else "weight", layer.weight)  # type: ignore[attr-defined]
-            made.append((layer, QuantizedDense.of(layer, per_channel=per_channel, dynamic=dynamic)))
+            made.append((layer, QuantizedDense.of(layer, **ways)))
         elif embeddings and type(layer) is Embedding:
-            made.append((layer, QuantizedEmbedding.of(layer, per_channel=per_channel, dynamic=dynamic)))
+            made.append((layer, QuantizedEmbedding.of(layer, **ways)))
     if not made and not any(isinstance(layer, (QuantizedDense, QuantizedEmbedding)) for layer in modules.values()):
         need = "one with a Dense, a layer with projections, or an Embedding, that is not excluded"
         raise ValueError(message(NAME, "model", f"a {type(model).__name__} without layers to quantize", need))

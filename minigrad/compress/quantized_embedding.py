@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from minigrad import dtypes, ops
-from minigrad._core import tape
+from minigrad import ops
 from minigrad.compress import int8
-from minigrad.compress.quantized_dense import check_inference, constant, memory_of, operands, product, rows_of
+from minigrad.compress.quantized_dense import (
+    check_inference,
+    checked_bits,
+    constant,
+    like_input,
+    memory_of,
+    multiply,
+    rows_of,
+)
 from minigrad.errors import ShapeError, message
 from minigrad.nn.checks import as_tensor
 from minigrad.nn.module import Module
@@ -29,8 +36,8 @@ class QuantizedEmbedding(Module):
         (num_embeddings, features), floating.
     per_row : bool
         A scale for each row, or one for all.
-    dynamic : bool
-        Whether `project` rounds its input to int8.
+    dynamic, input_bits : bool, int
+        How `project` multiplies, as for `QuantizedDense`.
 
     Attributes
     ----------
@@ -70,11 +77,11 @@ class QuantizedEmbedding(Module):
     _like: Tensor
     _packed: tuple[Any, ...] | None = None
 
-    def __init__(self, weight: Any, *, per_row: bool = True, dynamic: bool = True) -> None:
+    def __init__(self, weight: Any, *, per_row: bool = True, dynamic: bool = True, input_bits: int = 8) -> None:
         values = memory_of(weight)
         if values.ndim != 2 or not values.size:
             raise ShapeError(message(NAME, "weight", values, "a matrix (num_embeddings, features) with elements"))
-        self.dynamic = bool(dynamic)
+        self.dynamic, self.input_bits = bool(dynamic), checked_bits(NAME, input_bits)
         quantized, scale = int8.quantize_array(values, axis=1 if per_row else None)
         self.register_buffer("int8_weight", constant(quantized))
         self.register_buffer("scale", constant(scale.reshape(-1)))
@@ -109,10 +116,7 @@ class QuantizedEmbedding(Module):
         """``x @ table.T`` of x (..., features): the logits of a model that shares the table with its head."""
         x = as_tensor(x)
         check_inference(self, x)
-        rows = rows_of(NAME, x, self.features)
-        packed, scale, _ = operands(self, transposed=True)
-        y = tape.new_tensor(product(self)(rows, packed, scale).reshape(*x.shape[:-1], self.num_embeddings))
-        return y.astype(x.dtype) if x.dtype in dtypes.FLOATING else y  # type: ignore[no-any-return]
+        return like_input(multiply(self, rows_of(NAME, x, self.features), x.shape[:-1], transposed=True), x)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_packed"}
@@ -123,6 +127,6 @@ class QuantizedEmbedding(Module):
         return text if self.scale.size == self.num_embeddings else f"{text}, per_row=False"
 
     @classmethod
-    def of(cls, layer: Any, *, per_channel: bool = True, dynamic: bool = True) -> Self:
+    def of(cls, layer: Any, *, per_channel: bool = True, **options: Any) -> Self:
         """Make one of an `nn.Embedding`."""
-        return cls(layer.weight, per_row=per_channel, dynamic=dynamic)
+        return cls(layer.weight, per_row=per_channel, **options)

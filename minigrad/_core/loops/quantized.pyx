@@ -20,12 +20,12 @@ import_array()
 
 cdef extern from *:
     """
+    #include <float.h>
     #include <math.h>
     #include <stdint.h>
     #include <string.h>
 
     #define MG_WIDE 16                      /* columns of a panel */
-    #define MG_SMALLEST 1.4930307e-36f      /* 127 times the smallest normal number */
 
     /* Nothing may be contracted across it: a product that is rounded, then added. */
     #if defined(__GNUC__)
@@ -36,8 +36,8 @@ cdef extern from *:
     #define MG_INLINE static inline
     #endif
 
-    /* One row in int16, padded with zeros to an even number of them; returns the scale, NaN where it is not finite. */
-    static float mg_quantize(const float *x, Py_ssize_t n, int16_t *out) {
+    /* One row as integers in [-levels, levels], padded with zeros to an even number; the scale, NaN if it is not finite. */
+    static float mg_quantize(const float *x, Py_ssize_t n, float levels, int16_t *out) {
         int32_t most = 0;
         for (Py_ssize_t k = 0; k < n; k++) {
             int32_t bits;
@@ -48,11 +48,11 @@ cdef extern from *:
         float largest;
         memcpy(&largest, &most, 4);
         if (n % 2) out[n] = 0;
-        if (most >= 0x7F800000 || largest < MG_SMALLEST) {
+        const float scale = largest / levels;
+        if (most >= 0x7F800000 || scale < FLT_MIN) {  /* a smaller scale would have lost its digits */
             memset(out, 0, n * sizeof(int16_t));
             return most >= 0x7F800000 ? NAN : 0.0f;
         }
-        const float scale = largest / 127.0f;
         for (Py_ssize_t k = 0; k < n; k++) out[k] = (int16_t)(int32_t)nearbyintf(x[k] / scale);
         return scale;
     }
@@ -271,7 +271,7 @@ cdef extern from *:
     }
     """
     const int TALL "MG_TALL"
-    float quantize "mg_quantize"(const float* x, npy_intp n, npy_int16* out) noexcept nogil
+    float quantize "mg_quantize"(const float* x, npy_intp n, float levels, npy_int16* out) noexcept nogil
     void sum_up "mg_sums"(
         int rows, const npy_int16* x, npy_intp ld, const npy_int8* w, npy_intp pairs, int* sums) noexcept nogil
     void sum_reals "mg_real_sums"(
@@ -297,6 +297,7 @@ cdef struct Problem:
     const float* scale
     const float* bias            # NULL where there is none
     bint relu
+    float levels                 # quantized rows are in [-levels, levels]
     float* out
 
 
@@ -308,7 +309,7 @@ cdef inline void column_values(const float* given, npy_intp panel, npy_intp colu
 
 
 cdef void quantize_row(npy_intp row, const Problem* p, const float* x, npy_int16* rows, float* scales) noexcept nogil:
-    scales[row] = quantize(x + row * p.inner, p.inner, rows + row * 2 * pieces(p.inner, 2))
+    scales[row] = quantize(x + row * p.inner, p.inner, p.levels, rows + row * 2 * pieces(p.inner, 2))
 
 
 cdef void multiply_block(
@@ -431,13 +432,14 @@ cdef ndarray prepare(Problem* p, object x, object packed, object scale, object b
     return out
 
 
-def dynamic(x, packed, scale, bias, bint relu):
-    """``x @ weight * scale + bias``, by rows of x in int8; packed is (panels, pairs, 16, 2)."""
+def dynamic(x, packed, scale, bias, bint relu, int levels):
+    """``x @ weight * scale + bias``, by rows of integers in [-levels, levels]; packed is (panels, pairs, 16, 2)."""
     cdef Problem p
     cdef bint done
     out = prepare(&p, x, packed, scale, bias, relu, 2)
-    if out is None:
+    if out is None or levels < 1 or levels > 32767:
         return NotImplemented
+    p.levels = levels
     cdef const float* data = <const float*>PyArray_DATA(<ndarray>x)
     if p.rows * p.inner * p.columns < WORK * RELEASE_GIL:
         done = multiply(&p, data)
