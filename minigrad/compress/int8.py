@@ -10,14 +10,9 @@ from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, message
 
 __all__ = [
-    "MOST",
-    "dequantize_array",
-    "dynamic_linear",
-    "pack",
-    "quantize_array",
-    "quantize_rows",
+    "check_inner", "dequantize_array", "dynamic_linear", "most_inner", "pack", "quantize_array", "quantize_rows",
     "weight_only_linear",
-]
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 

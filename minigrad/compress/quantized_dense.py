@@ -62,9 +62,10 @@ class QuantizedDense(Module):
     Raises
     ------
     ShapeError
-        If the weight is no matrix, has more than 132,104 input features (8,196 where 12 bits are asked for), or the bias or an x does not fit it.
+        If the weight is no matrix, has more than 132,104 input features (8,196 where `input_bits` is 12), or the bias
+        or an x does not fit it.
     ValueError
-        If the weight is not finite.
+        If the weight is not finite, or `input_bits` out of range.
     GradError
         When called in training mode, or with an x whose gradient is recorded.
     DeviceError
