@@ -17,10 +17,10 @@ from hypothesis.extra import numpy as hnp
 import minigrad as mg
 from minigrad import compress, nn
 from minigrad.compress import QuantizedDense, QuantizedEmbedding, dequantize_array, quantize_array
-from minigrad.errors import DTypeError, GradError, ShapeError
+from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError
 from minigrad.io import load_weights, save_weights
-from minigrad.models import GPT, GPTConfig, generate
-from minigrad.models.bert import Bert, BertConfig
+from minigrad.models import GPT, GPTConfig, Llama, LlamaConfig, Seq2Seq, Seq2SeqConfig, generate
+from minigrad.models.bert import Bert, BertConfig, BertForMaskedLM
 from minigrad.testing.samples import relayout
 from minigrad.testing.strategies import layouts
 from minigrad.testing.variants import generic
@@ -207,6 +207,13 @@ def test_errors_of_the_layer() -> None:
         QuantizedDense(np.ones((3, 2), np.float32), [1.0])
 
 
+def test_other_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = made(3, 2)
+    monkeypatch.setattr(mg.Tensor, "device", property(lambda self: "cuda:0"))
+    with pytest.raises(DeviceError, match=r'a tensor on cuda:0, needs one on the CPU.*Call to\("cpu"\)'):
+        layer(mg.ones((1, 3)))
+
+
 def test_training_and_gradients_are_refused() -> None:
     model = compress.quantize(nn.Sequential([nn.Dense(2, in_features=3)]))
     x = mg.ones((1, 3), requires_grad=True)
@@ -295,6 +302,45 @@ def test_gpt(tied: bool, options: dict[str, Any]) -> None:
     targets = mg.asarray(np.roll(IDS, -1, 1))
     assert abs(float(small(mg.asarray(IDS), targets)) - float(model(mg.asarray(IDS), targets))) < 0.05
     assert np.array(generate(small, IDS, max_new_tokens=4)).shape == (2, 4)
+
+
+def test_tied_logits_come_from_the_packed_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = compress.quantize(gpt())
+    made: list[int] = []
+    monkeypatch.setattr(compress.int8, "dequantize_array", lambda *given: made.append(1) or dequantize_array(*given))
+    small(mg.asarray(IDS))
+    assert made == []
+    small.output_weight()
+    assert made == [1]
+
+
+def test_llama() -> None:
+    mg.random.seed(0)
+    sizes = {"features": 32, "num_layers": 2, "num_heads": 4, "hidden_features": 48}
+    model = Llama(LlamaConfig(vocab_size=60, **sizes)).eval()
+    expected = model(mg.asarray(IDS))
+    small = compress.quantize(model)
+    assert type(small.decoder.layers[0].feed_forward.gate) is QuantizedDense
+    assert 0 < relative(small(mg.asarray(IDS)), expected) < 0.05
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_encoder_and_decoder_with_a_shared_table(scaled: bool) -> None:
+    mg.random.seed(0)
+    config = Seq2SeqConfig(30, features=32, num_heads=4, hidden_features=48, max_length=16, scaled_output=scaled)
+    model = Seq2Seq(config).eval()
+    expected = model(mg.asarray(IDS), mg.asarray(IDS[:, :3]))
+    small = compress.quantize(model)
+    assert 0 < relative(small(mg.asarray(IDS), mg.asarray(IDS[:, :3])), expected) < 0.05
+
+
+def test_masked_words_of_bert() -> None:
+    mg.random.seed(0)
+    config = BertConfig(vocab_size=70, features=32, num_layers=2, num_heads=4, hidden_features=64, max_length=16)
+    model = BertForMaskedLM(config).eval()
+    expected = model(mg.asarray(IDS))
+    small = compress.quantize(model)
+    assert 0 < relative(small(mg.asarray(IDS)), expected) < 0.05
 
 
 def test_decoding_with_a_cache_is_decoding_without() -> None:
