@@ -195,7 +195,7 @@ def multiply(layer: Any, rows: Any, lead: tuple[int, ...], relu: bool = False, *
 
 def like_input(y: Any, x: Tensor) -> Tensor:
     """A float32 result in the dtype of the input, where that is floating."""
-    return y if x.dtype == y.dtype or x.dtype not in dtypes.FLOATING else y.astype(x.dtype)
+    return y if x.dtype == y.dtype or x.dtype not in dtypes.FLOATING else y.astype(x.dtype)  # type: ignore[no-any-return]
 
 
 def checked_bits(who: str, bits: Any) -> int:

@@ -36,7 +36,7 @@ cdef extern from *:
     #define MG_INLINE static inline
     #endif
 
-    /* One row as integers in [-levels, levels], padded with zeros to an even number; the scale, NaN if it is not finite. */
+    /* One row as integers in [-levels, levels], padded with zeros to an even number; its scale, NaN if not finite. */
     static float mg_quantize(const float *x, Py_ssize_t n, float levels, int16_t *out) {
         int32_t most = 0;
         for (Py_ssize_t k = 0; k < n; k++) {
