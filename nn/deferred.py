@@ -39,6 +39,7 @@ class Deferred(Tensor):
     """
 
     _fill: Fill | None = None  # set while the shape is not known in full
+    keeps_dtype: bool = False  # whether `Module.to` leaves its dtype alone, as that of the scale of integers
 
     def __init__(self, data: Any) -> None:
         self._array = ops.tensor(data.detach() if isinstance(data, Tensor) else data)._array

@@ -403,7 +403,7 @@ class Module:
         if kind is not None and kind not in dtypes.FLOATING:
             raise DTypeError(message("to", "dtype", str(kind), "a floating dtype"))
         for _, t, _ in self._tensors():
-            wanted = kind if t.dtype in dtypes.FLOATING else None
+            wanted = kind if t.dtype in dtypes.FLOATING and not getattr(t, "keeps_dtype", False) else None
             moved = t.detach().to(dtype=wanted, device=device)
             if moved._array is not t._array:
                 t._array = moved._array

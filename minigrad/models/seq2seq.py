@@ -315,7 +315,10 @@ class Seq2Seq(Module):
             hidden = hidden * self.config.features**-0.5
         if self.output is not None:
             return self.output(hidden)  # type: ignore[no-any-return]
-        return ops.linear(hidden, (self.target_embedding or self.embedding).weight.mT)
+        table: Any = self.target_embedding or self.embedding
+        if hasattr(table, "int8_weight"):  # by compress.quantize: its weight would be made anew in every call
+            return table.project(hidden)  # type: ignore[no-any-return]
+        return ops.linear(hidden, table.weight.mT)
 
     def loss(
         self,
