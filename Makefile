@@ -18,7 +18,7 @@ copy_tree = mkdir -p $(1) && find $(1) -path '*/.venv' -prune -o -type f ! -name
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
 .NOTPARALLEL:
-.PHONY: help demo test dev lint format pytest wheel bench debug sanitize nightly clean
+.PHONY: help demo test dev lint format pytest wheel bench debug sanitize test-gpu nightly clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,9 @@ sanitize: ## the same under AddressSanitizer and UndefinedBehaviorSanitizer, in 
 	cd build/trees/sanitize && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
 		.venv/bin/python -m pytest --capture=sys $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.dev ## the tests of the GPU backend on a GPU, which must be there (pip install 'minigrad[gpu]')
+	MINIGRAD_TEST_GPU=1 $(PY) -m pytest tests/test_devices.py tests/test_cuda_sources.py $(PYTEST_ARGS)
 
 nightly: $(VENV)/.dev ## the tests with twenty times the examples, other ones in every run
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest $(PYTEST_ARGS)

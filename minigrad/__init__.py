@@ -604,7 +604,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # what stands on the engine is imported when it is first asked for: `import minigrad` must stay fast
-    if name in ("amp", "data", "io", "models", "nn", "optim", "testing"):
+    if name in ("amp", "cuda", "data", "io", "models", "nn", "optim", "testing"):
         import importlib
 
         return importlib.import_module(f"minigrad.{name}")

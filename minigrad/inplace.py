@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad import ops
 from minigrad._core import tape
+from minigrad.backend.devices import set_item, writeable
 from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops.scatter import as_key
 
@@ -30,7 +31,8 @@ def assign(t: Tensor, index: Any, value: Any) -> None:
     """``t[index] = value``."""
     if not isinstance(value, tape.TensorBase):
         with np.errstate(all="ignore"):
-            value = ops.asarray(np.asarray(value, t.dtype) if not hasattr(value, "dtype") else value)
+            value = np.asarray(value, t.dtype) if not hasattr(value, "dtype") else value
+            value = ops.asarray(value, device=t.device)
     if value.dtype != t.dtype:
         if not np.can_cast(value.dtype, t.dtype, "same_kind"):
             raise DTypeError(
@@ -42,7 +44,7 @@ def assign(t: Tensor, index: Any, value: Any) -> None:
         return
     # nothing is recorded: write into the memory itself; the op says what is wrong where NumPy refuses
     try:
-        t._array[as_key(index, "setitem")] = value._array
+        set_item(t._array, as_key(index, "setitem"), value._array)
     except (ValueError, IndexError, TypeError):
         ops.index_put(t.detach(), value.detach(), index)
         raise
@@ -84,7 +86,7 @@ def _write(t: Tensor, result: Tensor, name: str) -> None:
                 "Make a new tensor",
             )
         )
-    if not t._array.flags.writeable:
+    if not writeable(t._array):
         raise ValueError(
             message(
                 f"in-place {name}", "x", "a read-only tensor", "memory that may be written to", "Change a t.clone()"

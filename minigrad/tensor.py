@@ -9,8 +9,7 @@ import numpy as np
 
 from minigrad import inplace, ops, protocols
 from minigrad._core import arrays, dispatch, engine, tape
-from minigrad.backend import numpy as numpy_backend
-from minigrad.backend import rows
+from minigrad.backend import devices, rows
 from minigrad.dtypes import FLOATING
 from minigrad.errors import DeviceError, GradError, ShapeError, describe, message
 from minigrad.ops import conversion, registry
@@ -250,6 +249,8 @@ class Tensor(dispatch.Operators):
         """The values as a NumPy array in the same memory; the tensor must not require grad."""
         if self.requires_grad:
             raise GradError("numpy: the tensor requires grad, and NumPy would lose the graph. Call t.detach().numpy()")
+        if self.device != "cpu":
+            raise DeviceError(message("numpy", "x", f"a tensor on {self.device}", "one on the CPU", 'Call t.to("cpu")'))
         array: np.ndarray[Any, Any] = engine.to_numpy(self)
         return array
 
@@ -273,17 +274,8 @@ class Tensor(dispatch.Operators):
             device = target
         elif target is not None:
             dtype = target
-        if device is not None and str(device) != self.device:
-            raise DeviceError(
-                message(
-                    "to",
-                    "device",
-                    f"{device!r}",
-                    f"{self.device!r}, the only device there is",
-                    "A GPU needs minigrad[gpu]",
-                )
-            )
-        return self if dtype is None else ops.astype(self, dtype, copy=False)
+        moved = self if device is None else ops.to_device(self, device)
+        return moved if dtype is None else ops.astype(moved, dtype, copy=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
@@ -307,10 +299,12 @@ class Tensor(dispatch.Operators):
     def __dlpack__(
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: bool | None = None
     ) -> Any:
-        return self.numpy().__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
+        array = self._array if devices.is_foreign(self._array) and not self.requires_grad else self.numpy()
+        return array.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return engine.to_numpy(self).__dlpack_device__()  # type: ignore[no-any-return]
+        array = self._array if devices.is_foreign(self._array) else engine.to_numpy(self)
+        return array.__dlpack_device__()  # type: ignore[no-any-return]
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
         """The tensor on a device (array API standard)."""
@@ -321,6 +315,8 @@ class Tensor(dispatch.Operators):
             raise GradError("deepcopy: only leaves can be copied with their history. Call t.detach() or t.clone()")
         copied = self.__reduce__()
         made = copied[0](*(np.array(a, copy=True) if isinstance(a, np.ndarray) else a for a in copied[1]))
+        if self.device != "cpu":
+            made._array = devices.move(made._array, self.device, "deepcopy")
         memo[id(self)] = made
         if self._grad is not None:
             made._grad = self._grad.detach().clone()
@@ -692,8 +688,7 @@ def _rebuild(cls: type[Tensor], array: np.ndarray[Any, Any], requires_grad: bool
 
 
 tape.bind_tensor(Tensor)
-dispatch.bind_backend(numpy_backend.backend)
-dispatch.bind(ops, conversion.convert, registry.explain)
+dispatch.bind(ops, conversion.convert, registry.explain, devices.using)
 dispatch.bind_operators(registry.REGISTRY)
-engine.bind(ops, {np.ndarray: numpy_backend.backend, rows.RowSparse: rows.backend})
+engine.bind(ops)
 arrays.bind_expansion(rows.RowSparse, rows.RowSparse.dense)

@@ -54,7 +54,7 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
 
 def _fill(t: Tensor, values: Any) -> Tensor:
     with no_grad():
-        t[...] = values
+        t[...] = values.to(t.device) if isinstance(values, Tensor) else values
     return t
 
 

@@ -285,7 +285,7 @@ class DecoderCache:
 
 
 def _integers(name: str, value: Any) -> Ints:
-    found = np.asarray(value.numpy() if isinstance(value, Tensor) else value)
+    found = np.asarray(value.to("cpu").numpy() if isinstance(value, Tensor) else value)
     if found.dtype not in dtypes.INTEGER or found.ndim != 1:
         raise DTypeError(message("KVCache", name, value, "integers, one a sequence"))
     return found.astype(np.int64)

@@ -102,7 +102,7 @@ class Tables:
 
 def read_offset(offset: Offset, x: Tensor) -> int | np.ndarray[Any, Any]:
     """An offset of x as an int, or an array of them, none negative."""
-    found = np.asarray(offset.numpy() if isinstance(offset, Tensor) else offset)
+    found = np.asarray(offset.to("cpu").numpy() if isinstance(offset, Tensor) else offset)
     if found.dtype.kind not in "iu" or found.ndim > 1:
         raise TypeError(message("positions", "offset", offset, "an integer, or one for each sequence of the batch"))
     if found.ndim and len(found) not in (1, x.shape[0] if x.ndim > 2 else 1):

@@ -17,7 +17,7 @@ LAYERS = [
     {"backend"},
     {"ops"},
     {"tensor", "inplace", "protocols"},
-    {"autograd", "function", "random"},
+    {"autograd", "cuda", "function", "random"},
     {"nn"},
     {"optim", "amp", "data"},
     {"train", "parallel", "launch", "compress", "knowledge", "models", "io"},

@@ -90,7 +90,7 @@ def test_eye_is_numpy_s(rows: int, columns: int | None, k: int) -> None:
         (lambda: mg.full(2, "a"), DTypeError, "full: fill_value is 'a', needs a number"),
         (lambda: mg.full(2, [1, 2]), DTypeError, "full: fill_value is [1, 2], needs a number"),
         (lambda: mg.full(2, mg.tensor(1.0, requires_grad=True)), GradError, "the graph would be lost"),
-        (lambda: mg.zeros(2, device="cuda"), DeviceError, "zeros: device is 'cuda', needs 'cpu'"),
+        (lambda: mg.zeros(2, device="cuda"), DeviceError, "zeros: device is 'cuda', "),
         (lambda: mg.zeros_like(mg.zeros(2), device="cuda"), DeviceError, "'cuda'"),
         (lambda: mg.ones(2, dtype=mg.int32, requires_grad=True), GradError, "ones: requires_grad is True for a int32"),
         (lambda: mg.zeros(2, dtype="float8"), DTypeError, "zeros: dtype is 'float8'"),

@@ -503,7 +503,5 @@ def test_a_state_that_is_no_mapping_is_refused(state):
 def test_an_iterator_has_one_epoch() -> None:
     loader = data.DataLoader((i for i in range(3)), batch_size=2)
     assert [batch.tolist() for batch in loader] == [[0, 1], [2]]
-    with pytest.raises(
-        ValueError, match=r"DataLoader: dataset is .*generator.*, needs something whose __iter__"
-    ):
+    with pytest.raises(ValueError, match=r"DataLoader: dataset is .*generator.*, needs something whose __iter__"):
         iter(loader)

@@ -38,6 +38,7 @@ cdef dict _backends = {}             # array type -> backend record
 cdef object _namespace = None        # minigrad's own ops: the `xp` of a rule that runs on tensors
 cdef object _convert = None          # anything array-like -> tensor
 cdef object _explain = None          # the error of a failed body -> the error the user sees
+cdef object _using = None            # a block in which tensors are made on a device
 cdef object _inspect = None          # what detect_anomaly does with a result
 
 cdef object _float32 = np.dtype(np.float32)    # what half types are computed in
@@ -48,12 +49,12 @@ CAUGHT = (
 FLAGS = {"add": ADD, "subtract": SUBTRACT, "multiply": MULTIPLY, "divide": DIVIDE, "negative": NEGATIVE}
 
 
-def bind(namespace, convert, explain):
+def bind(namespace, convert, explain, using):
     """Give the dispatcher the op namespace and the Python halves of its slow paths."""
-    global _namespace, _convert, _explain, _is_finite, _spread, _user_site
+    global _namespace, _convert, _explain, _using, _is_finite, _spread, _user_site
     from minigrad._core.engine import is_finite, spread
     from minigrad._core.tape import user_site
-    _namespace, _convert, _explain = namespace, convert, explain
+    _namespace, _convert, _explain, _using = namespace, convert, explain, using
     _is_finite, _spread, _user_site = is_finite, spread, user_site
 
 
@@ -63,6 +64,21 @@ def bind_backend(backend):
     _backends[backend.array_type] = backend
     if backend.array_type is ndarray:
         _numpy_backend = backend
+
+
+cdef object foreign(object g):
+    """The first array that is not NumPy's among those of a cotangent or of tensors; None where there is none."""
+    cdef object part
+    if isinstance(g, (tuple, list)):
+        return next((found for found in map(foreign, g) if found is not None), None)
+    part = (<TensorBase>g)._array if isinstance(g, TensorBase) else g
+    return part if type(part) is not ndarray and type(part) in _backends else None
+
+
+cdef object located(object array):
+    """A block in which the device of an array is the current one, and tensors are made there."""
+    cdef object backend = _backends[type(array)]
+    return _using(backend.device(array), backend.elsewhere(array))
 
 
 cdef bint kernels_on():
@@ -380,6 +396,10 @@ cdef class Op(Rule):
                     uniform = False
         if backend is not _numpy_backend:
             self.find_backend(tensors)
+            array = foreign(tensors)
+            if array is not None and backend.elsewhere(array) is not None:
+                with located(array):
+                    return self.apply(given, params)
         record = record and recording()
         if uniform and common not in self.plain and _kernels and self.kernels and not (record and self.composed):
             out = self.run_half(backend, common, arrays, params)
@@ -427,7 +447,7 @@ cdef class Op(Rule):
                 if result is not None and result is not compute:
                     out = tuple([recast(part, result) if part.dtype == compute else part for part in out])
             else:
-                if type(out) is not ndarray:
+                if type(out) is not ndarray and type(out) not in _backends:
                     out = backend.asarray(out)
                 if result is not None and result is not compute and out.dtype == compute:
                     out = recast(out, result)
@@ -460,9 +480,13 @@ cdef class Op(Rule):
 
     cdef object compose(self, list tensors, dict params, bint autocast):
         """Run the generic body on tensors, so that the ops inside it are recorded; autocast leaves them alone."""
-        cdef object token = leave_region() if autocast else None
+        cdef object token = leave_region() if autocast else None, array
         try:
-            return self.body(_namespace, *tensors, **params)
+            array = foreign(tensors)
+            if array is None:
+                return self.body(_namespace, *tensors, **params)
+            with located(array):
+                return self.body(_namespace, *tensors, **params)
         except (DTypeError, GradError, DeviceError):
             raise
         except (ValueError, TypeError, IndexError) as error:
@@ -507,7 +531,7 @@ cdef class Op(Rule):
                 backend = _backends[type((<TensorBase>t)._array)]
                 if found is None:
                     found, first = backend, t
-                elif backend is not found:
+                elif backend is not found or (backend is not _numpy_backend and first.device != t.device):
                     raise DeviceError(
                         f"{self.name}: its inputs are on {first.device} and {t.device}, needs all on one device. "
                         "Move one with t.to(device)"
@@ -632,6 +656,13 @@ cdef class Op(Rule):
         return (<TensorBase>x).shape if kind == SHAPE else (<TensorBase>x).dtype
 
     cdef list pull(self, Node node, object g, unsigned long long want, bint create, list into):
+        cdef object array = foreign(g) if type(g) is not ndarray else None
+        if array is None:
+            return self.pull_here(node, g, want, create, into)
+        with located(array):    # what the rules make lies beside what they are given
+            return self.pull_here(node, g, want, create, into)
+
+    cdef list pull_here(self, Node node, object g, unsigned long long want, bint create, list into):
         # taken once: another thread may free the node while a rule runs
         cdef tuple parents = node.parents, saved = node.saved
         cdef dict params = node.params
@@ -916,4 +947,5 @@ cdef inline bint takes(object other):
     return (
         isinstance(other, TensorBase) or type(other) is float or type(other) is int
         or isinstance(other, (int, float, complex, np.ndarray, np.generic, list, tuple))
+        or type(other) in _backends
     )

@@ -52,10 +52,15 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def bind(namespace, backends):
-    """Give the engine the op namespace and the backends by array type."""
-    global _namespace, _backends
-    _namespace, _backends = namespace, backends
+def bind(namespace):
+    """Give the engine the op namespace."""
+    global _namespace
+    _namespace = namespace
+
+
+def bind_backend(backend):
+    """Register a backend by the type of its arrays."""
+    _backends[backend.array_type] = backend
 
 
 cdef struct Slot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,6 +101,7 @@ class NumpyBackend:
         self.namespace.sigmoid = sigmoid
         self.namespace.softplus = softplus
         self.namespace.keep_mask = keep_mask
+        self.namespace.getitem = operator.getitem
         self.namespace.index_add = index_add
         self.namespace.index_put = index_put
         self.namespace.index_extremum = index_extremum

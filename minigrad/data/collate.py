@@ -146,7 +146,7 @@ def to_array(item: Any) -> Array:
     if isinstance(item, np.ndarray):
         return item
     if isinstance(item, Tensor):
-        return item.detach().numpy()
+        return item.detach().to("cpu").numpy()
     if isinstance(item, float):  # NumPy's float64 is one too, and keeps its dtype
         return np.asarray(item, None if isinstance(item, np.generic) else np.float32)
     if isinstance(item, (int, np.generic)) or hasattr(item, "__array__"):

@@ -265,7 +265,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _array(value: Any) -> Array:
-    return value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    return value.detach().to("cpu").numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _joined(arrays: list[Array], axis: int) -> Array:

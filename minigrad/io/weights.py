@@ -242,7 +242,7 @@ def _limit(shard_bytes: Any) -> int | None:
 def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
     """A contiguous array of a dtype that the format has: safetensors reads the memory as it lies."""
     try:
-        array = np.asarray(value.detach().numpy() if isinstance(value, Tensor) else value, order="C")
+        array = np.asarray(value.detach().to("cpu").numpy() if isinstance(value, Tensor) else value, order="C")
     except ValueError:  # rows of several lengths
         raise TypeError(message("save_weights", name, describe(value), "a tensor")) from None
     if array.dtype not in DTYPES.values():

@@ -172,7 +172,7 @@ class Rows:
             for row, fresh in zip(ids, self._pending):
                 row[: len(fresh)] = fresh
             lengths = None if (counts == counts[0]).all() else ops.asarray(counts)
-            logits = decoding.advance(ops.asarray(ids), lengths).detach().numpy()
+            logits = decoding.advance(ops.asarray(ids), lengths).detach().to("cpu").numpy()
         self._held = self._held + counts
         if self.looks_back and self.seen is None:
             self.seen = np.zeros(logits.shape, np.bool_)

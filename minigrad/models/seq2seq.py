@@ -291,7 +291,7 @@ class Seq2Seq(Module):
         if self.target_relative is not None:
             new: Any = target.shape[1]
             if cache is not None and target_lengths is not None:
-                new = ops.asarray(target_lengths).numpy()
+                new = ops.asarray(target_lengths).to("cpu").numpy()
             bias = self.target_relative(target.shape[1], int(np.max(start + new)), start)
         lengths = {"key_lengths": target_lengths, "memory_lengths": memory_lengths}
         return self.decoder(x, memory, bias=bias, cache=cache, **lengths)  # type: ignore[no-any-return]

@@ -11,23 +11,26 @@ import numpy as np
 from minigrad import dtypes
 from minigrad._core import dispatch, tape
 from minigrad._core.cpu import Kernel
-from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, describe, message
+from minigrad.backend import devices
+from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops.registry import Array, keep, op
 from minigrad.ops.samples import A, case, error
 
 if TYPE_CHECKING:
     from minigrad.tensor import Tensor
 
-__all__ = ["asarray", "astype", "convert", "copy", "from_dlpack", "new", "tensor", "to_array"]
+__all__ = ["asarray", "astype", "convert", "copy", "from_dlpack", "new", "tensor", "to_array", "to_device"]
+
+CUDA = (2, 13)  # the kinds of devices of DLPack that CUDA reaches: its own memory, and managed
 
 
-def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = None) -> np.ndarray[Any, Any]:
-    """An array of a dtype that minigrad has from any array-like: nested lists, NumPy arrays, numbers, DLPack.
+def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = None) -> Any:
+    """An array of a dtype that minigrad has from any array-like: nested lists, arrays, numbers, DLPack.
 
     Python floats become float32, whatever NumPy thinks of them; arrays keep their dtype.
     """
     wanted = None if dtype is None else dtypes.as_dtype(dtype, who)
-    array = _read(value, wanted, who)
+    array = value if devices.is_foreign(value) else _read(value, wanted, who)
     native = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
     if native not in dtypes.ALL:
         if array.dtype == object:
@@ -46,7 +49,7 @@ def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = Non
         _check_cast(array.dtype, wanted, who)
         with np.errstate(all="ignore"):
             return dispatch.recast(array, wanted)  # type: ignore[no-any-return]
-    return np.array(array, copy=True) if copy else array
+    return array.copy(order="K") if copy else array
 
 
 def _read(value: Any, wanted: dtypes.DType | None, who: str) -> np.ndarray[Any, Any]:
@@ -120,13 +123,6 @@ def _typed(value: Any) -> bool:
     return hasattr(value, "dtype") or hasattr(value, "__array__") or isinstance(value, memoryview)
 
 
-def check_device(device: Any, who: str) -> None:
-    """Refuse a device that is not there."""
-    if device not in (None, "cpu"):
-        need = "'cpu', the only device there is"
-        raise DeviceError(message(who, "device", f"{device!r}", need, "A GPU needs minigrad[gpu]"))
-
-
 def as_number(who: str, name: str, value: Any, kinds: tuple[type, ...] = (int, float, complex)) -> Any:
     """A Python number from a number, or from an array or tensor without axes."""
     if isinstance(value, tape.TensorBase) and value.requires_grad:
@@ -156,8 +152,11 @@ def as_index(who: str, name: str, value: Any) -> int:
 
 
 def new(array: Any, *, requires_grad: bool = False, device: Any = None, who: str = "tensor") -> Tensor:
-    """Wrap an array as a leaf."""
-    check_device(device, who)
+    """Wrap an array as a leaf; NumPy's goes to the default device where none is given."""
+    if device is not None:
+        array = devices.move(array, device, who)
+    elif type(array) is np.ndarray and devices.default_device() != "cpu":
+        array = devices.move(array, None, who)
     if requires_grad and array.dtype not in dtypes.FLOATING:
         got = f"True for a {array.dtype} tensor"
         raise GradError(message(who, "requires_grad", got, "a floating dtype", "Cast with dtype=mg.float32"))
@@ -237,13 +236,13 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | 
     >>> t
     tensor([1., 0.], dtype=float64)
     """
-    check_device(device, "asarray")
     if isinstance(obj, tape.TensorBase):
         wanted = obj.dtype if dtype is None else dtypes.as_dtype(dtype, "asarray")
         if copy is False and wanted != obj.dtype:
             raise _cast_needed("asarray", obj.dtype, wanted)
-        return astype(obj, wanted, copy=bool(copy))  # type: ignore[arg-type]
-    return new(to_array(obj, dtype, who="asarray", copy=copy), who="asarray")
+        moved = obj if device is None else _moved(obj, device, "asarray")  # type: ignore[arg-type]
+        return astype(moved, wanted, copy=bool(copy))  # type: ignore[arg-type]
+    return new(to_array(obj, dtype, who="asarray", copy=copy), device=device, who="asarray")
 
 
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
@@ -276,16 +275,16 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
     >>> mg.from_dlpack(np.arange(3))
     tensor([0, 1, 2])
     """
-    check_device(device, "from_dlpack")
     if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
         hint = "mg.asarray takes anything array-like"
         raise DTypeError(message("from_dlpack", "x", x, "an array with __dlpack__", hint))
+    backend, _ = devices.backend_of("cuda" if x.__dlpack_device__()[0] in CUDA else "cpu", "from_dlpack")
     try:
-        array = np.from_dlpack(x)
+        array = backend.namespace.from_dlpack(x)
     except (BufferError, RuntimeError) as error:
-        need = "memory on the CPU of a dtype that NumPy has"
+        need = f"memory of a dtype that {backend.array_type.__module__} has"
         raise BufferError(message("from_dlpack", "x", x, need, str(error))) from None
-    return new(to_array(array, who="from_dlpack", copy=copy), who="from_dlpack")
+    return new(to_array(array, who="from_dlpack", copy=copy), device=device, who="from_dlpack")
 
 
 def convert(op: Any, argument: str, value: Any) -> Tensor:
@@ -307,6 +306,52 @@ def as_operand(who: str, argument: str, value: Any) -> Tensor:
     if isinstance(value, np.generic):
         value = value.item()  # NumPy's scalars are as weak as Python's
     return tape.new_tensor(to_array(value, who=who))  # type: ignore[no-any-return]
+
+
+@op(dtype=keep, amp="keep")
+def _to_device(xp: Any, x: Array, /, device: str, source: str) -> Array:
+    if isinstance(x, tape.TensorBase):
+        return to_device(x, device)
+    moved = devices.move(x, device, "to")
+    return x.copy() if moved is x else moved
+
+
+_to_device.vjp(0)(lambda xp, g, *, device, source: _to_device.body(xp, g, source, device))
+_to_device.samples(case((2, 3), device="cpu", source="cpu"), case((), device="cpu", source="cpu"))
+
+
+def to_device(x: Tensor, device: Any) -> Tensor:
+    """The tensor on a device; itself where it lies there. The graph runs through it.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape.
+    device : str
+        ``"cpu"``, ``"cuda"`` (the current GPU), ``"cuda:1"``.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device, or CuPy or a driver is missing.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> x = mg.ones(2)
+    >>> x.to("cpu") is x
+    True
+    """
+    return _moved(x, device, "to")
+
+
+def _moved(x: Tensor, device: Any, who: str) -> Tensor:
+    _, name = devices.backend_of(device, who)
+    return x if x.device == name else _to_device(x, device=name, source=x.device)
 
 
 @op(dtype=keep.but(same=False), view=True, needs="a dtype that it can be cast to")
@@ -357,7 +402,8 @@ def astype(x: Tensor, dtype: Any, /, *, copy: bool = True, device: Any = None) -
     >>> mg.astype(mg.tensor([1.7]), mg.int64)
     tensor([1])
     """
-    check_device(device, "astype")
+    if device is not None:
+        x = _moved(x, device, "astype")
     wanted = dtypes.as_dtype(dtype, "astype")
     if not copy and isinstance(x, tape.TensorBase) and x.dtype == wanted:  # type: ignore[redundant-expr]
         return x

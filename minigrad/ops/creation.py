@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 import numpy as np
 
 from minigrad import dtypes
+from minigrad.backend import devices
 from minigrad.errors import DTypeError, ShapeError, describe, message
-from minigrad.ops.conversion import as_number, asarray, astype, convert, copy, from_dlpack, new, tensor, to_array
+from minigrad.ops.conversion import (
+    as_number,
+    asarray,
+    astype,
+    convert,
+    copy,
+    from_dlpack,
+    new,
+    tensor,
+    to_array,
+    to_device,
+)
 from minigrad.ops.ranges import arange, linspace, meshgrid
 from minigrad.ops.registry import Array, keep, op
 from minigrad.ops.samples import case, error
@@ -20,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "arange", "asarray", "astype", "convert", "copy", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like",
-    "linspace", "meshgrid", "new", "one_hot", "ones", "ones_like", "tensor", "to_array", "zeros", "zeros_like",
+    "linspace", "meshgrid", "new", "one_hot", "ones", "ones_like", "tensor", "to_array", "to_device", "zeros",
+    "zeros_like",
 ]  # fmt: skip
 
 Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
@@ -41,22 +54,21 @@ def as_shape(shape: Any, who: str) -> tuple[int, ...]:
 def _filled(who: str, value: Any, shape: Any, wanted: dtypes.DType, device: Any, requires_grad: bool) -> Tensor:
     """A leaf with one value everywhere; None leaves the memory as it comes."""
     extents = as_shape(shape, who)
+    backend, name = devices.backend_of(device, who)
+    xp = backend.namespace
     try:
         if value is None:
-            array = np.empty(extents, wanted)
+            array = xp.empty(extents, wanted)
+        elif isinstance(value, int) and not value:  # zeros are free: the system hands out zeroed pages
+            array = xp.zeros(extents, wanted)
         else:
             with np.errstate(all="ignore"):  # a float beyond the dtype is inf, silently as everywhere
-                # zeros are free: the system hands out zeroed pages
-                array = (
-                    np.zeros(extents, wanted)
-                    if isinstance(value, int) and not value
-                    else np.full(extents, value, wanted)
-                )
+                array = xp.full(extents, value, wanted)
     except OverflowError:
         raise OverflowError(message(who, "fill_value", value, f"a value that {wanted} can hold")) from None
     except ValueError as reason:
         raise ShapeError(message(who, "shape", f"{extents}", "a shape that NumPy can make", str(reason))) from None
-    return new(array, requires_grad=requires_grad, device=device, who=who)
+    return new(array, requires_grad=requires_grad, device=name, who=who)
 
 
 def zeros(shape: Shape, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

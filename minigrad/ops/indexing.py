@@ -47,7 +47,7 @@ __all__ = [
 
 @op(dtype=keep, view=True, needs="an index into x: " + PARTS)
 def _getitem(xp: Any, x: Array, /, index: Key) -> Array:
-    return x[index]
+    return xp.getitem(x, index)
 
 
 _getitem.vjp(0)(lambda xp, g, x_shape, *, index: xp.index_add(x_shape, index, g))

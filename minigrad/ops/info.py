@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minigrad import dtypes
-from minigrad.ops.conversion import check_device
+from minigrad.backend import devices
 
 __all__ = ["__array_api_version__", "__array_namespace_info__"]
 
@@ -30,7 +30,7 @@ class NamespaceInfo:
 
     def default_dtypes(self, *, device: str | None = None) -> dict[str, dtypes.DType]:
         """The dtypes that creation functions choose, by kind."""
-        check_device(device, "default_dtypes")
+        devices.backend_of(device, "default_dtypes")
         return {
             "real floating": dtypes.default_float,
             "complex floating": dtypes.complex64,
@@ -42,7 +42,7 @@ class NamespaceInfo:
         self, *, device: str | None = None, kind: str | tuple[str, ...] | None = None
     ) -> dict[str, dtypes.DType]:
         """The dtypes of the standard by name: all of them, or those of a kind (see `isdtype`)."""
-        check_device(device, "dtypes")
+        devices.backend_of(device, "dtypes")
         return {str(dtype): dtype for dtype in STANDARD if kind is None or dtypes.isdtype(dtype, kind)}
 
 

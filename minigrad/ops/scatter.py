@@ -66,7 +66,7 @@ def _index_add(xp: Any, values: Array, /, shape: tuple[int, ...], index: Key) ->
     return xp.index_add(shape, index, values)
 
 
-_index_add.vjp(0)(lambda xp, g, *, index: g[index])
+_index_add.vjp(0)(lambda xp, g, *, index: xp.getitem(g, index))
 _index_add.kernel("cpu", dtypes.float32, dtypes.float64)(Kernel("embedding", "index_add"))
 _index_add.kernel("cpu", dtypes.float32, dtypes.float64, vjp=0)(Kernel("embedding", "index_add_vjp"))
 _index_add.samples(
@@ -141,13 +141,13 @@ def _(xp: Any, g: Array, *, index: Key) -> Array:
 
 @_index_put.vjp(1)
 def _(xp: Any, g: Array, x_shape: tuple[int, ...], *, index: Key) -> Array:
-    taken = g[index]
+    taken = xp.getitem(g, index)
     if not has_arrays(index):
         return taken
     # where a place occurs more than once, only the value that was written last has an influence
     turn = xp.reshape(xp.arange(taken.size), taken.shape)
     last = xp.index_put(xp.zeros(x_shape, dtype=turn.dtype), turn, index)
-    return xp.where(xp.equal(last[index], turn), taken, xp.zeros_like(taken))
+    return xp.where(xp.equal(xp.getitem(last, index), turn), taken, xp.zeros_like(taken))
 
 
 _index_put.samples(
@@ -209,11 +209,11 @@ def _index_extremum(xp: Any, x: Array, values: Array, /, index: Key, largest: bo
 def _(
     xp: Any, g: Array, x: Array, values: Array, out: Array, x_shape: tuple[int, ...], *, index: Key, largest: bool
 ) -> tuple[Array, Array]:
-    kept, written = xp.equal(x, out), xp.equal(values, out[index])
+    kept, written = xp.equal(x, out), xp.equal(values, xp.getitem(out, index))
     ties = xp.astype(kept, g.dtype) + xp.index_add(x_shape, index, xp.astype(written, g.dtype))
     share = g / ties
     nothing = xp.zeros((), dtype=g.dtype)
-    return xp.where(kept, share, nothing), xp.where(written, share[index], nothing)
+    return xp.where(kept, share, nothing), xp.where(written, xp.getitem(share, index), nothing)
 
 
 _index_extremum.samples(

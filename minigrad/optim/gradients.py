@@ -15,6 +15,7 @@ import numpy as np
 from minigrad import dtypes
 from minigrad._core import tape
 from minigrad._core.cpu import Kernel
+from minigrad.backend.devices import writeable
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import describe, message
 from minigrad.nn.module import Module
@@ -154,7 +155,7 @@ def writable(parameters: Iterable[Tensor]) -> list[Array]:
         grad = p._grad
         assert grad is not None
         g = widen(grad._array)
-        if type(g) is not RowSparse and (grad._node is not None or grad._leaf or not g.flags.writeable):
+        if type(g) is not RowSparse and (grad._node is not None or grad._leaf or not writeable(g)):
             g = g.copy()
         if g is not grad._array:
             p._grad = tape.new_tensor(g)
@@ -181,4 +182,4 @@ def scale(parameters: Iterable[Tensor], factor: float) -> list[Array]:
 def is_finite(g: Array) -> bool:
     """Whether all elements are finite: their sum is then, unless it overflows, and needs no memory."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.add.reduce(g, axis=None)) or np.isfinite(g).all())
+        return bool(np.isfinite(g.sum()) or np.isfinite(g).all())

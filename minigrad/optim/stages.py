@@ -164,7 +164,7 @@ def wide(x: Array) -> Array:
 
 def _follow(master: Array, x: Array) -> None:
     """Where a half weight is no longer its master weight rounded, somebody has written to it: take its value."""
-    other = np.asarray(cast(master, x.dtype)).view(np.uint16) != np.asarray(x).view(np.uint16)
+    other = cast(master, x.dtype).view(np.uint16) != x.view(np.uint16)
     if other.any():
         np.copyto(master, cast(x, dtypes.float32), where=other)
 

@@ -118,7 +118,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, (bool, str)):
         return str(value)
     if isinstance(value, Tensor):
-        value = value.detach().numpy()
+        value = value.detach().to("cpu").numpy()
     array = np.asarray(value)
     if array.ndim:
         return json.dumps(array.tolist())

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minigrad.backend import devices
 from minigrad.dtypes import FLOATING, float32
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.nn.checks import number
@@ -39,9 +40,9 @@ class Rows(NamedTuple):
 def host(who: str, name: str, value: Any) -> Array:
     """What a metric was given as an array of NumPy; a half one in float32."""
     if isinstance(value, Tensor):
-        value = value.detach().numpy()
-    elif hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"):
-        value = value.get()
+        value = value.detach().to("cpu").numpy()
+    elif devices.is_foreign(value):
+        value = devices.move(value, "cpu", "metrics")
     array = value if isinstance(value, np.ndarray) else np.asarray(value)
     if array.dtype in FLOATING and array.dtype.itemsize == 2:
         array = array.astype(float32)

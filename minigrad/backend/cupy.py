@@ -1,0 +1,248 @@
+"""The CuPy backend: the array namespace that op bodies see on a GPU. Nothing outside `backend` imports CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import cupy
+import numpy as np
+
+from minigrad.backend import cuda
+from minigrad.errors import DeviceError, message
+
+__all__ = ["CupyBackend", "backend"]
+
+Array = Any
+
+
+def getitem(x: Array, index: Any) -> Array:
+    """``x[index]``."""
+    return x[placed(index)]
+
+
+def index_add(shape: tuple[int, ...], index: Any, values: Array) -> Array:
+    """Zeros of `shape` with `values` added at `index`; an index that occurs twice gets both."""
+    if values.dtype.itemsize == 2 and values.dtype.kind in "fV":  # no atomic sums of half types
+        return index_add(shape, index, values.astype(np.float32)).astype(values.dtype)
+    if values.dtype == np.bool_ or (values.dtype.kind == "i" and values.dtype.itemsize < 4):
+        return index_add(shape, index, values.astype(np.int32)).astype(values.dtype)
+    out = cupy.zeros(shape, values.dtype)
+    cupy.add.at(out, placed(index), values)
+    return out
+
+
+def index_put(x: Array, values: Array, index: Any) -> Array:
+    """A copy of `x` with ``copy[index] = values``."""
+    out = x.copy()
+    out[placed(index)] = values
+    return out
+
+
+def index_extremum(x: Array, values: Array, index: Any, largest: bool) -> Array:
+    """A copy of `x` that has the larger (or smaller) of itself and `values` at `index`; duplicates all count."""
+    out = x.copy()
+    (cupy.maximum if largest else cupy.minimum).at(out, placed(index), values)
+    return out
+
+
+def placed(index: Any) -> Any:
+    """An index whose arrays lie on the GPU."""
+    if isinstance(index, tuple):
+        return tuple(map(placed, index))
+    return cupy.asarray(index) if isinstance(index, np.ndarray) else index
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)); where exp overflows, the result is the right 0."""
+    return 1 / (1 + cupy.exp(-x))
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + exp(x)) without overflow."""
+    return cupy.maximum(x, 0) + cupy.log1p(cupy.exp(-cupy.abs(x)))
+
+
+def unstack(x: Array, axis: int = 0) -> tuple[Array, ...]:
+    """The parts along an axis."""
+    return tuple(cupy.moveaxis(x, axis, 0))
+
+
+def vecdot(x: Array, y: Array, axis: int = -1) -> Array:
+    """Scalar products along an axis, conjugate in `x`."""
+    return cupy.sum(cupy.conj(x) * y, axis=axis)
+
+
+def diagonal(x: Array, offset: int = 0) -> Array:
+    """That of the matrices in the last two axes."""
+    return cupy.diagonal(x, offset, -2, -1)
+
+
+def repeat(x: Array, repeats: Any, axis: int | None = None) -> Array:
+    """Elements or slices in a row, each so many times."""
+    return cupy.repeat(x, repeats if isinstance(repeats, int) else repeats.tolist(), axis=axis)
+
+
+def svdvals(x: Array) -> Array:
+    """Singular values."""
+    return cupy.linalg.svd(x, compute_uv=False)
+
+
+def vector_norm(x: Array, axis: Any = None, keepdims: bool = False, ord: float = 2) -> Array:
+    """The norm over axes."""
+    axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
+    axes = tuple(a % x.ndim for a in axes)
+    sizes = cupy.abs(x)
+    if ord == np.inf:
+        return cupy.max(sizes, axis=axes, keepdims=keepdims)
+    if ord == -np.inf:
+        return cupy.min(sizes, axis=axes, keepdims=keepdims)
+    if ord == 0:
+        return cupy.sum((sizes != 0).astype(sizes.dtype), axis=axes, keepdims=keepdims)
+    return cupy.sum(sizes**ord, axis=axes, keepdims=keepdims) ** (1 / ord)
+
+
+def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of CuPy that takes NumPy's arrays too, as constants: the places that a body has computed."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, np.ndarray) for a in args):
+            args = tuple(cupy.asarray(a) if isinstance(a, np.ndarray) else a for a in args)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def gpu(name: str) -> Any:
+    """The device of a name with a number; as a block it is the current one."""
+    return cupy.cuda.Device(int(name.partition(":")[2]))
+
+
+class CupyBackend:
+    """What the dispatcher asks of a backend, as NumPy's has it."""
+
+    name = "cuda"
+    array_type = cupy.ndarray
+
+    def __init__(self) -> None:
+        names = {name: value for name, value in vars(cupy).items() if not name.startswith("_")}
+        linalg = {name: value for name, value in vars(cupy.linalg).items() if not name.startswith("_")}
+        from cupyx.scipy.special import erf
+
+        own = {
+            "erf": erf,
+            "sigmoid": sigmoid,
+            "softplus": softplus,
+            "keep_mask": cuda.keep_mask,
+            "getitem": getitem,
+            "index_add": index_add,
+            "index_put": index_put,
+            "index_extremum": index_extremum,
+            "repeat": repeat,
+            "unstack": unstack,
+            "vecdot": vecdot,
+        }
+        products = {"diagonal": diagonal, "svdvals": svdvals, "vector_norm": vector_norm}
+        constants = {name: on_gpu(names[name]) for name in ("where", "take", "take_along_axis", "equal")}
+        self.namespace = SimpleNamespace(**names | constants | own | {"linalg": SimpleNamespace(**linalg | products)})
+
+    def check(self, who: str, name: str) -> None:
+        """Raise DeviceError where there is no GPU that CuPy can use."""
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise DeviceError(message(who, "device", f"{name!r}", f"an NVIDIA GPU and its driver ({error})")) from None
+        if not count:
+            raise DeviceError(message(who, "device", f"{name!r}", "an NVIDIA GPU; CuPy finds none"))
+
+    def full_name(self, name: str, who: str) -> str:
+        """The name with its number; that of ``"cuda"`` is the current device's."""
+        number = name.partition(":")[2]
+        found = int(number) if number else cupy.cuda.runtime.getDevice()
+        count = cupy.cuda.runtime.getDeviceCount()
+        if found >= count:
+            raise DeviceError(message(who, "device", f"{name!r}", f"a number below {count}, that of the GPUs"))
+        return f"cuda:{found}"
+
+    @staticmethod
+    def count() -> int:
+        """How many GPUs there are."""
+        return cupy.cuda.runtime.getDeviceCount()  # type: ignore[no-any-return]
+
+    @staticmethod
+    def use(name: str) -> None:
+        """Make a device the current one of this thread."""
+        gpu(name).use()
+
+    @staticmethod
+    def synchronize(name: str) -> None:
+        """Wait for a device."""
+        gpu(name).synchronize()
+
+    @staticmethod
+    def memory_stats(name: str) -> dict[str, int]:
+        """Bytes of the pool and of the device."""
+        with gpu(name):
+            free, total = cupy.cuda.runtime.memGetInfo()
+            pool = cupy.get_default_memory_pool()
+            used, held, limit = pool.used_bytes(), pool.total_bytes(), pool.get_limit()
+        return {"used": used, "held": held, "limit": limit, "free": free, "total": total}
+
+    @staticmethod
+    def empty_cache() -> None:
+        """Give back what the pools hold."""
+        cupy.get_default_memory_pool().free_all_blocks()
+        cupy.get_default_pinned_memory_pool().free_all_blocks()
+
+    @staticmethod
+    def limit_memory(size: int | None, fraction: float | None) -> None:
+        """Limit the pool of the current device."""
+        cupy.get_default_memory_pool().set_limit(size=size, fraction=fraction)
+
+    @staticmethod
+    def properties(name: str) -> dict[str, Any]:
+        """What a device is."""
+        found = cupy.cuda.runtime.getDeviceProperties(gpu(name).id)
+        return {
+            "name": found["name"].decode(),
+            "compute_capability": (found["major"], found["minor"]),
+            "multiprocessors": found["multiProcessorCount"],
+            "total_memory": found["totalGlobalMem"],
+        }
+
+    placed = staticmethod(placed)
+
+    @staticmethod
+    def elsewhere(array: Array) -> Any:
+        """A block in which the array's device is the current one; None where it is."""
+        return None if array.device.id == cupy.cuda.runtime.getDevice() else array.device
+
+    @staticmethod
+    def asarray(value: Any, dtype: Any = None) -> Array:
+        """Any array-like as an array of this backend, without a copy where it is one."""
+        return cupy.asarray(value, dtype)
+
+    @staticmethod
+    def copy(array: Array) -> Array:
+        """An own, contiguous copy."""
+        return cupy.array(array, order="C", copy=True)
+
+    @staticmethod
+    def device(array: Array) -> str:
+        """The name of the device that an array lies on."""
+        return f"cuda:{array.device.id}"
+
+    @staticmethod
+    def place(array: Array, name: str) -> Array:
+        """A copy of an array of any backend on a device."""
+        with gpu(name):
+            return cupy.array(array) if isinstance(array, cupy.ndarray) else cupy.asarray(np.asarray(array))
+
+    @staticmethod
+    def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+        """A copy of the array on the CPU."""
+        return cupy.asnumpy(array)  # type: ignore[no-any-return]
+
+
+backend = CupyBackend()

@@ -1,0 +1,110 @@
+"""Devices: their names, and the backend whose arrays lie there. A GPU's is made when it is first asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+from minigrad._core import dispatch, engine
+from minigrad.backend import numpy, rows
+from minigrad.errors import DeviceError, describe, message
+
+__all__ = ["add_backend", "backend_of", "default_device", "is_foreign", "move", "set_item", "using", "writeable"]
+
+Array = Any
+NAME = re.compile(r"cpu|cuda(:\d+)?")
+
+_backends: dict[type, Any] = {}  # by the type of their arrays
+_default: ContextVar[str] = ContextVar("device", default="cpu")
+
+
+def add_backend(backend: Any) -> None:
+    """Make a backend known to the core."""
+    _backends[backend.array_type] = backend
+    engine.bind_backend(backend)
+    if backend is not rows.backend:  # ops see the full array
+        dispatch.bind_backend(backend)
+
+
+def default_device() -> str:
+    """Where tensors are made that are not told where."""
+    return _default.get()
+
+
+@contextmanager
+def using(device: str, current: AbstractContextManager[Any] | None = None) -> Iterator[None]:
+    """Make tensors on a device in the block: what the rules of a graph make lies where the graph does.
+
+    `current` is a block that makes the device the current one, where it is another.
+    """
+    token = _default.set(device)
+    try:
+        with current or nullcontext():
+            yield
+    finally:
+        _default.reset(token)
+
+
+def backend_of(device: Any, who: str) -> tuple[Any, str]:
+    """The backend of a device, and the full name of the device; None is the default.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such device, or what it needs is not installed.
+    """
+    name = _default.get() if device is None else device
+    if name == "cpu":
+        return numpy.backend, name
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise DeviceError(message(who, "device", describe(device), "'cpu', 'cuda', or 'cuda:0' and so on"))
+    cuda = _cuda(who, name)
+    return cuda, cuda.full_name(name, who)
+
+
+def _cuda(who: str, name: str) -> Any:
+    try:
+        from minigrad.backend import cupy
+    except ImportError as error:
+        got, hint = f"{name!r}, and {error}", "Install it with: pip install 'minigrad[gpu]'"
+        raise DeviceError(message(who, "device", got, "CuPy", hint)) from None
+    if cupy.backend.array_type not in _backends:
+        cupy.backend.check(who, name)
+        add_backend(cupy.backend)
+    return cupy.backend
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether a value is an array of a backend other than NumPy's."""
+    if type(value).__module__.partition(".")[0] == "cupy" and hasattr(value, "dtype"):
+        _cuda("asarray", "cuda")
+        return type(value) in _backends
+    return False
+
+
+def set_item(array: Array, index: Any, values: Array) -> None:
+    """``array[index] = values``."""
+    if type(array) is not numpy.backend.array_type and type(array) in _backends:
+        index = _backends[type(array)].placed(index)
+    array[index] = values
+
+
+def writeable(array: Array) -> bool:
+    """Whether an array may be written to; only NumPy knows some that may not."""
+    return getattr(array.flags, "writeable", True)  # type: ignore[no-any-return]
+
+
+def move(array: Array, device: Any, who: str) -> Array:
+    """An array on a device; itself where it lies there."""
+    backend, name = backend_of(device, who)
+    source = _backends[type(array)]
+    if source.device(array) == name:
+        return array
+    return source.to_numpy(array) if backend is numpy.backend else backend.place(array, name)
+
+
+for _backend in (numpy.backend, rows.backend):
+    add_backend(_backend)

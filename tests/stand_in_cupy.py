@@ -1,0 +1,276 @@
+"""A stand-in for CuPy on machines without a GPU: its arrays are NumPy's inside, and as strict as CuPy's outside.
+
+NumPy's functions refuse them or hand over to this module, they do not mix with NumPy's arrays, results without axes
+are arrays, and what CuPy's namespace lacks is missing here too. Two devices are told apart by a number.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minigrad._core import philox, special
+
+# public names of NumPy 2.4 that CuPy 14.2 lacks, as far as they are functions on arrays
+MISSING = {
+    "block", "einsum_path", "emath", "errstate", "frompyfunc", "geomspace", "histogram_bin_edges", "insert", "isnat",
+    "ma", "matvec", "nanpercentile", "nanquantile", "ndenumerate", "nditer", "polyder", "polydiv", "polyint", "spacing",
+    "test", "unstack", "vecdot", "vecmat",
+}  # fmt: skip
+MISSING_LINALG = {
+    "diagonal", "matrix_norm", "multi_dot", "outer", "svdvals", "tensordot", "test", "trace", "vecdot", "vector_norm",
+}  # fmt: skip
+CONVERT = {"asarray", "array", "ascontiguousarray", "asfortranarray"}  # take NumPy's arrays
+KEPT = (type, np.dtype, int, float, str, type(None), types.ModuleType)
+
+
+class Device:
+    """A device by its number; as a context it is the current one."""
+
+    current = 0
+
+    def __init__(self, number: int = 0) -> None:
+        self.id = number
+
+    def __enter__(self) -> None:
+        self.before, Device.current = Device.current, self.id
+
+    def __exit__(self, *error: object) -> None:
+        Device.current = self.before
+
+    def use(self) -> None:
+        Device.current = self.id
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Pool:
+    """A pool of memory that remembers its limit."""
+
+    limit = 0
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        Pool.limit = int(fraction * 1000) if size is None else size  # type: ignore[operator]
+
+    def get_limit(self) -> int:
+        return Pool.limit
+
+    def used_bytes(self) -> int:
+        return 10
+
+    def total_bytes(self) -> int:
+        return 20
+
+    def free_all_blocks(self) -> None:
+        pass
+
+
+class ndarray:
+    """An array that lies elsewhere."""
+
+    __module__ = "cupy"
+
+    def __init__(self, values: Any, number: int | None = None) -> None:
+        self.values, self.device = values, Device(Device.current if number is None else number)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("values", "device", "ctypes", "data"):
+            raise AttributeError(name)
+        found = getattr(self.values, name)
+        return wrapped(found) if callable(found) else boxed(found) if isinstance(found, np.ndarray) else found
+
+    @property
+    def flags(self) -> Any:
+        own = self.values.flags
+        return types.SimpleNamespace(c_contiguous=own.c_contiguous, f_contiguous=own.f_contiguous)
+
+    def __getitem__(self, index: Any) -> ndarray:
+        return boxed(self.values[opened(index)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.values[opened(index)] = opened(value)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method != "__call__" or ufunc.__name__ in MISSING:
+            return NotImplemented
+        return boxed(ufunc(*map(opened, inputs), **{name: opened(value) for name, value in kwargs.items()}))
+
+    def __array_function__(self, function: Any, kinds: Any, args: Any, kwargs: Any) -> Any:
+        own = getattr(sys.modules["cupy"], function.__name__, None)
+        return NotImplemented if own is None else own(*args, **kwargs)
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def __float__(self) -> float:
+        return float(self.values)
+
+    def __int__(self) -> int:
+        return int(self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[ndarray]:
+        return (boxed(part) for part in self.values)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.values.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device.id
+
+
+BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+
+
+def operator(name: str) -> Callable[..., Any]:
+    """One of Python's operators."""
+
+    def call(self: ndarray, *others: Any) -> Any:
+        made = getattr(self.values, name)(*map(opened, others))
+        if made is NotImplemented:
+            return made
+        return self if made is self.values else boxed(made)
+
+    return call
+
+
+for _name in BINARY:
+    for _kind in (f"__{_name}__", f"__r{_name}__", *([] if _name == "matmul" else [f"__i{_name}__"])):
+        setattr(ndarray, _kind, operator(_kind))
+for _name in ("lt", "le", "eq", "ne", "gt", "ge", "neg", "pos", "abs", "invert"):
+    setattr(ndarray, f"__{_name}__", operator(f"__{_name}__"))
+
+
+def opened(value: Any) -> Any:
+    """What lies inside; an array of NumPy's with axes is refused, as CuPy does."""
+    if isinstance(value, ndarray):
+        if value.device.id != Device.current:
+            raise ValueError(f"Array device must be same as the current device: {value.device.id}")
+        return value.values
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(opened, value))
+    return value
+
+
+def boxed(value: Any) -> Any:
+    """A result; one without axes is an array too."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return ndarray(np.asarray(value))
+    if isinstance(value, tuple):
+        parts = [boxed(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return [boxed(part) for part in value] if isinstance(value, list) else value
+
+
+def wrapped(function: Callable[..., Any], convert: bool = False) -> Callable[..., Any]:
+    """A function of NumPy on what lies inside."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if convert and isinstance(args[0], np.ndarray):
+            return boxed(function(*args, **kwargs))
+        return boxed(function(*map(opened, args), **{name: opened(value) for name, value in kwargs.items()}))
+
+    if isinstance(function, np.ufunc):
+        call.at = lambda x, *rest: function.at(opened(x), *map(opened, rest))  # type: ignore[attr-defined]
+    return call
+
+
+def namespace(source: Any, missing: set[str]) -> dict[str, Any]:
+    """The functions of a module of NumPy."""
+    made = {}
+    for name, value in vars(source).items():
+        if not name.startswith("_") and name not in missing:
+            made[name] = value if isinstance(value, KEPT) else wrapped(value, name in CONVERT)
+    return made
+
+
+class RawModule:
+    """Compiled kernels, whose work Python does here."""
+
+    def __init__(self, code: str, options: tuple[str, ...]) -> None:
+        self.code = code
+
+    def get_function(self, name: str) -> Callable[..., None]:
+        if f" {name}(" not in self.code:
+            raise KeyError(name)
+        return KERNELS[name]
+
+
+def keep_mask(grid: Any, block: Any, arguments: Any) -> None:
+    seed, counter, first, threshold, n, out = arguments
+    assert grid[0] * block[0] * 4 >= n
+    kept = np.empty(int(first) % 4 + int(n), np.uint8)
+    philox.fill_keep_mask(int(seed), int(counter), int(threshold) / 2.0**32, kept, int(first) // 4)
+    out.values[...] = kept[int(first) % 4 :].astype(np.bool_)
+
+
+KERNELS = {"keep_mask": keep_mask}
+
+
+def module(devices: int) -> dict[str, types.ModuleType]:
+    """The modules that take CuPy's place."""
+    cupy = types.ModuleType("cupy")
+    vars(cupy).update(namespace(np, MISSING))
+    error = type("CUDARuntimeError", (RuntimeError,), {})
+
+    def count() -> int:
+        if not devices:
+            raise error("cudaErrorNoDevice: no CUDA-capable device is detected")
+        return devices
+
+    properties = {"name": b"stand-in", "major": 9, "minor": 0, "multiProcessorCount": 132, "totalGlobalMem": 1000}
+    runtime = types.SimpleNamespace(
+        getDeviceCount=count,
+        getDevice=lambda: Device.current,
+        CUDARuntimeError=error,
+        memGetInfo=lambda: (900, 1000),
+        getDeviceProperties=lambda number: properties,
+    )
+    made: dict[str, Any] = {
+        "ndarray": ndarray,
+        "linalg": types.SimpleNamespace(**namespace(np.linalg, MISSING_LINALG)),
+        "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),
+        "asnumpy": lambda x: np.array(x.values),
+        "from_dlpack": lambda x: ndarray(np.array(x.values) if isinstance(x, ndarray) else np.from_dlpack(x)),
+        "RawModule": RawModule,
+        "get_default_memory_pool": Pool,
+        "get_default_pinned_memory_pool": Pool,
+    }
+    vars(cupy).update(made)
+    functions = types.ModuleType("cupyx.scipy.special")
+    functions.erf = wrapped(special.erf)  # type: ignore[attr-defined]
+    names = {"cupy": cupy, "cupyx": types.ModuleType("cupyx"), "cupyx.scipy": types.ModuleType("cupyx.scipy")}
+    return names | {"cupyx.scipy.special": functions}
+
+
+@contextmanager
+def installed(devices: int = 2) -> Iterator[None]:
+    """Let ``import cupy`` find the stand-in in the block."""
+    from minigrad import backend
+    from minigrad.backend import devices as known
+
+    taken = [name for name in sys.modules if name.startswith(("minigrad.backend.cupy", "minigrad.backend.cuda"))]
+    assert not taken, "the backend of CuPy is there already"
+    sys.modules.update(module(devices))
+    try:
+        yield
+    finally:
+        for name in [*sys.modules]:
+            if name.startswith(("minigrad.backend.cupy", "minigrad.backend.cuda", "cupy")):
+                del sys.modules[name]
+        for name in ("cupy", "cuda"):
+            vars(backend).pop(name, None)
+        known._backends.pop(ndarray, None)
