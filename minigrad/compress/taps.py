@@ -23,7 +23,7 @@ def capture(model: Module, taps: Iterable[str]) -> Iterator[dict[str, Tensor]]:
 
     A tap is the path of a module, as `named_modules` has it. Where a module gives several tensors a colon and a key
     follow, a number for tuples and lists, a name for dicts, dataclasses and named tuples: ``"encoder:0"``,
-    ``"encoder.lstm:state"``. ``"...self_attention:weights"`` asks a `MultiHeadAttention` for its weights, (batch,
+    ``"decoder:hidden"``. ``"...self_attention:weights"`` asks a `MultiHeadAttention` for its weights, (batch,
     heads, queries, keys), before dropout. The path ``""`` is the model itself.
 
     Nothing of it is left in the model afterwards.
