@@ -230,9 +230,8 @@ def main() -> None:
             tried = {lr: lab.fit(side, lr, args.seed + 1000).validation for lr in args.lr} if len(args.lr) > 1 else {}
             rates[side] = max(tried, key=tried.__getitem__) if tried else args.lr[0]
             runs[side] = [lab.fit(side, rates[side], args.seed + k) for k in range(args.runs)]
-        print(
-            f"{len(seen[0])} images, {args.epochs} epochs; lr {', '.join(f'{side} {rates[side]:g}' for side in SIDES)}"
-        )
+        chosen = ", ".join(f"{side} {rates[side]:g}" for side in SIDES)
+        print(f"{len(seen[0])} images, {args.epochs} epochs; learning rates: {chosen}")
         print("\n  seed  alone  distilled   test accuracy, %")
         for k, (alone, distilled) in enumerate(zip(runs["alone"], runs["distilled"], strict=True)):
             print(f"{args.seed + k:6}  {100 * alone.accuracy:5.2f}  {100 * distilled.accuracy:9.2f}")

@@ -35,7 +35,7 @@ def gradients(model: nn.Module) -> dict[str, Any]:
     return {name: None if p.grad is None else p.grad.numpy() for name, p in model.named_parameters()}
 
 
-# --- the loss ----------------------------------------------------------------------------------------------------------
+# --- the loss ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -91,7 +91,7 @@ def test_several_questions_and_numbers(kind: str) -> None:
     np.testing.assert_allclose(found.item(), 0.6 * hard.item() + 0.4 * soft.item(), rtol=1e-6)
 
 
-# --- the teacher -------------------------------------------------------------------------------------------------------
+# --- the teacher ------------------------------------------------------------------------------------------------------
 
 
 class Stateful(nn.Module):
@@ -172,7 +172,7 @@ def test_an_error_leaves_no_hooks() -> None:
         assert all(m._is_plain for m in model.modules())
 
 
-# --- training ----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -309,7 +309,7 @@ def test_ranks_make_the_step_of_one_process() -> None:
         assert theirs.tobytes() == teacher.tobytes()
 
 
-# --- teachers ----------------------------------------------------------------------------------------------------------
+# --- teachers ---------------------------------------------------------------------------------------------------------
 
 
 def test_several_teachers_are_averaged_at_the_temperature() -> None:
@@ -358,7 +358,7 @@ def test_generations_learn_from_each_other() -> None:
     assert not any(m.training for m in made)
 
 
-# --- taps and layer maps -----------------------------------------------------------------------------------------------
+# --- taps and layer maps ----------------------------------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -415,7 +415,7 @@ def test_outputs_of_any_form(form: Any, keys: Any) -> None:
     by_function.loss(by_function(x), y)
     assert by_function.parts["soft"].item() == distiller.parts["soft"].item()
     without = compress.Distiller(student, teacher)
-    with pytest.raises(ValueError, match="needs one tensor. It has (logits, hidden|0, 1)"):
+    with pytest.raises(ValueError, match=r"needs one tensor\. It has (logits, hidden|0, 1); a key"):
         without(x)
 
 
@@ -500,7 +500,7 @@ def test_copied_layers_start_as_the_teachers() -> None:
     assert bits(small.norm) == bits(teacher.norm)
 
 
-# --- on disk -----------------------------------------------------------------------------------------------------------
+# --- on disk ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_distilled_student_is_saved_smaller_and_loaded_the_same(tmp_path: Path) -> None:
@@ -521,7 +521,7 @@ def test_a_distilled_student_is_saved_smaller_and_loaded_the_same(tmp_path: Path
     np.testing.assert_array_equal(loaded(x).detach().numpy(), distiller.student(x).detach().numpy())
 
 
-# --- errors ------------------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -548,11 +548,11 @@ def test_models_that_are_refused() -> None:
         compress.Distiller(student, nn.Sequential([student]))
     with pytest.raises(ValueError, match=r"0\.weight waits for its first batch, needs a trained model"):
         compress.Distiller(student, nn.Sequential([nn.Dense(3)]))
-    with pytest.raises(TypeError, match="teacher is .* needs a Module, several, or an EMATeacher"):
+    with pytest.raises(TypeError, match=r"teacher is .* needs a Module, several, or an EMATeacher"):
         compress.Distiller(student, 3)
-    with pytest.raises(TypeError, match="terms is .* needs objects such as Hint"):
+    with pytest.raises(TypeError, match=r"terms is .* needs objects such as Hint"):
         compress.Distiller(student, net(3, seed=1), terms=["0"])
-    with pytest.raises(ValueError, match="0 and not all|at least one"):
+    with pytest.raises(ValueError, match="teachers is empty, needs at least one"):
         compress.Ensemble([])
     with pytest.raises(ValueError, match="2 numbers of at least 0"):
         compress.Ensemble([net(3), net(3)], [1.0])

@@ -229,7 +229,7 @@ def test_examples_of_several_lengths_are_refused_and_leave_nothing(tmp_path: Pat
             return tuple(super().__getitem__(index).values())
 
     distiller = compress.Distiller(Echo(), Echo(), alpha=1.0, loss=None, kind="regression")
-    with pytest.raises(ValueError, match="needs examples of one shape. Pad all of them to one length"):
+    with pytest.raises(ValueError, match=r"needs examples of one shape\. Pad all of them to one length"):
         distiller.cache(tmp_path / "cache", Ragged(ragged=True), batch_size=1)
     assert not os.listdir(tmp_path)
     with pytest.raises(ValueError, match="dataset is empty"):
