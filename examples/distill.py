@@ -194,13 +194,13 @@ def plot(runs: dict[str, list[Run]], lab: Lab, teacher_accuracy: float, path: st
     with mg.no_grad():
         soft = mg.softmax(lab.teacher(first) / lab.args.temperature, axis=-1).numpy()
     doubtful = soft.max(axis=-1).argsort()[:4]
-    right.suptitle(f"What it says of training images, at temperature {lab.args.temperature:g}", fontsize=11)
+    right.suptitle(f"What the teacher says of images, at temperature {lab.args.temperature:g}", fontsize=11)
     grid = right.subplots(4, 2, width_ratios=(1, 3))
     for (shown, bars), i in zip(grid, doubtful, strict=False):
         shown.imshow(first[int(i)].numpy(), cmap="gray_r")
         shown.axis("off")
         bars.bar(range(10), soft[i], color="tab:blue")
-        bars.set(xticks=range(10), yticks=[], ylim=(0, 1))
+        bars.set(xticks=range(10), yticks=[], ylim=(0, 1.05 * soft[doubtful].max()))
         bars.spines[["top", "left", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

@@ -246,6 +246,36 @@ def test_it_learns_in_a_trainer(precision: str | None) -> None:
     assert all(p.dtype == mg.float32 for p in distiller.parameters())
 
 
+def test_a_nan_is_found_in_its_layer() -> None:
+    distiller = make()
+    with mg.no_grad():
+        distiller.student[1].weight[0, 0] = float("nan")
+    trainer = train.Trainer(distiller, distiller.loss)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 0, batch 0: .*student\.1"):
+        trainer.fit(tensors(), verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["PGD", "SAM"])
+def test_steps_of_several_passes(kind: str) -> None:
+    distiller = make()
+    mg.random.seed(0)
+    distiller.terms[0].projection.complete(5, 8)
+    optimizer: Any = optim.Adam(distiller.parameters(), lr=0.03)
+    if kind == "SAM":
+        optimizer = optim.SAM(optimizer)
+    adversary = train.PGD(0.05, 0.02, 2) if kind == "PGD" else None
+    trainer = train.Trainer(distiller, distiller.loss, optimizer, adversary=adversary, seed=0)
+    history = trainer.fit(tensors(64), epochs=6, verbose=0)
+    assert history["loss"][-1] < 0.9 * history["loss"][0]
+
+
+def test_an_error_of_the_teacher_names_its_layer() -> None:
+    teacher = nn.Sequential([nn.Dense(8, in_features=6), nn.Dense(3, in_features=9)])
+    distiller = compress.Distiller(net(5, 3), teacher)
+    with pytest.raises(ValueError, match=r"^teacher\.1.*9 features"):
+        distiller(tensors()[0])
+
+
 def test_a_loop_of_ones_own_makes_the_trainers_steps() -> None:
     x, y = tensors()
     batches = [(x[:8], y[:8]), (x[8:], y[8:])]
@@ -415,7 +445,7 @@ def test_outputs_of_any_form(form: Any, keys: Any) -> None:
     by_function.loss(by_function(x), y)
     assert by_function.parts["soft"].item() == distiller.parts["soft"].item()
     without = compress.Distiller(student, teacher)
-    with pytest.raises(ValueError, match=r"needs one tensor\. It has (logits, hidden|0, 1); a key"):
+    with pytest.raises(ValueError, match=r"needs one tensor\. It has (logits, hidden|0, 1)(, note)?; a key"):
         without(x)
 
 

@@ -13,7 +13,7 @@ from minigrad.compress.soft_targets import check_kind
 from minigrad.compress.taps import capture, check_tap, pick
 from minigrad.compress.teacher_cache import Indexed, TeacherCache, checksum
 from minigrad.compress.teachers import EMATeacher, Ensemble
-from minigrad.errors import describe, message
+from minigrad.errors import describe, layer_path, message
 from minigrad.io.files import FilePath
 from minigrad.nn.checks import kept_buffers, number, positive
 from minigrad.nn.mode import evaluation
@@ -250,13 +250,13 @@ class Distiller(Module):
     def _run_teacher(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
         teacher = self.teacher
         own = None if isinstance(teacher, Ensemble) else self.output
-        with (
-            no_grad(),
-            evaluation(),
-            kept_buffers(teacher.buffers()),
-            capture(teacher, self._taps("teacher_tap")) as found,
-        ):
-            found[OUTPUT] = pick(f"{NAME}: teacher", teacher(*args, **kwargs), own).detach()
+        taps = self._taps("teacher_tap")
+        token = layer_path.set("teacher")  # what an error says
+        try:
+            with no_grad(), evaluation(), kept_buffers(teacher.buffers()), capture(teacher, taps) as found:
+                found[OUTPUT] = pick(f"{NAME}: teacher", teacher(*args, **kwargs), own).detach()
+        finally:
+            layer_path.reset(token)
         return found
 
     # --- the teacher on disk ----------------------------------------------------------------------------------------

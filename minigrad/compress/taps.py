@@ -26,7 +26,7 @@ def capture(model: Module, taps: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     ``"decoder:hidden"``. ``"...self_attention:weights"`` asks a `MultiHeadAttention` for its weights, (batch,
     heads, queries, keys), before dropout. The path ``""`` is the model itself.
 
-    Nothing of it is left in the model afterwards.
+    Nothing of it is left in the model afterwards. While it lasts, the model is for one thread alone.
 
     Parameters
     ----------
@@ -57,9 +57,10 @@ def capture(model: Module, taps: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     {'layers.0': (2, 5, 16), 'layers.1.self_attention:weights': (2, 4, 5, 5)}
     """
     found: dict[str, Tensor] = {}
-    modules = dict(model.named_modules())
+    wanted = dict.fromkeys(taps)
+    modules = dict(model.named_modules()) if wanted else {}
     with ExitStack() as stack:
-        for tap in dict.fromkeys(taps):
+        for tap in wanted:
             path, key = split_tap(model, tap, modules)
             module = modules[path]
             if isinstance(module, MultiHeadAttention) and key == WEIGHTS:
