@@ -112,10 +112,10 @@ def _plus(total: Tensor | None, value: Tensor) -> Tensor:
 
 def _masked(mask: Any) -> Tensor:
     """The weights of rows whose examples all weigh the same, and their tokens too."""
-    mask = ops.astype(ops.asarray(mask), dtypes.float32)
-    counts = ops.sum(ops.reshape(mask, (mask.shape[0], -1)), axis=1)
-    shape = (mask.shape[0], *[1] * (mask.ndim - 1))
-    return mask / ops.reshape(ops.maximum(counts, 1.0) * mask.shape[0], shape)
+    counted = ops.astype(ops.asarray(mask), dtypes.float32)
+    examples = counted.shape[0]
+    tokens = ops.maximum(ops.sum(ops.reshape(counted, (examples, -1)), axis=1), 1.0)
+    return ops.divide(counted, ops.reshape(tokens * examples, (examples, *[1] * (counted.ndim - 1))))
 
 
 def taken_at(found: dict[str, Tensor], tap: str | None, who: str) -> Tensor:

@@ -200,7 +200,7 @@ def example_sums(inputs: Any, count: int) -> Array:
             raise ValueError(message("Distiller", "inputs", leaf, f"{count} examples, as there are numbers"))
         array = leaf.detach().numpy()
         begin = zlib.crc32(f"{array.dtype} {array.shape[1:]}".encode())
-        raw = np.ascontiguousarray(array).view(np.uint8).reshape(count, -1) if count else ()
+        raw: Any = np.ascontiguousarray(array).view(np.uint8).reshape(count, -1) if count else ()
         sums = [zlib.crc32(row, so_far ^ begin) for row, so_far in zip(raw, sums, strict=True)]
     return np.array(sums, np.uint32)
 
@@ -258,7 +258,7 @@ def write(target: Path, key: str, count: int, batches: Iterable[tuple[int, dict[
                     hint = "Pad all of them to one length, in the dataset or with collate="
                     raise ValueError(message("Distiller.cache", "what the teacher gives", got, need, hint))
                 if entry["name"] in mapped:
-                    raw = np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)
+                    raw: Any = np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)
                     mapped[entry["name"]][done : done + len(array)] = raw
             done += len(batch[SEEN])
         if done != count:
