@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import compress, data, io, nn, optim, parallel, train
+from minigrad import amp, compress, data, io, nn, optim, parallel, train
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the ranks get this path
 functions = importlib.import_module("distill_functions")
@@ -373,6 +373,17 @@ def test_a_mean_teacher_follows() -> None:
     assert not any(p.requires_grad for p in mean.model.parameters())
 
 
+def test_a_mean_teacher_does_not_count_steps_that_an_overflow_skips() -> None:
+    student = net(5, 3)
+    mean = compress.EMATeacher(student, 0.5)
+    distiller = compress.Distiller(student, mean)
+    trainer = train.Trainer(distiller, distiller.loss, "sgd", lr=0.1, precision="fp16", callbacks=[mean])
+    trainer.scaler = amp.GradScaler(init_scale=2.0**40)
+    trainer.fit(tensors(), epochs=40, batch_size=24, verbose=0)
+    assert trainer.skipped > 0
+    assert mean.average.updates == trainer.step == 40 - trainer.skipped
+
+
 def test_generations_learn_from_each_other() -> None:
     x, y = tensors()
     losses = []
@@ -483,6 +494,12 @@ def test_layer_maps_rise(own: int, more: int, mapping: str) -> None:
     if (own + more) % own == 0 and mapping == "uniform":
         steps = np.diff([-1, *found])
         assert (steps == (own + more) // own).all()
+
+
+def test_layer_maps_round_up() -> None:
+    assert compress.layer_map(2, 3) == [1, 2]
+    assert compress.layer_map(3, 4) == [1, 2, 3]
+    assert compress.layer_map(2, 5) == [2, 4]
 
 
 def test_layer_maps_that_do_not_fit() -> None:
