@@ -207,6 +207,37 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(cut: list[int], alpha: floa
         np.testing.assert_allclose(found, whole[name], rtol=0, atol=1e-12)
 
 
+@given(cut=st.integers(1, 7), seed=st.integers(0, 50), short=st.integers(2, 5))
+def test_texts_of_several_lengths_make_the_step_of_the_whole(cut: int, seed: int, short: int) -> None:
+    """Targets of tokens, some ignored; the first part is padded less than the whole."""
+    rng = np.random.default_rng(seed)
+    lengths = np.r_[rng.integers(1, short + 1, cut), rng.integers(1, 7, 8 - cut)]
+    ids, labels = rng.integers(1, 9, (8, 6)), rng.integers(0, 3, (8, 6))
+    padding = np.arange(6) >= lengths[:, None]
+    ids[padding], labels[padding] = 0, -1
+
+    def reader(features: int, first: int) -> nn.Sequential:
+        mg.random.seed(first)
+        layers = [nn.Embedding(9, features, dtype=mg.float64), nn.Dense(3, in_features=features, dtype=mg.float64)]
+        return nn.Sequential(layers)
+
+    def weights(parts: list[tuple[Any, Any]]) -> list[Any]:
+        terms = [compress.Hint("0", projection=False), compress.Hint("0", projection=False, distance="cosine")]
+        hard = nn.CrossEntropyLoss(ignore_index=-1)
+        distiller = compress.Distiller(reader(4, 0), reader(4, 1), 2.0, 0.5, loss=hard, terms=terms)
+        optimizer = optim.SGD(distiller.parameters(), lr=1.0)
+        train.Trainer(distiller, distiller.loss, optimizer, accumulate=2).fit(parts, verbose=0)
+        return [p.detach().numpy() for p in distiller.parameters()]
+
+    pieces = [(ids[:cut, :short], labels[:cut, :short]), (ids[cut:], labels[cut:])]
+    whole, found = (
+        weights([(mg.asarray(ids), mg.asarray(labels))]),
+        weights([tuple(map(mg.asarray, p)) for p in pieces]),
+    )
+    for a, b in zip(whole, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
 def test_padding_does_not_count() -> None:
     """A mask, and lengths: what stands behind a text changes neither the loss nor the gradient."""
     sizes = {"features": 8, "norm": "post"}
