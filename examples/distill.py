@@ -1,7 +1,7 @@
 """Distill a network that reads MNIST into one of a fraction of its size, beside the same small network trained alone.
 
 python examples/distill.py
-python examples/distill.py --data folder/with/idx/files --hidden 64 --runs 3
+python examples/distill.py --data folder/with/idx/files --images 60000 --epochs 10 --hidden 32
 """
 
 import argparse
@@ -28,18 +28,16 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="MNIST's four .gz files; without it they come from the cache or the network")
     add("--teacher-hidden", type=positive, nargs="+", default=[512, 512], help="units of the teacher's hidden layers")
-    add(
-        "--teacher-epochs", type=positive, default=15, help="passes of the teacher, over images that are moved a little"
-    )
-    add("--hidden", type=positive, nargs="+", default=[32], help="units of the student's hidden layers")
-    add("--epochs", type=positive, default=10, help="passes of a student")
-    add("--images", type=positive, help="how many images a student is trained on; all by default")
+    add("--teacher-epochs", type=positive, default=6, help="passes of the teacher, over images that are moved a little")
+    add("--hidden", type=positive, nargs="+", default=[64], help="units of the student's hidden layers")
+    add("--epochs", type=positive, default=30, help="passes of a student")
+    add("--images", type=positive, default=3000, help="how many images a student sees; the teacher has seen all")
     add("--batch-size", type=positive, default=128, help="images in one step")
     add(
         "--lr",
         type=float,
         nargs="+",
-        default=[1e-3, 3e-3, 1e-2],
+        default=[3e-3, 1e-2, 3e-2],
         help="the best one for validation is taken, for each side",
     )
     add("--temperature", type=float, default=4.0, help="of the soft targets")
@@ -218,20 +216,21 @@ def main() -> None:
     teacher_accuracy = accuracy(teacher, test_set)
     count, own = (sum(p.size for p in m.parameters()) for m in (teacher, build(args.hidden)))
     seconds = time.perf_counter() - begin
-    print(f"teacher: {count:,} parameters, test accuracy {teacher_accuracy:.2%}, {seconds:.0f} s")
-    print(f"student: {own:,} parameters, {own / count:.1%} of the teacher's")
+    seen = f"{len(train_set[0])} images, test accuracy {teacher_accuracy:.2%}"
+    print(f"teacher: {count:,} parameters, {seen}, {seconds:.0f} s")
+    print(f"student: {own:,} parameters, {own / count:.1%} of the teacher's", flush=True)
 
-    seen = tuple(part[: args.images] for part in train_set)
+    few = tuple(part[: args.images] for part in train_set)
     runs: dict[str, list[Run]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(args, teacher, (seen, validation_set, test_set), os.path.join(folder, "teacher.cache"))
+        lab = Lab(args, teacher, (few, validation_set, test_set), os.path.join(folder, "teacher.cache"))
         rates = {}
         for side in SIDES:
             tried = {lr: lab.fit(side, lr, args.seed + 1000).validation for lr in args.lr} if len(args.lr) > 1 else {}
             rates[side] = max(tried, key=tried.__getitem__) if tried else args.lr[0]
             runs[side] = [lab.fit(side, rates[side], args.seed + k) for k in range(args.runs)]
         chosen = ", ".join(f"{side} {rates[side]:g}" for side in SIDES)
-        print(f"{len(seen[0])} images, {args.epochs} epochs; learning rates: {chosen}")
+        print(f"students: {len(few[0])} images, {args.epochs} epochs; learning rates: {chosen}")
         print("\n  seed  alone  distilled   test accuracy, %")
         for k, (alone, distilled) in enumerate(zip(runs["alone"], runs["distilled"], strict=True)):
             print(f"{args.seed + k:6}  {100 * alone.accuracy:5.2f}  {100 * distilled.accuracy:9.2f}")

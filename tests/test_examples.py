@@ -398,8 +398,8 @@ def test_distill(tmp_path, mnist_folder):
     small = ("--teacher-hidden", "160", "--teacher-epochs", "8", "--hidden", "12", "--epochs", "12", "--runs", "2")
     options = ("--batch-size", "16", "--lr", "0.003", "0.01", "--plot", "picture.png")
     text = run(tmp_path, "distill.py", "--data", mnist_folder, *small, *options)
-    assert "570 images, 12 epochs; learning rates: alone 0.0" in text
-    assert float(re.search(r"teacher: [\d,]+ parameters, test accuracy ([\d.]+)%", text)[1]) > 80
+    assert "students: 570 images, 12 epochs; learning rates: alone 0.0" in text
+    assert float(re.search(r"teacher: [\d,]+ parameters, 570 images, test accuracy ([\d.]+)%", text)[1]) > 80
     rows = re.findall(r"^ +([01]) +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
     assert len(rows) == 2
     assert all(float(value) > 80 for _, *values in rows for value in values)
