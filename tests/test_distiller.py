@@ -491,6 +491,20 @@ def test_outputs_of_any_form(form: Any, keys: Any) -> None:
         without(x)
 
 
+def test_the_whole_model_is_a_tap_beside_its_output() -> None:
+    student, teacher = Several(Pair, 4), Several(Pair, 4, seed=1)
+    terms = [compress.Hint(":hidden", projection=False), compress.Hint(projection=False)]
+    distiller = compress.Distiller(student, teacher, output="logits", terms=terms)
+    x, y = tensors()
+    distiller.loss(distiller(x), y)
+    for i, name in enumerate(("hidden", "logits")):
+        wanted = compress.hint_loss(getattr(student(x), name), getattr(teacher(x), name)).item()
+        np.testing.assert_allclose(distiller.parts[f"{i}: Hint"].item(), wanted, rtol=1e-6)
+    terms[0].student_tap = terms[0].teacher_tap = ""
+    with pytest.raises(ValueError, match="a key says which"):
+        distiller(x)
+
+
 def test_attention_weights_are_those_of_the_layer() -> None:
     mg.random.seed(0)
     layer = nn.TransformerEncoderLayer(2, 16, features=8, dropout=0.3).eval()

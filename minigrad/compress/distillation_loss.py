@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTPUT", "Call", "DistillationLoss", "taken_at"]
 
 NAME = "Distiller"
-OUTPUT = ""  # the name of the teacher's output among what is kept of it
+OUTPUT = "(output)"  # the name of a model's output among what is kept of it; no tap has it
 
 
 class Call:

@@ -150,7 +150,7 @@ class TeacherCache:
                 wanted = sums.unpack(file.read(sums.size))
                 for entry, place, need in zip(entries, offsets, wanted):
                     if sum_of(file, place, size_of(entry)) != need:
-                        raise _damaged(target, f"with other bytes in {entry['name'] or 'output'!r} than were written")
+                        raise _damaged(target, f"with other bytes in {entry['name']!r} than were written")
         except FileNotFoundError:
             raise DataError(message("TeacherCache", "path", str(target), "a file that is there")) from None
         except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -221,7 +221,7 @@ def filled(
         found = {name: t.detach().numpy() for name, t in run(args, kwargs).items()}
         for name, array in found.items():
             if not array.ndim or len(array) != count:
-                got = f"of shape {array.shape} in {name or 'the output'!r}"
+                got = f"of shape {array.shape} in {name!r}"
                 raise ValueError(message("Distiller.cache", "what the teacher gives", got, f"{count} examples first"))
         yield len(args), {**found, SEEN: example_sums((args, sorted(kwargs.items())), count)}
 
