@@ -232,7 +232,7 @@ def write(target: Path, key: str, count: int, batches: Iterable[tuple[int, dict[
         raise ValueError(message("Distiller.cache", "dataset", "empty", "at least one example"))
     with replacing(target) as temporary:
         entries: list[dict[str, Any]] = []
-        mapped: dict[str, Array] = {}
+        mapped: dict[str, np.memmap[Any, Any]] = {}
         done, start = 0, 0
         for positional, batch in batches:
             if not entries:
@@ -263,8 +263,8 @@ def write(target: Path, key: str, count: int, batches: Iterable[tuple[int, dict[
             done += len(batch[SEEN])
         if done != count:
             raise ValueError(message("Distiller.cache", "dataset", f"{done} examples", f"{count}, as its length says"))
-        for array in mapped.values():
-            array.flush()  # type: ignore[attr-defined]
+        while mapped:  # closed too: some systems rename no file that is mapped
+            mapped.popitem()[1].flush()
         with open(temporary, "rb+") as file:
             sums = [sum_of(file, at, size_of(entry)) for entry, at in zip(entries, places(entries, start))]
             file.seek(0, os.SEEK_END)
