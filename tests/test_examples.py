@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -391,6 +392,48 @@ def test_sentence_embeddings(tmp_path):
     assert "picture" not in alone
 
 
+def test_distill(tmp_path, mnist_folder):
+    for package in ("matplotlib", "safetensors"):
+        pytest.importorskip(package)
+    small = ("--teacher-hidden", "160", "--teacher-epochs", "8", "--hidden", "12", "--epochs", "12", "--runs", "2")
+    options = ("--batch-size", "16", "--lr", "0.003", "0.01", "--plot", "picture.png")
+    text = run(tmp_path, "distill.py", "--data", mnist_folder, *small, *options)
+    assert "students: 570 images, 12 epochs; learning rates: alone 0.0" in text
+    assert float(re.search(r"teacher: [\d,]+ parameters, 570 images, test accuracy ([\d.]+)%", text)[1]) > 80
+    rows = re.findall(r"^ +([01]) +([\d.]+) +([\d.]+)$", text, re.MULTILINE)
+    assert len(rows) == 2
+    assert all(float(value) > 80 for _, *values in rows for value in values)
+    means = dict(re.findall(r"^ *(alone|distilled): ([\d.]+) ± ", text, re.MULTILINE))
+    gain = float(re.search(r"distilling gains (-?[\d.]+) ± ", text)[1])
+    assert abs(float(means["distilled"]) - float(means["alone"]) - gain) < 0.02
+    large, little = re.search(r"files: teacher ([\d,]+) bytes, student ([\d,]+) bytes", text).groups()
+    assert int(little.replace(",", "")) < int(large.replace(",", "")) / 10
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_distill_minilm(tmp_path):
+    """A few steps bring the real MiniLM's student closer to it."""
+    for package in ("matplotlib", "safetensors", "tokenizers"):
+        pytest.importorskip(package)
+    example = runpy.run_path(str(EXAMPLES / "distill_minilm.py"))
+    fetched(example["MODEL"], {example["FOLDER"] + name: digest for name, digest in example["FILES"].items()})
+    sentences = [line for topic in topics.values() for line in topic.splitlines() if len(line) > 40]
+    (tmp_path / "manual.txt").write_text("\n".join(sentences[:600]), encoding="utf-8")
+    small = ("--steps", "8", "--batch-size", "16", "--held-out", "60", "--sentences", "400", "--layers", "1")
+    text = run(tmp_path, "distill_minilm.py", "--data", "manual.txt", *small, "--plot", "map.png", "--save", "student")
+    before, after = (
+        float(found) for found in re.findall(r"^(?:before|after): +Pearson (-?[\d.]+)", text, re.MULTILINE)
+    )
+    assert after > before + 0.05
+    losses = [float(found) for found in re.findall(r"loss ([\d.]+)", text)]
+    assert losses[-1] < losses[0]
+    files = [int(found.replace(",", "")) for found in re.findall(r"file ([\d,]+) bytes", text)]
+    assert files[1] < 0.7 * files[0]
+    assert (tmp_path / "student" / "model.safetensors").stat().st_size == files[1]
+    assert "loaded again, the student makes the same vectors" in text
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
 def refused(folder, name, *arguments):
     """The status and what an example says that will not run."""
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -400,7 +443,7 @@ def refused(folder, name, *arguments):
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("name", ["mnist_conv.py", "mnist_ffn.py", "mixed_precision.py"])
+@pytest.mark.parametrize("name", ["distill.py", "mixed_precision.py", "mnist_conv.py", "mnist_ffn.py"])
 def test_a_folder_without_data_is_one_line(name, tmp_path):
     code, text = refused(tmp_path, name, "--data", "nowhere")
     assert code == 1
