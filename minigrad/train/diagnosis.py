@@ -14,7 +14,10 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train.batch import leaves
 
-__all__ = ["NonFinite", "find_nonfinite", "is_finite"]
+__all__ = ["UNKNOWN", "NonFinite", "find_nonfinite", "is_finite"]
+
+
+UNKNOWN = "no layer and no op made it when the batch was run again"
 
 
 class NonFinite(FloatingPointError):
@@ -74,7 +77,7 @@ def find_nonfinite(model: Module, inputs: Any, targets: Any, compute: Callable[[
     parts = [f"the first layer whose output is not finite is {layer}"] if layer else []
     if op:
         parts.append(op)
-    return "; ".join(parts) or "no layer and no op made it when the batch was run again"
+    return "; ".join(parts) or UNKNOWN
 
 
 @contextmanager
