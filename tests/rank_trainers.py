@@ -61,17 +61,19 @@ def make(world: Any, options: dict[str, Any], callbacks: Any = ()) -> train.Trai
     if options.get("norm"):
         model = parallel.DataParallel(model, world, sync_batch_norm=options["norm"] == "sync")
     loss: Any = nn.CrossEntropyLoss(ignore_index=-1, label_smoothing=0.1, reduction=options.get("reduction", "mean"))
-    make_optimizer: Any = options.get("optimizer", "adam")
-    if make_optimizer == "sam":
-        make_optimizer = lambda named: optim.SAM(optim.SGD(named, lr=0.05, momentum=0.9), rho=0.1)  # noqa: E731
-    if make_optimizer == "sharded":
-        named = model.named_parameters()
-        make_optimizer = parallel.ShardedOptimizer(optim.AdamW, named, world, lr=0.02)
+    lr = 0.05 if loss.reduction == "mean" else 0.005
+    sgd = {"lr": lr, "momentum": 0.9}
+    optimizers: dict[str, Any] = {
+        "sgd": lambda named: optim.SGD(named, **sgd),
+        "sam": lambda named: optim.SAM(optim.SGD(named, **sgd), rho=0.1),
+        "sharded": lambda named: parallel.ShardedOptimizer(optim.SGD, named, world, **sgd),
+    }
+    measured = ["accuracy", "f1", "perplexity", train.metrics.ConfusionMatrix()]
     trainer = train.Trainer(
-        model, loss, make_optimizer, ["accuracy", "f1", "perplexity", train.metrics.ConfusionMatrix()],
-        lr=None if "optimizer" in options else 0.02, precision=options.get("precision"),
-        accumulate=options.get("accumulate", 1), clip_norm=options.get("clip_norm"), ema=options.get("ema"),
-        schedule=options.get("schedule"), adversary=options.get("adversary"), callbacks=callbacks, parallel=world,
+        model, loss, optimizers[options.get("optimizer", "sgd")], measured,
+        precision=options.get("precision"), accumulate=options.get("accumulate", 1),
+        clip_norm=options.get("clip_norm"), ema=options.get("ema"), schedule=options.get("schedule"),
+        adversary=options.get("adversary"), callbacks=callbacks, parallel=world,
     )  # fmt: skip
     if options.get("scaled"):
         trainer.scaler = amp.GradScaler(init_scale=1024.0, growth_interval=3)
@@ -141,7 +143,8 @@ def stopped(size: int, options: dict[str, Any], how: str, folder: str) -> Any:
         return None
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     calls = Steps()
-    trainer = make(world, options, [Stops(how, 3, 1), train.Checkpoint(folder), train.CSVLogger(f"{folder}/log"), calls])
+    callbacks = [Stops(how, 3, 1), train.Checkpoint(folder), train.CSVLogger(f"{folder}/log"), calls]
+    trainer = make(world, options, callbacks)
     try:
         trainer.fit(given(options, options["n"], 1, True, world), epochs=4, batch_size=options["batch_size"], verbose=0)
         end = "returned"
@@ -203,9 +206,10 @@ def files(folder: str) -> Any:
     """What is written, and by whom: all callbacks that write."""
     world = parallel.init()
     place = Path(folder)
+    lines = open(place / f"lines {world.rank}", "w")  # noqa: SIM115 - it ends with the process
     callbacks = [
         train.CSVLogger(place / "log.csv"), train.TensorBoard(place / "events"), train.Plot(place / "plot.png"),
-        train.Checkpoint(place / "run"), train.ProgressBar("lines", open(place / f"lines {world.rank}", "w")),
+        train.Checkpoint(place / "run"), train.ProgressBar("lines", lines),
     ]  # fmt: skip
     options = {"n": 12, "batch_size": 6}
     trainer = make(world, options, callbacks)

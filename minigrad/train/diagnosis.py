@@ -14,7 +14,7 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train.batch import leaves
 
-__all__ = ["UNKNOWN", "NonFinite", "find_nonfinite", "is_finite"]
+__all__ = ["UNKNOWN", "NonFinite", "find_nonfinite", "is_finite", "origin"]
 
 
 UNKNOWN = "no layer and no op made it when the batch was run again"
@@ -22,6 +22,11 @@ UNKNOWN = "no layer and no op made it when the batch was run again"
 
 class NonFinite(FloatingPointError):
     """A loss, or the norm of a gradient, is NaN or infinite."""
+
+
+def origin(texts: list[str]) -> str:
+    """Of what several ranks have found the one that is nearest to the source: what a batch brought reaches all."""
+    return min(texts, key=lambda text: (UNKNOWN in text, "the buffer" in text, "of the batch hold" not in text))
 
 
 def is_finite(nest: Any) -> bool:

@@ -14,7 +14,7 @@ from minigrad.optim.gradients import agreed, is_finite, values_of
 from minigrad.tensor import Tensor
 from minigrad.train.accumulate import denominator
 from minigrad.train.batch import Inputs, StandIn, call, converted, leaves, map_leaves, split
-from minigrad.train.diagnosis import UNKNOWN, NonFinite, find_nonfinite
+from minigrad.train.diagnosis import NonFinite, find_nonfinite, origin
 from minigrad.train.lookup import name_of
 from minigrad.train.sums import Sums
 
@@ -217,12 +217,11 @@ class Pipeline:
                 self._fail("" if found is None else f"the loss is {found[0]}{often}", found and found[1])
 
     def _fail(self, what: str, part: tuple[Inputs, Any, int] | None = None) -> None:
-        """Raise on all ranks what the first says that knows it."""
+        """Raise, on all ranks what those have found that know of it."""
         t = self.trainer
         where = f"epoch {t.epoch}, batch {t.batch_index}"
         text = what and f"Trainer: {what} in {where}: {self.diagnose(part)}. Trainer.batch has the batch"
-        found = [text for text in t.ranks.gather(text) if text]
-        raise NonFinite(next((text for text in found if UNKNOWN not in text), found[0]))
+        raise NonFinite(origin([found for found in t.ranks.gather(text) if found]))
 
     def diagnose(self, part: tuple[Inputs, Any, int] | None = None) -> str:
         """Run the batch at hand again, and say where the first NaN or infinity comes from."""
