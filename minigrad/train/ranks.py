@@ -52,9 +52,11 @@ class Ranks:
     """
 
     def __init__(self, model: Module, parallel: Any = None) -> None:
-        self.model = self.called = model
+        self.model = model
+        self.called: Any = model
         self.size, self.rank = 1, 0
-        if (parallel is None or parallel is False) and not hasattr(model, "communicator"):
+        none = parallel is None or parallel is False
+        if none and not hasattr(model, "communicator"):
             return
         from minigrad.parallel import Communicator, DataParallel, init
 
@@ -64,6 +66,8 @@ class Ranks:
                 need = "that of the DataParallel that is the model, or True"
                 raise ValueError(message("Trainer", "parallel", parallel, need))
             self.model, parallel = model.module, model.communicator
+        elif none:
+            return
         elif parallel is True:
             parallel = init()
         elif not isinstance(parallel, Communicator):
@@ -106,8 +110,8 @@ class Ranks:
     @contextmanager
     def apart(self) -> Iterator[None]:
         """Let this rank run the model without the others, backward too."""
-        layers = [m for m in self.model.modules() if getattr(m, "statistics", None) is not None]
-        shared: list[Any] = [m.statistics for m in layers]
+        layers: list[Any] = [m for m in self.model.modules() if getattr(m, "statistics", None) is not None]
+        shared = [m.statistics for m in layers]
         try:
             for layer in layers:
                 layer.statistics = None
