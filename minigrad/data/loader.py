@@ -257,7 +257,7 @@ class DataLoader:
 
         Other than with `rank` and `world_size` of a loader that is made, `batch_size` is that of all ranks, and the
         state that of this loader: it leads to the same place for any number of ranks. A rank without a part of a batch,
-        of fewer items than ranks, gets the first of its items.
+        of fewer items than ranks, gets one of its items, and the iterator's `stands_in` is True.
 
         Raises
         ------

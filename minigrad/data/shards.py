@@ -36,7 +36,7 @@ class Shard(Sequence[Indices]):
 
 
 class Parts(Sequence[Indices]):
-    """The part of a rank of each of some batches; one that has none of a batch takes its first item to stand in."""
+    """The part of a rank of each of some batches; one that has none of a batch takes an item to stand in."""
 
     def __init__(self, batches: Sequence[Indices], rank: int, world_size: int) -> None:
         self.batches, self.rank, self.world_size = batches, rank, world_size

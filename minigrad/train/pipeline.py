@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from minigrad import amp, optim, random
 from minigrad.dtypes import FLOATING, INTEGER, float32
 from minigrad.errors import AxisError, DTypeError, ShapeError, describe, message
-from minigrad.optim.gradients import agreed, is_finite, values_of
+from minigrad.optim.gradients import agreed, all_finite
 from minigrad.tensor import Tensor
 from minigrad.train.accumulate import denominator
 from minigrad.train.batch import Inputs, StandIn, call, converted, leaves, map_leaves, split
@@ -161,7 +161,7 @@ class Pipeline:
     def _finite(self, rule: Any) -> bool:
         """Whether the gradients are, on all ranks."""
         grads = [p._grad for p in self.trainer.trained()]
-        return agreed(rule, all(is_finite(values_of(grad._array)) for grad in grads if grad is not None))
+        return agreed(rule, all_finite(grad._array for grad in grads if grad is not None))
 
     def _update(self) -> bool:
         """Gradients to weights; False where an overflow skipped the step, and nothing advances."""
