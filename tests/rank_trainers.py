@@ -111,7 +111,8 @@ def weights(trainer: train.Trainer) -> dict[str, Any]:
     """All of the model's state, and its average."""
     made = {name: t.numpy().copy() for name, t in trainer.model.state_dict().items()}
     if trainer.ema is not None:
-        made |= {f"ema {name}": t.numpy().copy() for name, t in trainer.ema.state_dict()["weights"].items()}
+        state = trainer.ema.state_dict()
+        made |= {f"ema {name}": t.numpy().copy() for name, t in (state["weights"] | state["buffers"]).items()}
     return made
 
 
@@ -203,13 +204,12 @@ def not_finite(size: int, options: dict[str, Any], how: str) -> Any:
 
 
 def files(folder: str) -> Any:
-    """What is written, and by whom: all callbacks that write."""
+    """What is written, and by whom."""
     world = parallel.init()
     place = Path(folder)
     lines = open(place / f"lines {world.rank}", "w")  # noqa: SIM115 - it ends with the process
     callbacks = [
-        train.CSVLogger(place / "log.csv"), train.TensorBoard(place / "events"), train.Plot(place / "plot.png"),
-        train.Checkpoint(place / "run"), train.ProgressBar("lines", lines),
+        train.CSVLogger(place / "log.csv"), train.Checkpoint(place / "run"), train.ProgressBar("lines", lines)
     ]  # fmt: skip
     options = {"n": 12, "batch_size": 6}
     trainer = make(world, options, callbacks)

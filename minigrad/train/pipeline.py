@@ -183,6 +183,7 @@ class Pipeline:
         if t.schedule is not None and t.schedule_per == "step":
             t.schedule.step()
         if t.ema is not None:
+            t.ranks.share_buffers()  # it has copies of them
             t.ema.update()
         return True
 
