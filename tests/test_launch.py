@@ -53,6 +53,26 @@ for step in range(100_000):
         raise ValueError("boom")
 """
 
+TRAINER = """
+import sys, time
+import numpy as np
+from minigrad import nn, random, train
+
+class Slow(train.Callback):
+    def on_train_batch_end(self, batch, logs):
+        time.sleep(float(sys.argv[2]))
+        if self.trainer.ranks.rank == 0:
+            open(sys.argv[3], "w").close()
+
+random.seed(1)
+x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+model = nn.Sequential([nn.Dense(8, "tanh", in_features=5), nn.Dropout(0.5), nn.Dense(3, in_features=8)])
+checkpoint = train.Checkpoint(sys.argv[1], save_best=False)
+trainer = train.Trainer(model, "cross_entropy", "adam", callbacks=[checkpoint, Slow()], parallel=True, seed=3)
+trainer.fit((x, np.arange(60) % 3), epochs=4, batch_size=6, verbose=0, resume=sys.argv[1])
+if trainer.ranks.rank == 0:
+    print(trainer.step, trainer.history["loss"], [p.tolist() for p in model.parameters()])
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -174,6 +194,30 @@ def test_a_signal_is_no_failure(program: Path, number: signal.Signals) -> None:
     _, err = run.communicate(timeout=60)
     assert run.returncode == 128 + number
     assert "restart" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_trainer_saves_itself_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal to the launcher lets the ranks end their step and save it; the next run ends as one left alone."""
+    program, begun = tmp_path / "program.py", tmp_path / "begun"
+    program.write_text(TRAINER)
+    run = start("-n", 2, "--max-restarts", 1, program, tmp_path / "run", "0.05", begun)
+    while not begun.exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(number)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (128 + number, ""), err
+    assert err.count(f"KeyboardInterrupt: {number.name}") == 1
+    assert len(list((tmp_path / "run").iterdir())) == 1
+    ends = []
+    for folder in (tmp_path / "run", tmp_path / "alone"):
+        again = start("-n", 2, program, folder, "0", begun)
+        out, err = again.communicate(timeout=60)
+        assert (again.returncode, err) == (0, "")
+        ends.append(out)
+    assert ends[0] == ends[1]
+    assert ends[0].startswith("40 ")
 
 
 def test_ctrl_c_of_a_rank_is_no_failure(program: Path) -> None:

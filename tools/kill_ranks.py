@@ -187,6 +187,9 @@ def kill(folder: Path, options: argparse.Namespace, way: str, chance: random.Ran
         wrong.append(f"took {took:.2f} s")
     if left(folder):
         wrong.append(f"left {left(folder)}")
+    zombies = [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+    if zombies and run.returncode != -signal.SIGKILL:  # those of a launcher that was killed are init's
+        wrong.append(f"left the zombies {zombies}")
     if new := set(os.listdir("/dev/shm")) - shared:
         wrong.append(f"left {new} in /dev/shm")
     status = {"SIGKILL": 137, "SIGTERM": 143, "SIGINT": 130, "raises": 1}[what]
