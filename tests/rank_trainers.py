@@ -44,6 +44,16 @@ def sentences(options: dict[str, Any], n: int, seed: int) -> tuple[Any, Any]:
     return x, y
 
 
+class Stream(data.IterableDataset):
+    """Sentences that come one after the other."""
+
+    def __init__(self, x: Any, y: Any) -> None:
+        self.x, self.y = x, y
+
+    def __iter__(self) -> Any:
+        return zip(self.x, self.y)
+
+
 class Steps(train.Callback):
     """The logs of every step."""
 
@@ -86,6 +96,11 @@ def given(options: dict[str, Any], n: int, seed: int, shuffle: bool, world: Any)
     size, kind = options["batch_size"], options.get("data", "arrays")
     if kind == "loader":
         return data.DataLoader(data.TensorDataset(x, y), size, shuffle=shuffle, seed=11 + world.rank)
+    if kind == "dealt":
+        dataset = data.TensorDataset(x, y)
+        return data.DataLoader(dataset, size, shuffle=shuffle, seed=11, rank=world.rank, world_size=world.size)
+    if kind == "stream":
+        return Stream(x, y)
     if kind == "batches":
         return [(x[k : k + size], y[k : k + size]) for k in range(0, n, size)]
     return x, y
@@ -219,6 +234,15 @@ def files(folder: str) -> Any:
     return [type(c).__name__ for c in trainer.callbacks], sorted(
         str(path.relative_to(place)) for path in place.rglob("*") if path.is_file() and path.stat().st_size
     )
+
+
+def refusal(options: dict[str, Any]) -> str:
+    """Why a run is refused."""
+    try:
+        fit(parallel.init().size, options)
+    except ValueError as error:
+        return str(error)
+    return "it was not"
 
 
 def merged(size: int, name: str, seed: int) -> Any:

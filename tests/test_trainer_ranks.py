@@ -230,3 +230,37 @@ def test_a_count_that_cannot_be_added_is_refused() -> None:
 
     with pytest.raises(TypeError, match="metric last: seen is"):
         Last().merge({"seen": "more"})
+
+
+@pytest.mark.parametrize("name", ["FGSM", "PGD"])
+def test_an_adversary_sees_the_part_of_its_rank(group: parallel.Group, name: str) -> None:
+    """Where it draws nothing, its inputs are those of one process; else they are of equal bits."""
+    adversary = train.FGSM(0.1) if name == "FGSM" else train.PGD(0.1, 0.05, 2)
+    options = {"n": 20, "batch_size": 7, "adversary": adversary, "dtype": "float64", "accumulate": 2}
+    found = group.run(functions.fit, 3, options)
+    for own in found:
+        same(own, found[0])
+    if name == "FGSM":
+        compare(group, 2, options, 1e-12)
+
+
+def test_free_training_is_for_one_rank(group: parallel.Group) -> None:
+    found = group.run(functions.refusal, {"n": 6, "batch_size": 3, "adversary": train.Free(0.1, 2)})
+    need = "an adversary without a state, which would be another one on each rank"
+    assert found == [f"Trainer: adversary is Free, needs {need}"] * 3
+
+
+def test_a_loader_that_is_dealt_out_goes_on_under_as_many_ranks(group: parallel.Group, tmp_path: Path) -> None:
+    options = {"n": 20, "batch_size": 2, "data": "dealt"}
+    path = str(tmp_path / "run.ckpt")
+    group.run(functions.resumed, 3, options, path, 3, path)
+    whole = group.run(functions.resumed, 3, options, "none", 3)
+    assert repr(group.run(functions.resumed, 3, options, path, 3)) == repr(whole)
+    with pytest.raises(ValueError, match=r"world_size is 3, needs 1\. The batches would be others"):
+        functions.resumed(1, options, path, 3)
+
+
+def test_a_stream_is_read_by_all(group: parallel.Group) -> None:
+    options = {"n": 24, "batch_size": 6, "data": "stream", "dtype": "float64"}
+    compare(group, 3, options, 1e-12)
+    compare(group, 2, {**options, "batch_size": 5}, 1e-12)

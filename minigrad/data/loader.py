@@ -185,6 +185,11 @@ class DataLoader:
         if number != self._epoch or self._running is not None:
             self._epoch, self._step, self._running = number, 0, None
 
+    @property
+    def streams(self) -> bool:
+        """Whether the dataset has no numbers for its items."""
+        return self._job.streams
+
     def __len__(self) -> int:
         """The number of batches in an epoch."""
         if self._job.streams:

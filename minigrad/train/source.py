@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import random
 from minigrad.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from minigrad.errors import message
 from minigrad.tensor import Tensor
@@ -146,27 +145,17 @@ def make_source(
         got = f"a tuple of {', '.join(type(part).__name__ for part in data[:4])}"
         raise TypeError(message("Trainer", name, got, "a tuple of arrays (x, y)", "np.asarray makes one of a list"))
     if is_dataset(data):
-        if isinstance(data, IterableDataset) and ranks.size > 1:
-            return Source(_stream(data, batch_size, seed, ranks), name)
         data = DataLoader(data, batch_size, shuffle and not isinstance(data, IterableDataset), seed=seed)
     if ranks.size == 1 or getattr(data, "world_size", 1) == ranks.size:  # it gives this rank's part already
         return Source(data, name)
-    if not isinstance(data, DataLoader):
-        return Source(data, name, (ranks.rank, ranks.size))
-    loader = data.shard(ranks.rank, ranks.size)
-    loader.seed = ranks.gather(loader.seed)[0]
-    source = Source(loader, name)
-    source.whole = data
-    return source
-
-
-def _stream(data: Any, batch_size: int, seed: int | None, ranks: Ranks) -> DataLoader:
-    """A loader of a rank's part of what a dataset without numbers gives."""
-    if batch_size % ranks.size:
-        need = f"a multiple of the {ranks.size} ranks, which share a stream"
-        raise ValueError(message("Trainer", "batch_size", f"{batch_size}", need))
-    seed = ranks.gather(random.draw_key()[0] if seed is None else seed)[0]
-    return DataLoader(data, batch_size // ranks.size, seed=seed, rank=ranks.rank, world_size=ranks.size)
+    if isinstance(data, DataLoader):
+        first = ranks.gather(data.seed)[0]
+        if not data.streams:
+            source = Source(data.shard(ranks.rank, ranks.size), name)
+            source.whole, source.batches.seed = data, first  # type: ignore[attr-defined]
+            return source
+        data.seed = first  # what comes has no numbers, so each rank reads all of it
+    return Source(data, name, (ranks.rank, ranks.size))
 
 
 def is_dataset(data: Any) -> bool:
