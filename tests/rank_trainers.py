@@ -266,3 +266,19 @@ def merged(size: int, name: str, seed: int) -> Any:
         for part in parts:
             metric.merge(part.state_dict())
     return metric.result()
+
+
+def state_of(rank: int) -> Any:
+    """A state such as metrics may have."""
+    rng = np.random.default_rng(rank)
+    return {
+        "array": rng.normal(size=(rank, 2)), "half": rng.normal(size=3).astype(np.float16), "none": None, "flag": True,
+        "scalar": np.float32(rank), "0-d": np.array(rank), "big": 2**63 + rank, "odd": [float("nan"), float("-inf")],
+        "text": "ä\n" * rank, "pair": (rank, {"ids": np.arange(rank)}),
+    }  # fmt: skip
+
+
+def gathered() -> list[str]:
+    """The states of all ranks."""
+    ranks = train.Trainer(nn.Dense(1, in_features=1), "mse", parallel=True).ranks
+    return [repr(state) for state in ranks.gather(state_of(ranks.rank))]

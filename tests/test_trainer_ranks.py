@@ -264,3 +264,10 @@ def test_a_stream_is_read_by_all(group: parallel.Group) -> None:
     options = {"n": 24, "batch_size": 6, "data": "stream", "dtype": "float64"}
     compare(group, 3, options, 1e-12)
     compare(group, 2, {**options, "batch_size": 5}, 1e-12)
+
+
+def test_what_ranks_gather_is_what_each_has(group: parallel.Group) -> None:
+    """Every kind of value of a state, of other shapes on each rank."""
+    found = group.run(functions.gathered)
+    wanted = [repr(functions.state_of(rank)) for rank in range(3)]
+    assert found == [wanted] * 3

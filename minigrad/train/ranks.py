@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from minigrad.parallel import Communicator
 
 __all__ = ["Ranks"]
+
+LENGTH = 8  # bytes of a number before what a rank sends
 
 
 class Ranks:
@@ -145,19 +148,21 @@ class Ranks:
         if self.size == 1:
             return [own]
         node, records = encode(own)
-        arrays = [np.ascontiguousarray(record.array).reshape(record.array.shape) for record in records]
-        head = json.dumps([node, [[array.dtype.name, array.shape] for array in arrays]]).encode() + b"\n"
-        heads = self._ranks.all_gather(np.frombuffer(head, np.uint8)).tobytes().splitlines()
-        body = self._ranks.all_gather(np.frombuffer(b"".join(array.tobytes() for array in arrays), np.uint8))
-        found, start = [], 0
-        for line in heads:
-            node, kinds = json.loads(line)
+        arrays = [np.ascontiguousarray(record.array) for record in records]
+        kinds = [(array.dtype.name, record.array.shape) for array, record in zip(arrays, records, strict=True)]
+        head = json.dumps([node, kinds]).encode()
+        parts = [len(head).to_bytes(LENGTH, "little"), head, *(array.tobytes() for array in arrays)]
+        body = self._ranks.all_gather(np.frombuffer(b"".join(parts), np.uint8))
+        found, end = [], 0
+        for _ in range(self.size):
+            start = end + LENGTH
+            end = start + int.from_bytes(body[end:start].tobytes(), "little")
+            node, kinds = json.loads(body[start:end].tobytes())
             arrays = []
             for name, shape in kinds:
-                dtype = np.dtype(name)
-                end = start + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+                start, dtype = end, np.dtype(name)
+                end = start + dtype.itemsize * math.prod(shape)
                 arrays.append(body[start:end].copy().view(dtype).reshape(shape))
-                start = end
             found.append(decode(node, arrays))
         return found
 
