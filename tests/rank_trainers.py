@@ -70,17 +70,21 @@ def make(world: Any, options: dict[str, Any], callbacks: Any = ()) -> train.Trai
     model: nn.Module = Tagger(options)
     if options.get("norm"):
         model = parallel.DataParallel(model, world, sync_batch_norm=options["norm"] == "sync")
+    optimizer = options.get("optimizer", "sgd")
+    if optimizer == "sharded gradients":
+        model = parallel.DataParallel(model, world, bucket_size=100)
     loss: Any = nn.CrossEntropyLoss(ignore_index=-1, label_smoothing=0.1, reduction=options.get("reduction", "mean"))
     lr = 0.05 if loss.reduction == "mean" else 0.005
     sgd = {"lr": lr, "momentum": 0.9}
     optimizers: dict[str, Any] = {
         "sgd": lambda named: optim.SGD(named, **sgd),
         "sam": lambda named: optim.SAM(optim.SGD(named, **sgd), rho=0.1),
+        "sharded gradients": lambda named: parallel.ShardedOptimizer(optim.SGD, named, model=model, **sgd),
         "sharded": lambda named: parallel.ShardedOptimizer(optim.SGD, named, world, **sgd),
     }
     measured = ["accuracy", "f1", "perplexity", train.metrics.ConfusionMatrix()]
     trainer = train.Trainer(
-        model, loss, optimizers[options.get("optimizer", "sgd")], measured,
+        model, loss, optimizers[optimizer], measured,
         precision=options.get("precision"), accumulate=options.get("accumulate", 1),
         clip_norm=options.get("clip_norm"), ema=options.get("ema"), schedule=options.get("schedule"),
         adversary=options.get("adversary"), callbacks=callbacks, parallel=world,

@@ -71,7 +71,7 @@ def compare(group: parallel.Group, size: int, options: dict[str, Any], bound: fl
             "ema": st.sampled_from([None, 0.8]),
             "schedule": st.sampled_from([None, "cosine"]),
             "seed": st.integers(0, 1000),
-            "optimizer": st.sampled_from(["sgd", "sam", "sharded"]),
+            "optimizer": st.sampled_from(["sgd", "sam", "sharded", "sharded gradients"]),
             "reduction": st.sampled_from(["mean", "mean", "sum"]),
             "unlike": st.just(True),
         }
@@ -140,7 +140,8 @@ def test_what_one_rank_wants_all_do(group: parallel.Group, how: str, tmp_path: P
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("kind", "optimizer"), [("arrays", "sgd"), ("batches", "sgd"), ("loader", "sgd"), ("arrays", "sharded")]
+    ("kind", "optimizer"),
+    [("arrays", "sgd"), ("batches", "sgd"), ("loader", "sgd"), ("arrays", "sharded"), ("arrays", "sharded gradients")],
 )
 def test_a_checkpoint_goes_on_under_another_number_of_ranks(
     group: parallel.Group, size: int, kind: str, optimizer: str, tmp_path: Path

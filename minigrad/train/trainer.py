@@ -303,7 +303,9 @@ class Trainer:
             try:
                 loop.run()
             finally:
-                source.settle()
+                for part in (source, held_out):
+                    if part is not None:
+                        part.settle()
             callbacks.on_train_end(self.logs)
             loop.agree()
         if interrupt.received:  # after the last step, so that nothing is left to save, but who called has to stop
@@ -427,8 +429,8 @@ class Trainer:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state into one file, which is there whole or not at all; of several ranks the first one does."""
-        shared = hasattr(self.optimizer, "communicator")  # its state lies on all ranks
-        if self.ranks.rank and not shared:
+        rule = self.optimizer.optimizer if isinstance(self.optimizer, optim.SAM) else self.optimizer
+        if self.ranks.rank and not hasattr(rule, "communicator"):  # its state would lie on all ranks
             return
         state = self.state_dict()
         if self.ranks.rank:
