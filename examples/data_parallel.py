@@ -3,13 +3,18 @@
 python examples/data_parallel.py
 python -m minigrad.launch -n 2 examples/data_parallel.py
 mpiexec -n 2 python examples/data_parallel.py                     # pip install mpi4py, and an MPI
+
+With --trainer a Trainer does what is written out here otherwise. With --folder it saves the run and goes on with what
+is there, so that a failure costs no more than an epoch:
+
+python -m minigrad.launch -n 2 --max-restarts 3 examples/data_parallel.py --trainer --folder run
 """
 
 import argparse
 from contextlib import nullcontext
 
 import minigrad as mg
-from minigrad import data, nn, optim, parallel
+from minigrad import data, nn, optim, parallel, train
 
 HALVES = {"none": None, "fp16": mg.float16, "bf16": mg.bfloat16}
 
@@ -24,6 +29,8 @@ def parse_args() -> argparse.Namespace:
     add("--lr", type=float, default=3e-3, help="learning rate")
     add("--compression", choices=list(HALVES), default="none", help="what gradients are sent as")
     add("--seed", type=int, default=0, help="of the weights and the order of the images")
+    add("--trainer", action="store_true", help="train with a Trainer")
+    add("--folder", help="where the Trainer saves the run, and looks for one to go on with")
     return parser.parse_args()
 
 
@@ -37,22 +44,36 @@ def positive(text: str) -> int:
 def main() -> None:
     args = parse_args()
     world = parallel.init()
-    if args.batch_size % world.size:
-        raise SystemExit(f"--batch-size is {args.batch_size}, needs a multiple of the {world.size} ranks")
     mg.random.seed(args.seed)
-    images, labels, *test_set = data.load_digits()
-    loader = data.DataLoader(
-        data.TensorDataset(images, labels), args.batch_size // world.size, shuffle=True, seed=args.seed,
-        rank=world.rank, world_size=world.size,
-    )  # fmt: skip
-    test_images, test_labels = (mg.asarray(part) for part in test_set)
-
+    images, labels, test_images, test_labels = data.load_digits()
     layers = [nn.Flatten(), nn.Dense(128, activation="relu"), nn.BatchNorm1D(), nn.Dense(10)]
     model = parallel.DataParallel(nn.Sequential(layers), sync_batch_norm=True, compression=HALVES[args.compression])
-    model(test_images[:2])  # the layers read their numbers of inputs
+    model(mg.asarray(test_images[:2]))  # the layers read their numbers of inputs
     optimizer = optim.AdamW(model.named_parameters(), lr=args.lr)
     if world.rank == 0:
         print(f"{world.size} ranks ({world.engine}), each on {mg.get_num_threads()} threads")
+    run = with_trainer if args.trainer else by_hand
+    run(args, model, optimizer, data.TensorDataset(images, labels), (test_images, test_labels))
+
+
+def with_trainer(args: argparse.Namespace, model: nn.Module, optimizer, train_set, test_set) -> None:
+    """A trainer knows what its ranks have to tell each other."""
+    callbacks = [train.Checkpoint(args.folder)] if args.folder else []
+    trainer = train.Trainer(model, "cross_entropy", optimizer, accumulate=args.accumulate, callbacks=callbacks)
+    loader = data.DataLoader(train_set, args.batch_size, shuffle=True, seed=args.seed)
+    trainer.fit(loader, epochs=args.epochs, validation=test_set, verbose=2, resume=args.folder)
+
+
+def by_hand(args: argparse.Namespace, model: parallel.DataParallel, optimizer, train_set, test_set) -> None:
+    """The loop written out."""
+    world = parallel.init()
+    if args.batch_size % world.size:
+        raise SystemExit(f"--batch-size is {args.batch_size}, needs a multiple of the {world.size} ranks")
+    loader = data.DataLoader(
+        train_set, args.batch_size // world.size, shuffle=True, seed=args.seed,
+        rank=world.rank, world_size=world.size,
+    )  # fmt: skip
+    test_images, test_labels = (mg.asarray(part) for part in test_set)
 
     for epoch in range(args.epochs):
         total = seen = 0.0

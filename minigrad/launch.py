@@ -8,6 +8,7 @@ import sys
 
 from minigrad import threads
 from minigrad.parallel.supervisor import Supervisor
+from minigrad.parallel.worker import INTERRUPTED
 
 __all__ = ["main"]
 
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         ranks["MINIGRAD_RESTARTS"] = str(attempt)
         supervisor = Supervisor(command, size, ranks, options.grace)
         status = supervisor.run()
-        if status == 0 or supervisor.signal is not None:
+        if status in (0, INTERRUPTED) or supervisor.signal is not None:  # Ctrl-C, here or in a rank, is no failure
             return status
         if attempt < options.max_restarts:
             print(f"minigrad.launch: restart {attempt + 1} of {options.max_restarts}", file=sys.stderr, flush=True)

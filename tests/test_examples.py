@@ -1,9 +1,11 @@
 """Every example runs on real data with few steps, lowers its loss, and explains itself."""
 
 import gzip
+import importlib.util
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -206,18 +208,31 @@ def test_custom_loop(tmp_path):
     assert again.splitlines()[-1] == text.splitlines()[-1]
 
 
-def test_data_parallel(tmp_path):
-    """Alone and on two ranks: the same losses."""
+@pytest.mark.parametrize("way", [(), ("--trainer", "--folder")])
+def test_data_parallel(tmp_path, way):
+    """Alone, on two ranks, and by MPI: the same losses. A second run of a folder finds that it was done."""
     options = ("--epochs", "3", "--batch-size", "100", "--accumulate", "2")
-    alone = run(tmp_path, "data_parallel.py", *options)
-    command = [sys.executable, "-m", "minigrad.launch", "-n", "2", str(EXAMPLES / "data_parallel.py"), *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    losses, both = ([float(found) for found in re.findall(r"loss ([\d.]+)", text)] for text in (alone, done.stdout))
-    assert len(losses) == 3
-    assert losses[-1] < losses[0] / 2
-    np.testing.assert_allclose(both, losses, rtol=1e-3)
-    assert "2 ranks (processes)" in done.stdout
+    script = [sys.executable, str(EXAMPLES / "data_parallel.py"), *options]
+    ways = {"single": script, "processes": [sys.executable, "-m", "minigrad.launch", "-n", "2", *script[1:]]}
+    mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if mpiexec is not None and importlib.util.find_spec("mpi4py") is not None:
+        ways["mpi"] = [mpiexec, "-n", "2", *script]
+    losses = {}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for engine, command in ways.items():
+        words = [*command, *way, str(tmp_path / engine)] if way else command
+        for _ in range(1 + bool(way)):
+            done = subprocess.run(
+                words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=environment
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            assert f"ranks ({engine})" in done.stdout
+            losses.setdefault(engine, [float(found) for found in re.findall(r" loss ([\d.]+)", done.stdout)])
+        assert not way or "epoch" not in done.stdout
+    assert len(losses["single"]) == 3
+    assert losses["single"][-1] < losses["single"][0] / 2
+    for found in losses.values():
+        np.testing.assert_allclose(found, losses["single"], rtol=1e-3)
 
 
 def test_pipeline_gpt(tmp_path):

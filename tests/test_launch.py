@@ -24,11 +24,11 @@ world = parallel.init()
 x = np.ones(1_000_000, np.float32)
 how = sys.argv[1]
 if how == "tell":
-    lines = world.all_gather(np.array([world.rank, get_num_threads(), int(os.environ["MINIGRAD_RESTARTS"])]))
+    lines = world.all_gather(np.array([world.rank, get_num_threads(), parallel.restart_count()]))
     if world.rank == 0:
         print(lines.reshape(world.size, 3).tolist(), sys.argv[2:], __name__, beside.WORD, sys.stdin.read() == "")
     sys.exit(0)
-if how == "again" and os.environ["MINIGRAD_RESTARTS"] == "2":
+if how == "again" and parallel.restart_count() == 2:
     sys.exit(0)
 for step in range(100_000):
     world.allreduce(x)
@@ -43,6 +43,8 @@ for step in range(100_000):
             sys.exit(3)
         if how == "words":
             sys.exit("my last words")
+        if how == "Ctrl-C":
+            raise KeyboardInterrupt
         if how == "leave":
             sys.exit(0)
         if how == "abort":
@@ -51,6 +53,26 @@ for step in range(100_000):
         raise ValueError("boom")
 """
 
+TRAINER = """
+import sys, time
+import numpy as np
+from minigrad import nn, random, train
+
+class Slow(train.Callback):
+    def on_train_batch_end(self, batch, logs):
+        time.sleep(float(sys.argv[2]))
+        if self.trainer.ranks.rank == 0:
+            open(sys.argv[3], "w").close()
+
+random.seed(1)
+x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+model = nn.Sequential([nn.Dense(8, "tanh", in_features=5), nn.Dropout(0.5), nn.Dense(3, in_features=8)])
+checkpoint = train.Checkpoint(sys.argv[1], save_best=False)
+trainer = train.Trainer(model, "cross_entropy", "adam", callbacks=[checkpoint, Slow()], parallel=True, seed=3)
+trainer.fit((x, np.arange(60) % 3), epochs=4, batch_size=6, verbose=0, resume=sys.argv[1])
+if trainer.ranks.rank == 0:
+    print(trainer.step, trainer.history["loss"], [p.tolist() for p in model.parameters()])
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +182,51 @@ def test_it_starts_again(program: Path) -> None:
     assert err.count("ValueError: boom") == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_no_failure(program: Path, number: signal.Signals) -> None:
+    """Ctrl-C, in the launcher or heeded by a rank, never starts again."""
+    begun = program.parent / "begun"
+    run = start("-n", 2, "--max-restarts", 3, program, "loop", begun)
+    while not begun.exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(number)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert "restart" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_trainer_saves_itself_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal to the launcher lets the ranks end their step and save it; the next run ends as one left alone."""
+    program, begun = tmp_path / "program.py", tmp_path / "begun"
+    program.write_text(TRAINER)
+    run = start("-n", 2, "--max-restarts", 1, program, tmp_path / "run", "0.05", begun)
+    while not begun.exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(number)
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out) == (128 + number, ""), err
+    assert err.count(f"KeyboardInterrupt: {number.name}") == 1
+    assert len(list((tmp_path / "run").iterdir())) == 1
+    ends = []
+    for folder in (tmp_path / "run", tmp_path / "alone"):
+        again = start("-n", 2, program, folder, "0", begun)
+        out, err = again.communicate(timeout=60)
+        assert (again.returncode, err) == (0, "")
+        ends.append(out)
+    assert ends[0] == ends[1]
+    assert ends[0].startswith("40 ")
+
+
+def test_ctrl_c_of_a_rank_is_no_failure(program: Path) -> None:
+    run = start("-n", 2, "--max-restarts", 3, program, "Ctrl-C", program.parent / "begun")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "restart" not in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -180,6 +247,7 @@ def test_ranks_that_are_killed_leave_nothing_and_go_on() -> None:
     """The tool, a few times; docs/parallel.md says how to run it for long. A busy machine may need longer to end."""
     tool = ROOT / "tools" / "kill_ranks.py"
     command = [sys.executable, str(tool), "--kills", "6", "--ranks", "2", "--steps", "12", "--limit", "10"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([*command, "--restarts", "2"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 faults" in done.stdout
+    assert "2 restarts" in done.stdout

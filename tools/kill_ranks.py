@@ -1,11 +1,15 @@
 """End ranks of a parallel run at random instants, start it again until it is done, and compare with one left alone.
 
-python tools/kill_ranks.py --kills 100
+python tools/kill_ranks.py --kills 100 --restarts 20
 
 Each time one of these happens while the ranks average gradients, most of them in the middle of an allreduce: a rank is
 killed (SIGKILL), terminated (SIGTERM) or raises, or the launcher is interrupted (SIGINT), terminated or killed. Within
 a second all processes must be gone, with the right status, one reason shown, and nothing left in /dev/shm. In the end
 the weights must be those of the run that was left alone, byte for byte.
+
+Then jobs of a `Trainer` that the launcher starts again by itself (``--max-restarts``): a rank is killed or raises so
+often, the others must end within a second, no zombie must stay while the launcher goes on, and the job must end with
+the weights of one that nobody killed.
 """
 
 import argparse
@@ -31,8 +35,10 @@ def parse_args() -> argparse.Namespace:
     add("--ranks", type=int, default=3, help="how many ranks")
     add("--steps", type=int, default=40, help="of the run")
     add("--limit", type=float, default=LIMIT, help="seconds in which all has to end; a busy machine needs more")
+    add("--restarts", type=int, default=4, help="how often a job that starts again by itself is killed")
     add("--seed", type=int, default=0, help="of the instants")
     add("--train", metavar="FOLDER", help=argparse.SUPPRESS)
+    add("--trainer", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -75,14 +81,56 @@ def train(folder: Path, steps: int) -> None:
         world.barrier()
 
 
+def fit(folder: Path, steps: int) -> None:
+    """The same by a Trainer, which goes on from its newest checkpoint."""
+    import numpy as np
+
+    import minigrad as mg
+    from minigrad import nn, optim, parallel
+    from minigrad import train as training
+
+    world = parallel.init()
+    attempt = parallel.restart_count()
+    filler = np.ones(1_500_000, np.float32)
+
+    class Watched(training.Callback):
+        """Fill the step with collectives, raise when told to, and say that this attempt trains."""
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, object]) -> None:
+            for _ in range(20):
+                world.allreduce(filler)
+            if (folder / f"raise-{world.rank}").exists():
+                (folder / f"raise-{world.rank}").unlink()
+                (folder / "raised").write_text(repr(time.monotonic()))
+                raise ValueError("told to")
+            if world.rank == 0:
+                (folder / f"begun-{attempt}").touch()
+
+    mg.random.seed(world.rank)
+    model = nn.Sequential([nn.Dense(400, in_features=300), nn.Tanh(), nn.Dropout(0.1), nn.Dense(300, in_features=400)])
+    x = np.random.default_rng(0).normal(size=(8 * steps * world.size, 300)).astype(np.float32)
+    trainer = training.Trainer(
+        parallel.DataParallel(model, bucket_size=1 << 18), "mse", lambda named: optim.AdamW(named, lr=1e-3), ema=0.9,
+        callbacks=[training.Checkpoint(folder / "run", per="step", save_best=False), Watched()], seed=1,
+    )  # fmt: skip
+    trainer.fit((x, x), batch_size=8 * world.size, verbose=0, resume=folder / "run")
+    if world.rank == 0:
+        with open(folder / WEIGHTS, "wb") as file:
+            np.savez(file, step=trainer.step, **{name: t.numpy() for name, t in model.state_dict().items()})
+
+
 # --- who kills ------------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, options: argparse.Namespace) -> subprocess.Popen[str]:
-    """Start the run by the launcher."""
+def start(folder: Path, options: argparse.Namespace, restarts: int | None = None) -> subprocess.Popen[str]:
+    """Start the run by the launcher; that of a `Trainer` if it may start again."""
     (folder / "begun").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "minigrad.launch", "-n", str(options.ranks), "--threads", "1", __file__]
-    words = [*command, "--train", str(folder), "--steps", str(options.steps)]
+    command = [sys.executable, "-m", "minigrad.launch", "-n", str(options.ranks), "--threads", "1"]
+    words = [__file__, "--train", str(folder), "--steps", str(options.steps)]
+    if restarts is not None:
+        command += ["--max-restarts", str(restarts)]
+        words.append("--trainer")
+    words = command + words
     return subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
 
 
@@ -139,6 +187,9 @@ def kill(folder: Path, options: argparse.Namespace, way: str, chance: random.Ran
         wrong.append(f"took {took:.2f} s")
     if left(folder):
         wrong.append(f"left {left(folder)}")
+    zombies = [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+    if zombies and run.returncode != -signal.SIGKILL:  # those of a launcher that was killed are init's
+        wrong.append(f"left the zombies {zombies}")
     if new := set(os.listdir("/dev/shm")) - shared:
         wrong.append(f"left {new} in /dev/shm")
     status = {"SIGKILL": 137, "SIGTERM": 143, "SIGINT": 130, "raises": 1}[what]
@@ -152,13 +203,63 @@ def kill(folder: Path, options: argparse.Namespace, way: str, chance: random.Ran
     return "; ".join(wrong) or None
 
 
+def restart(folder: Path, options: argparse.Namespace, chance: random.Random) -> tuple[list[str], list[float]]:
+    """One job, killed in each of its attempts but the last; what is wrong, and how long the others took to end."""
+    shared, faults, times = set(os.listdir("/dev/shm")), [], []
+    with start(folder, options, options.restarts) as run:
+        for attempt in range(options.restarts):
+            while not (folder / f"begun-{attempt}").exists() and run.poll() is None:
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0, 0.3))
+            ranks = children(run.pid) if run.poll() is None else []
+            if len(ranks) < options.ranks:
+                break  # it is done
+            begun, victim, raises = time.monotonic(), chance.randrange(options.ranks), bool(attempt % 2)
+            if raises:
+                (folder / f"raise-{victim}").touch()
+            else:
+                os.kill(ranks[victim], signal.SIGKILL)
+            while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() - begun < 60:
+                time.sleep(0.005)  # zombies are there too
+            if raises:
+                if not (folder / "raised").exists():
+                    break  # it was done before
+                begun = float((folder / "raised").read_text())
+                (folder / "raised").unlink()
+            times.append(time.monotonic() - begun)
+            if times[-1] > options.limit:
+                faults.append(f"restart {attempt}: the others took {times[-1]:.2f} s")
+        _, text = run.communicate(timeout=120)
+    if run.returncode:
+        faults.append(f"restarts: status {run.returncode}, said {text!r}")
+    if text.count("minigrad.launch: restart") != len(times):
+        faults.append(f"{len(times)} kills, but said {text!r}")
+    if left(folder):
+        faults.append(f"restarts: left {left(folder)}")
+    if new := set(os.listdir("/dev/shm")) - shared:
+        faults.append(f"restarts: left {new} in /dev/shm")
+    return faults, times
+
+
+def restarts(folder: Path, options: argparse.Namespace, chance: random.Random) -> tuple[list[str], list[float]]:
+    """A job that is killed and one that is not; the weights at the end must be the same."""
+    alone, killed = folder / "trainer alone", folder / "trainer killed"
+    alone.mkdir()
+    killed.mkdir()
+    start(alone, options, 0).communicate()
+    faults, times = restart(killed, options, chance)
+    if not (killed / WEIGHTS).exists() or (killed / WEIGHTS).read_bytes() != (alone / WEIGHTS).read_bytes():
+        faults.append("the weights of the job that was started again are others")
+    return faults, times
+
+
 def main() -> int:
     """Kill, compare, and say how it went."""
     import numpy as np
 
     options = parse_args()
     if options.train:
-        train(Path(options.train), options.steps)
+        (fit if options.trainer else train)(Path(options.train), options.steps)
         return 0
     chance = random.Random(options.seed)
     faults = []
@@ -187,8 +288,17 @@ def main() -> int:
             rounds += 1
             if (killed / WEIGHTS).read_bytes() != wanted:
                 faults.append("the weights at the end are others")
+        again: list[float] = []
+        if options.restarts:
+            found, again = restarts(Path(name), options, chance)
+            for fault in found:
+                print(fault, flush=True)
+            faults += found
     longest = getattr(kill, "longest", 0.0)
     print(f"{options.kills} kills, {rounds} runs done, {len(faults)} faults; the longest end took {longest:.2f} s")
+    if options.restarts:
+        took = f"{sum(again) / len(again):.2f} s in the mean, {max(again):.2f} s at most" if again else "never"
+        print(f"{len(again)} restarts; the other ranks had ended after {took}")
     return 1 if faults else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
@@ -22,7 +23,7 @@ from minigrad.data.samplers import (
     as_sampler,
     positive,
 )
-from minigrad.data.shards import count_batches, cut, deal
+from minigrad.data.shards import Parts, count_batches, cut, deal
 from minigrad.data.streams import LOADER, derive
 from minigrad.errors import describe, message
 
@@ -131,6 +132,7 @@ class DataLoader:
         self._epoch = self._step = 0  # the batches of the epoch that were given
         self._running: object = None  # the token of the iterator that has begun the epoch
         self._spent = False  # an epoch of a dataset that has but one has begun
+        self._part: tuple[int, int] | None = None  # the rank and the number of ranks, of a shard
         self._idle: Pool | None = None
         self._sent: tuple[Memory, int] | None = None
 
@@ -183,6 +185,11 @@ class DataLoader:
         number = positive("DataLoader", "epoch", epoch, least=0)
         if number != self._epoch or self._running is not None:
             self._epoch, self._step, self._running = number, 0, None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the dataset has no numbers for its items."""
+        return self._job.streams
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -255,6 +262,39 @@ class DataLoader:
         items = len(self.sampler) if self.batch_sampler is None else len(self.batch_sampler)
         return {"items": len(self.dataset), "drawn": items, **sizes}
 
+    def shard(self, rank: int, world_size: int) -> DataLoader:
+        """The same batches, of each of which a rank takes its part, from item ``n * rank // world_size`` of n on.
+
+        Other than with `rank` and `world_size` of a loader that is made, `batch_size` is that of all ranks, and the
+        state that of this loader: it leads to the same place for any number of ranks. A rank without a part of a batch,
+        of fewer items than ranks, gets one of its items, and the iterator's `stands_in` is True.
+
+        Raises
+        ------
+        ValueError
+            For a stream, or a loader that is one of several ranks already.
+
+        Examples
+        --------
+        >>> from minigrad import data
+        >>> loader = data.DataLoader(range(7), batch_size=5)
+        >>> [[batch.tolist() for batch in loader.shard(rank, 2)] for rank in (0, 1)]
+        [[[0, 1], [5]], [[2, 3, 4], [6]]]
+        """
+        who = "DataLoader.shard"
+        number = positive(who, "world_size", world_size)
+        if positive(who, "rank", rank, least=0) >= number:
+            raise ValueError(message(who, "rank", f"{rank}", f"less than world_size, {number}"))
+        if self._job.streams:
+            need = "DataLoader(stream, batch_size, rank=, world_size=): what comes has no number to cut it by"
+            raise ValueError(message(who, "dataset", describe(self.dataset), need))
+        if self.world_size > 1 or self._part is not None:
+            raise ValueError(message(who, "the loader", "that of one of several ranks", "one of whole batches"))
+        made = copy.copy(self)
+        made._job = self._job._replace(rank=rank, world_size=number)  # other random numbers than the other ranks
+        made._part = (rank, number)
+        return made
+
     @property
     def worker_pids(self) -> list[int]:
         """The processes of the workers that wait for the next epoch."""
@@ -280,12 +320,16 @@ class DataLoader:
         if self.batch_sampler is None:
             found = self.sampler.order(self.seed, epoch)
             order = as_indices(found, n, f"{type(self.sampler).__name__}.order")
-            return cut(order, self.batch_size, self.drop_last, self.rank, self.world_size)
+            return self._own(cut(order, self.batch_size, self.drop_last, self.rank, self.world_size))
         who = f"{type(self.batch_sampler).__name__}.batches"
         batches = [as_indices(batch, n, who) for batch in self.batch_sampler.batches(self.seed, epoch)]
         if not all(map(len, batches)):
             raise ValueError(message(who, "a batch", "empty", "an item at least"))
-        return deal(batches, self.rank, self.world_size)
+        return self._own(deal(batches, self.rank, self.world_size))
+
+    def _own(self, batches: Sequence[Indices]) -> Sequence[Indices]:
+        """The batches, or the parts of them that a shard gives."""
+        return batches if self._part is None else Parts(batches, *self._part)
 
     def _take_pool(self) -> Pool:
         """The workers that wait, or new ones: two iterators at once have workers of their own."""
@@ -316,6 +360,7 @@ class Batches(Iterator[Any]):
         self.pool: Pool | None = None  # does what the fetcher does where there are workers
         self.ahead = step  # the first step that no worker has
         self.done = False
+        self.stands_in = False  # whether the rank has no part of the batch that was given last; see `DataLoader.shard`
         if loader.num_workers and (self.plan is None or step < len(self.plan)):
             self.pool = loader._take_pool()
             try:
@@ -346,6 +391,7 @@ class Batches(Iterator[Any]):
             if loader._running is self.token:
                 loader.epoch = self.epoch + 1
             raise StopIteration
+        self.stands_in = isinstance(self.plan, Parts) and self.plan.stands_in(self.step)
         self.step += 1
         if loader._running is self.token:
             loader._step = self.step

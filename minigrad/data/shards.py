@@ -2,6 +2,8 @@
 
 Batch t of all ranks together is one *round*: what a single process would take as its batch t with ``world_size`` times
 the batch size. A rank takes its part of each round, so the ranks' batches put one after the other are the round.
+
+`Parts` are those of batches that are there already, whatever their sizes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 
 from minigrad.errors import message
 
-__all__ = ["Shard", "count_batches", "cut", "deal"]
+__all__ = ["Parts", "Shard", "count_batches", "cut", "deal", "part"]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -31,6 +33,38 @@ class Shard(Sequence[Indices]):
         start, size = int(self.ends[step]), int(self.ends[step + 1] - self.ends[step])
         low, high = (start + size * k // self.world_size for k in (self.rank, self.rank + 1))
         return self.order[low:high]
+
+
+class Parts(Sequence[Indices]):
+    """The part of a rank of each of some batches; one that has none of a batch takes an item to stand in."""
+
+    def __init__(self, batches: Sequence[Indices], rank: int, world_size: int) -> None:
+        self.batches, self.rank, self.world_size = batches, rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: Any) -> Any:
+        batch = self.batches[step]
+        low, high = part(len(batch), self.rank, self.world_size)
+        return batch[low : max(high, low + 1)]
+
+    def stands_in(self, step: int) -> bool:
+        """Whether the rank has no part of a batch."""
+        low, high = part(len(self.batches[step]), self.rank, self.world_size)
+        return low == high
+
+
+def part(n: int, rank: int, world_size: int) -> tuple[int, int]:
+    """From where to where the part of a rank goes, of n items.
+
+    Examples
+    --------
+    >>> from minigrad.data.shards import part
+    >>> [part(7, rank, 3) for rank in range(3)]
+    [(0, 2), (2, 4), (4, 7)]
+    """
+    return n * rank // world_size, n * (rank + 1) // world_size
 
 
 def rounds(n: int, batch_size: int, world_size: int, drop_last: bool) -> tuple[int, list[int]]:

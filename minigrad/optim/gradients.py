@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "agreed",
+    "all_finite",
     "cast",
     "is_finite",
     "parameters_of",
@@ -183,3 +184,11 @@ def is_finite(g: Array) -> bool:
     """Whether all elements are finite: their sum is then, unless it overflows, and needs no memory."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(g.sum()) or np.isfinite(g).all())
+
+
+def all_finite(gradients: Iterable[Array]) -> bool:
+    """Whether all elements of some gradients are finite: one pass by a BLAS, unless squares overflow."""
+    found = [values_of(g) for g in gradients]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sum(float(np.dot(flat, flat)) for g in found for flat in [g.reshape(-1)])
+    return math.isfinite(total) or all(map(is_finite, found))

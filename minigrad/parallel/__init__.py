@@ -17,12 +17,13 @@ from minigrad.parallel.split_model import (
     load_gathered_state_dict,
     tensor_parallel,
 )
-from minigrad.parallel.start import init
+from minigrad.parallel.start import init, restart_count
 from minigrad.parallel.sync_batch_norm import synchronize
 
 __all__ = [
     "ColumnDense", "Communicator", "DataParallel", "Group", "Mesh", "ParallelError", "Pipeline", "RowDense",
     "ShardedOptimizer", "VocabularyEmbedding", "agree_on_overflow", "all_sum", "clip_split_grad_norm_", "copy_in",
     "gather_optimizer_state", "gather_out", "gather_state_dict", "init", "load_gathered_state_dict",
-    "own_optimizer_state", "slice_in", "sum_out", "synchronize", "tensor_parallel", "vocabulary_cross_entropy",
+    "own_optimizer_state", "restart_count", "slice_in", "sum_out", "synchronize", "tensor_parallel",
+    "vocabulary_cross_entropy",
 ]  # fmt: skip

@@ -211,6 +211,17 @@ class DataParallel(Module):
             raise ValueError(message("DataParallel.weighted", "count", f"{total:g} on all ranks", "more than 0"))
         return loss * (count * self.communicator.size / total)
 
+    def share_buffers(self) -> None:
+        """Take the buffers of rank 0, as before a forward in training; for what reads them after the last step.
+
+        Examples
+        --------
+        >>> from minigrad import nn, parallel
+        >>> parallel.DataParallel(nn.BatchNorm1D(2)).share_buffers()
+        """
+        if self.broadcast_buffers and self._ready and self.communicator.size > 1:
+            self._broadcast(self._unshared())
+
     def share_gradients(self, shared: Callable[[Bucket | Table], Bucket | Table]) -> None:
         """Put others in the place of the buckets; `ShardedOptimizer` calls it."""
         if not self._ready:

@@ -10,7 +10,7 @@ from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.processes import Block
 from minigrad.parallel.single import SingleCommunicator
 
-__all__ = ["finish", "give", "init"]
+__all__ = ["finish", "give", "init", "restart_count"]
 
 ENGINES = ("single", "processes", "mpi")
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by Open MPI's mpiexec; by MPICH's, Intel MPI's and Slurm's PMI
@@ -84,6 +84,18 @@ def _under_mpi() -> bool:
     if not sizes and "PMIX_RANK" in os.environ:  # PMIx tells no size, Slurm does
         sizes = [os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or "unknown"]
     return any(size != "1" for size in sizes)
+
+
+def restart_count() -> int:
+    """How often the launcher has started this program again after a failure (``--max-restarts``): 0 the first time.
+
+    Examples
+    --------
+    >>> from minigrad import parallel
+    >>> parallel.restart_count()
+    0
+    """
+    return int(os.environ.get("MINIGRAD_RESTARTS") or 0)
 
 
 def give(block: Block, rank: int) -> None:

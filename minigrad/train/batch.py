@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad import ops
+from minigrad.data.shards import part
 from minigrad.errors import ShapeError, message
 from minigrad.tensor import Tensor
 
-__all__ = ["Inputs", "call", "converted", "leaves", "length", "map_leaves", "split"]
+__all__ = ["Inputs", "StandIn", "call", "converted", "leaves", "length", "map_leaves", "part_of", "split"]
 
 Inputs = tuple[Any, ...] | dict[str, Any]
 TARGETS = "targets"
+
+
+class StandIn(NamedTuple):
+    """A batch of a rank that has no part of what the others have: it is computed, and counts nothing."""
+
+    batch: Any
 
 
 def split(batch: Any) -> tuple[Inputs, Any, int]:
@@ -83,6 +90,19 @@ def length(nest: Any) -> int:
         if shape is not None:
             raise ShapeError(message("Trainer", "batch", leaf, "at least one axis, that of the examples"))
     return 1
+
+
+def part_of(batch: Any, rank: int, size: int) -> Any:
+    """A rank's part of the examples of a batch: of all arrays that have as many rows as the targets."""
+    examples = split(batch)[2]
+    low, high = part(examples, rank, size)
+    rows = slice(low, max(high, low + 1))
+
+    def one(leaf: Any) -> Any:
+        return leaf[rows] if tuple(getattr(leaf, "shape", ()))[:1] == (examples,) else leaf
+
+    cut = map_leaves(one, batch)
+    return StandIn(cut) if low == high else cut
 
 
 def converted(batch: Any, device: str | None) -> Any:

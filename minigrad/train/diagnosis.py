@@ -14,11 +14,19 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train.batch import leaves
 
-__all__ = ["NonFinite", "find_nonfinite", "is_finite"]
+__all__ = ["UNKNOWN", "NonFinite", "find_nonfinite", "is_finite", "origin"]
+
+
+UNKNOWN = "no layer and no op made it when the batch was run again"
 
 
 class NonFinite(FloatingPointError):
     """A loss, or the norm of a gradient, is NaN or infinite."""
+
+
+def origin(texts: list[str]) -> str:
+    """Of what several ranks have found the one that is nearest to the source: what a batch brought reaches all."""
+    return min(texts, key=lambda text: (UNKNOWN in text, "the buffer" in text, "of the batch hold" not in text))
 
 
 def is_finite(nest: Any) -> bool:
@@ -74,7 +82,7 @@ def find_nonfinite(model: Module, inputs: Any, targets: Any, compute: Callable[[
     parts = [f"the first layer whose output is not finite is {layer}"] if layer else []
     if op:
         parts.append(op)
-    return "; ".join(parts) or "no layer and no op made it when the batch was run again"
+    return "; ".join(parts) or UNKNOWN
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,7 @@ from minigrad.autograd import no_grad
 from minigrad.data import DataLoader
 from minigrad.errors import message
 from minigrad.tensor import Tensor
-from minigrad.train.accumulate import denominator
 from minigrad.train.batch import call, converted, inputs_of, length
-from minigrad.train.interrupt import Interrupt, Interrupted
 from minigrad.train.source import Source, is_dataset, plain
 from minigrad.train.sums import Sums
 
@@ -37,19 +35,32 @@ def evaluating(trainer: Trainer) -> Iterator[None]:
             module.training = mode
 
 
-def evaluate(trainer: Trainer, source: Source, interrupt: Interrupt | None = None) -> dict[str, Any]:
-    """Loss and metrics over one pass, in which a last, smaller batch weighs what it holds."""
-    sums, metrics = Sums(), trainer.test_metrics
+def evaluate(
+    trainer: Trainer, source: Source, check: Callable[[], None] | None = None, steps: int | None = None
+) -> dict[str, Any]:
+    """Loss and metrics over one pass, or so many batches, in which a last, smaller one weighs what it holds.
+
+    Several ranks share each batch, and all of them get what all have found; `check` is called after each.
+    """
+    pipeline, metrics, sums = trainer.pipeline, trainer.test_metrics, Sums()
     for metric in metrics:
         metric.reset()
+    parts = trainer.ranks.parts(metrics)
+    taken = 0
     with evaluating(trainer):
-        while batches := source.take(1):
-            inputs, targets, examples = trainer.pipeline.prepare(batches[0])
-            outputs, loss = trainer.pipeline.loss(inputs, targets)
-            sums.add(loss.item(), denominator(trainer.loss, targets, examples), examples)
-            trainer.pipeline.measure(metrics, outputs, targets)
-            if interrupt is not None and interrupt.received:
-                raise Interrupted
+        while (steps is None or taken < steps) and (batches := source.take(1)):
+            taken += 1
+            inputs, targets, examples = pipeline.prepare(batches[0])
+            if examples:
+                outputs, loss = pipeline.loss(inputs, targets)
+                sums.add(loss.item(), pipeline.count(targets, examples), examples)
+                pipeline.measure(parts, outputs, targets)
+            if check is not None:
+                check()
+    if steps is not None:
+        source.rewind()
+    sums.loss, sums.weight = trainer.ranks.total(sums.loss, sums.weight)
+    trainer.ranks.merge(metrics, parts)
     return sums.means() | {metric.name: metric.result() for metric in metrics}
 
 

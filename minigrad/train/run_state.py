@@ -32,6 +32,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "batch": 0 if ended else t.batch_index,
         "trained": t.epoch_trained and not ended,
         "step": t.step,
+        "accumulate": t.accumulate,
         "skipped": t.skipped,
         "overflows": t.pipeline.overflows,
         "first_epoch": t.first_epoch,
@@ -73,6 +74,9 @@ def restore(trainer: Trainer, state: Any) -> None:
         if state[name] is not None and getattr(t, name) is None and not later:
             hint = f"Make the trainer with {'precision' if name == 'scaler' else name}= as the one that was saved"
             raise ValueError(message(who, name, "in the state alone", "both or none", hint))
+    if state.get("accumulate", t.accumulate) != t.accumulate:  # batches and steps of the schedule would be others
+        saved = f"{state['accumulate']} in the state"
+        raise ValueError(message(who, "accumulate", saved, f"{t.accumulate}, as of this trainer"))
     if len(state["metrics"]) != len(t.metrics):
         counts = f"those of {len(state['metrics'])}", f"those of {len(t.metrics)}"
         raise ValueError(

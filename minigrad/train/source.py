@@ -11,7 +11,8 @@ import numpy as np
 from minigrad.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from minigrad.errors import message
 from minigrad.tensor import Tensor
-from minigrad.train.batch import length
+from minigrad.train.batch import StandIn, length, part_of
+from minigrad.train.ranks import Ranks
 
 __all__ = ["Source", "make_source"]
 
@@ -21,13 +22,16 @@ class Source:
 
     A place is the state of the loader where it has one; otherwise it is the number of batches of this pass, and to go
     there is to take so many and leave them.
+
+    With `part`, a rank and the number of ranks, it gives the rank's part of each batch.
     """
 
-    def __init__(self, batches: Iterable[Any], name: str) -> None:
+    def __init__(self, batches: Iterable[Any], name: str, part: tuple[int, int] | None = None) -> None:
         if not hasattr(batches, "__iter__"):
             need = "arrays (x, y), a Dataset, a DataLoader or another iterable of batches"
             raise TypeError(message("Trainer", name, batches, need))
-        self.batches, self.name = batches, name
+        self.batches, self.name, self.part = batches, name, part
+        self.whole: Any = None  # the loader of which `batches` is a shard
         self.taken = 0  # in this pass
         self.ended = False  # the pass is over and the next one not begun
         self._passes = 0
@@ -51,7 +55,7 @@ class Source:
             return []
         if self._iterator is None:
             self._iterator = self._begin()
-        found = list(itertools.islice(self._iterator, count))
+        found = [self._own(batch) for batch in itertools.islice(self._iterator, count)]
         if not found and not self.taken:
             self._refuse()
         self.taken += len(found)
@@ -62,6 +66,12 @@ class Source:
             if not found:
                 self.taken = 0
         return found
+
+    def _own(self, batch: Any) -> Any:
+        """What is this rank's of a batch that was given last."""
+        if self.part is not None:
+            return part_of(batch, *self.part)
+        return StandIn(batch) if getattr(self._iterator, "stands_in", False) else batch
 
     def _begin(self) -> Iterator[Any]:
         iterator = iter(self.batches)
@@ -78,6 +88,16 @@ class Source:
             got = "an iterator that the first pass has used up"
             raise ValueError(message("Trainer", self.name, got, "what can be iterated in every epoch", hint))
         raise ValueError(message("Trainer", self.name, "empty", "at least one batch"))
+
+    def rewind(self) -> None:
+        """Leave the rest of this pass; a one-shot iterator goes on where it is."""
+        self.taken, self.ended, self._iterator = 0, False, None
+
+    def settle(self) -> None:
+        """Let the loader that was given go on after the epochs that its shard has begun."""
+        if self.whole is not None:
+            place = self.batches.state_dict()  # type: ignore[attr-defined]
+            self.whole.epoch = place["epoch"] + (place["batch"] > 0)
 
     @property
     def _resumes(self) -> bool:
@@ -96,12 +116,20 @@ class Source:
 
 
 def make_source(
-    data: Any, name: str, *, batch_size: int, shuffle: bool = False, seed: int | None = 0, dtype: Any = None
+    data: Any,
+    name: str,
+    *,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int | None = 0,
+    dtype: Any = None,
+    ranks: Ranks,
 ) -> Source:
     """Batches of arrays (x, y), of a dataset, or of what gives batches already.
 
     With seed None the loader draws one from `minigrad.random`, which evaluation must not touch. NumPy's float64, which
-    is what comes out of most files, is cast to the dtype of the model.
+    is what comes out of most files, is cast to the dtype of the model. Several ranks have the same batches, of each of
+    which one gets its part.
     """
     if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
         lengths = {length(part) for part in data}
@@ -118,7 +146,16 @@ def make_source(
         raise TypeError(message("Trainer", name, got, "a tuple of arrays (x, y)", "np.asarray makes one of a list"))
     if is_dataset(data):
         data = DataLoader(data, batch_size, shuffle and not isinstance(data, IterableDataset), seed=seed)
-    return Source(data, name)
+    if ranks.size == 1 or getattr(data, "world_size", 1) == ranks.size:  # it gives this rank's part already
+        return Source(data, name)
+    if isinstance(data, DataLoader):
+        first = ranks.gather(data.seed)[0]
+        if not data.streams:
+            source = Source(data.shard(ranks.rank, ranks.size), name)
+            source.whole, source.batches.seed = data, first  # type: ignore[attr-defined]
+            return source
+        data.seed = first  # what comes has no numbers, so each rank reads all of it
+    return Source(data, name, (ranks.rank, ranks.size))
 
 
 def is_dataset(data: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import sys
 import time
@@ -19,8 +18,7 @@ from minigrad.train import evaluation, run_state
 from minigrad.train.adversaries import Free
 from minigrad.train.callbacks import Callback, CallbackList, ProgressBar
 from minigrad.train.callbacks.checkpoint import latest
-from minigrad.train.diagnosis import NonFinite
-from minigrad.train.interrupt import Interrupt, Interrupted
+from minigrad.train.interrupt import Interrupt
 from minigrad.train.lookup import (
     check_ema,
     check_optimizer,
@@ -30,8 +28,10 @@ from minigrad.train.lookup import (
     find_optimizer,
     find_schedule,
 )
+from minigrad.train.loop import Loop
 from minigrad.train.metrics import Metric
 from minigrad.train.pipeline import Pipeline
+from minigrad.train.ranks import Ranks
 from minigrad.train.source import Source, make_source
 from minigrad.train.sums import Sums
 
@@ -88,7 +88,11 @@ class Trainer:
         Where to compute; the model and every batch are moved there.
     nan : str
         ``"raise"``: a loss that is not finite stops the run before the weights take harm, with an error that names the
-        layer and op it came from. ``"ignore"``: it goes on. With fp16 such a step is skipped, and 25 in a row stop.
+        layer and op it came from, and so does a gradient that is not. ``"ignore"``: it goes on. With fp16 such a step
+        is skipped, and 25 in a row stop.
+    parallel : bool or Communicator, optional
+        True: train with all ranks of `parallel.init()`, or with those of a communicator, each on its part of every
+        batch (docs/parallel.md). The model may be a `parallel.DataParallel` instead, for its options.
 
     Attributes
     ----------
@@ -105,8 +109,8 @@ class Trainer:
         Set it, and training ends after this step's callbacks.
     batch : nest
         The batch at hand.
-    scaler, ema, adversary, schedule, optimizer, model, loss, metrics, callbacks
-        The parts.
+    scaler, ema, adversary, schedule, optimizer, model, loss, metrics, callbacks, ranks
+        The parts. ``ranks.rank`` and ``ranks.size`` are 0 and 1 without others.
 
     Examples
     --------
@@ -143,6 +147,7 @@ class Trainer:
         seed: int | None = None,
         device: str | None = None,
         nan: str = "raise",
+        parallel: Any = None,
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(message("Trainer", "model", model, "an nn.Module"))
@@ -151,9 +156,11 @@ class Trainer:
         _one_of("nan", nan, ("raise", "ignore"))
         if seed is not None:
             random.seed(seed)
-        self.model, self.device, self.seed, self.nan = model, device, seed, nan
         if device is not None:
             model.to(device=device)
+        self.ranks = Ranks(model, parallel)
+        self.model = model = self.ranks.model
+        self.device, self.seed, self.nan = device, seed, nan
         self.loss = find_loss(loss)
         if isinstance(self.loss, Module) and device is not None:
             self.loss.to(device=device)
@@ -175,6 +182,9 @@ class Trainer:
         if isinstance(adversary, Free) and (self.accumulate > 1 or isinstance(self.optimizer, optim.SAM)):
             need = "a step of the optimizer for each batch, without accumulate and SAM"
             raise ValueError(message("Trainer", "adversary", "Free", need))
+        if isinstance(adversary, Free) and self.ranks.size > 1:
+            need = "an adversary without a state, which would be another one on each rank"
+            raise ValueError(message("Trainer", "adversary", "Free", need))
         self.schedule_name = schedule if isinstance(schedule, str) else None
         if self.schedule_name is not None:
             check_schedule(self.schedule_name)
@@ -186,6 +196,7 @@ class Trainer:
         self.ema: Any = optim.EMA(model, ema) if isinstance(ema, (int, float)) else ema
         if ema is not None:
             check_ema(self.ema, model)
+        self.sums = Sums()
         self.callbacks = CallbackList(callbacks)
         self.callbacks.set_trainer(self)
         self.pipeline = Pipeline(self)
@@ -196,7 +207,6 @@ class Trainer:
         self.batch: Any = None
         self.logs: dict[str, Any] = {}
         self.history: dict[str, list[Any]] = {}
-        self.sums = Sums()
         self.stop_training = False
         self.first_epoch = 0  # of this call of fit
         self.epoch_trained = False  # whether the epoch has no steps left, and only its validation may be missing
@@ -217,6 +227,7 @@ class Trainer:
         batch_size: int = 32,
         shuffle: bool = True,
         steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         verbose: str | int = "auto",
         resume: str | os.PathLike[str] | None = None,
     ) -> dict[str, list[Any]]:
@@ -232,9 +243,11 @@ class Trainer:
         validation : optional
             As `train`; evaluated after every epoch.
         batch_size, shuffle
-            Of the loader that is made of arrays or a dataset.
+            Of the loader that is made of arrays or a dataset; of several ranks together.
         steps_per_epoch : int, optional
             Steps of the optimizer that make an epoch, for data without an end; the next epoch goes on in the data.
+        validation_steps : int, optional
+            Batches of a validation, from the begin of its data on; all of them by default.
         verbose : str or int
             0: print nothing; 2: a line an epoch; 1: a progress bar too, with tqdm; ``"auto"``: a bar in a terminal. A
             `ProgressBar` among the callbacks takes the place of this one.
@@ -259,17 +272,16 @@ class Trainer:
         epochs = extent("Trainer.fit", "epochs", epochs)
         batch_size = extent("Trainer.fit", "batch_size", batch_size)
         check_optimizer(self.optimizer, self.model)
-        if resume is not None and os.path.isdir(resume):
-            resume = latest(resume)
-        if resume is not None and os.path.exists(resume):
-            self.resume(resume)
         if steps_per_epoch is not None:
             steps_per_epoch = extent("Trainer.fit", "steps_per_epoch", steps_per_epoch)
+        if validation_steps is not None:
+            validation_steps = extent("Trainer.fit", "validation_steps", validation_steps)
+        self._resume_newest(resume)
         state, self.logs = self.resumed, {}
         if state is None:
             self.first_epoch, self.batch_index, self.epoch_trained = self.epoch, 0, False
             self.stop_training = False
-        options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype}
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype, "ranks": self.ranks}
         seed = None if self.seed is None else self.seed + self.first_epoch  # a second fit has another order
         source = make_source(train, "train", shuffle=shuffle, seed=seed, **options)
         held_out = None if validation is None else make_source(validation, "validation", **options)
@@ -281,6 +293,7 @@ class Trainer:
         callbacks = self._called(verbose)
         self.model.train()
         with Interrupt() as interrupt:
+            loop = Loop(self, source, held_out, steps_per_epoch, validation_steps, callbacks, interrupt)
             callbacks.on_train_begin(self.logs)
             if state is not None and state["batch"]:
                 callbacks.on_epoch_begin(self.epoch, self.logs)
@@ -288,94 +301,16 @@ class Trainer:
             if state is not None:
                 run_state.take_up(self, state)
             try:
-                while self.epoch < self.epochs and not self.stop_training:
-                    self._epoch(source, held_out, steps_per_epoch, callbacks, interrupt)
-            except Interrupted:  # between two steps, so that what is saved now is whole
-                callbacks.on_interrupt(self.logs)
-                raise KeyboardInterrupt(interrupt.received) from None
-            except NonFinite as error:
-                callbacks.on_nonfinite(error, self.logs)
-                if not self.stop_training:
-                    raise
+                loop.run()
+            finally:
+                for part in (source, held_out):
+                    if part is not None:
+                        part.settle()
             callbacks.on_train_end(self.logs)
+            loop.agree()
         if interrupt.received:  # after the last step, so that nothing is left to save, but who called has to stop
             raise KeyboardInterrupt(interrupt.received)
         return self.history
-
-    def _epoch(
-        self,
-        source: Source,
-        held_out: Source | None,
-        steps: int | None,
-        callbacks: CallbackList,
-        interrupt: Interrupt,
-    ) -> None:
-        """One epoch, or what is left of it."""
-        if not self.batch_index:
-            for metric in self.metrics:
-                metric.reset()
-            self.sums = Sums()
-            self.logs = {}
-            callbacks.on_epoch_begin(self.epoch, self.logs)
-        limit = math.inf if steps is None else steps  # a run that was resumed with fewer may be past them
-        while not (self.epoch_trained or self.stop_training or self.batch_index >= limit):
-            batches = source.take(self.accumulate)
-            if not batches:
-                if steps is None:
-                    break
-                continue
-            callbacks.on_train_batch_begin(self.batch_index, self.logs)
-            lr = self.optimizer.param_groups[0]["lr"]
-            self.pipeline.run(batches)
-            self._log(lr)
-            self.batch_index += 1
-            callbacks.on_train_batch_end(self.batch_index - 1, self.logs)
-            if interrupt.received:
-                raise Interrupted
-        self.epoch_trained = True
-        if held_out is not None:
-            self._validate(held_out, callbacks, interrupt)
-        self._end_epoch(callbacks)
-        if interrupt.received:
-            raise Interrupted
-
-    def _validate(self, held_out: Source, callbacks: CallbackList, interrupt: Interrupt) -> None:
-        """Put the validation into the logs; one that is interrupted leaves no trace."""
-        place = held_out.state_dict()
-        callbacks.on_test_begin(self.logs)
-        try:
-            found = evaluation.evaluate(self, held_out, interrupt)
-        except Interrupted:
-            held_out.load_state_dict(place)
-            raise
-        self.logs.update({f"val_{name}": value for name, value in found.items()})
-        callbacks.on_test_end(self.logs)
-
-    def _end_epoch(self, callbacks: CallbackList) -> None:
-        """Close the logs, note them down, and tell the callbacks."""
-        if not self.batch_index:  # stopped before its first step: the columns of the history stay as long as each other
-            self.logs = {"loss": math.nan, "lr": self.optimizer.param_groups[0]["lr"]} | self.logs
-        self.logs.update({metric.name: metric.result() for metric in self.metrics})
-        if self.schedule is not None and self.schedule_per == "epoch":
-            plateau = isinstance(self.schedule, optim.schedules.ReduceLROnPlateau)
-            self.schedule.step(*([self.logs.get("val_loss", self.logs["loss"])] if plateau else []))
-        for name, value in self.logs.items():
-            self.history.setdefault(name, []).append(value)
-        self.epoch_ended = True
-        try:
-            callbacks.on_epoch_end(self.epoch, self.logs)
-        finally:
-            self.epoch, self.batch_index, self.epoch_trained, self.epoch_ended = self.epoch + 1, 0, False, False
-
-    def _log(self, lr: float) -> None:
-        """Bring the logs up to date after a step."""
-        self.logs.update(self.sums.means(), lr=lr)
-        for metric in self.metrics:
-            value = metric.result() if metric.live else None
-            if isinstance(value, (float, int)):
-                self.logs[metric.name] = value
-        if self.scaler is not None:
-            self.logs["skipped"] = self.skipped
 
     def _build_schedule(self, state: Mapping[str, Any] | None) -> None:
         """Make the schedule that has a name: it goes over all steps of this fit."""
@@ -401,7 +336,7 @@ class Trainer:
     def _called(self, verbose: str | int) -> CallbackList:
         """The callbacks, and what prints."""
         _one_of("verbose", verbose, STYLES)
-        if not verbose or any(isinstance(callback, ProgressBar) for callback in self.callbacks):
+        if not verbose or self.ranks.rank or any(isinstance(callback, ProgressBar) for callback in self.callbacks):
             return self.callbacks
         called = CallbackList([ProgressBar(STYLES[verbose], sys.stdout), *self.callbacks])
         called.set_trainer(self)
@@ -418,10 +353,11 @@ class Trainer:
 
     # --- without training -------------------------------------------------------------------------------------------
 
-    def evaluate(self, data: Any, *, batch_size: int = 32) -> dict[str, Any]:
+    def evaluate(self, data: Any, *, batch_size: int = 32, steps: int | None = None) -> dict[str, Any]:
         """Loss and metrics, in evaluation mode and without a graph.
 
-        A last, smaller batch weighs what it holds: the loss is the mean over all targets that count.
+        A last, smaller batch weighs what it holds: the loss is the mean over all targets that count. Of several ranks
+        all have to call it; each computes its part, and all get the same.
 
         Parameters
         ----------
@@ -429,11 +365,15 @@ class Trainer:
             As for `fit`.
         batch_size : int
             Of the loader that is made of arrays or a dataset.
+        steps : int, optional
+            How many batches; all by default.
         """
-        source = make_source(data, "data", batch_size=extent("Trainer", "batch_size", batch_size), dtype=self.dtype)
+        batch_size = extent("Trainer", "batch_size", batch_size)
+        steps = None if steps is None else extent("Trainer", "steps", steps)
+        source = make_source(data, "data", batch_size=batch_size, dtype=self.dtype, ranks=self.ranks)
         logs: dict[str, Any] = {}
         self.callbacks.on_test_begin(logs)
-        logs.update(evaluation.evaluate(self, source))
+        logs.update(evaluation.evaluate(self, source, steps=steps))
         self.callbacks.on_test_end(logs)
         return logs
 
@@ -462,6 +402,17 @@ class Trainer:
 
     # --- state ------------------------------------------------------------------------------------------------------
 
+    def _resume_newest(self, path: str | os.PathLike[str] | None) -> None:
+        """Go on from a file, or the newest of a folder, if there is one; rank 0 looks."""
+        if path is None:
+            return
+        if self.ranks.rank == 0 and os.path.isdir(path):
+            path = latest(path)
+        found = os.fspath(path) if path is not None and os.path.exists(path) else None
+        found = self.ranks.gather(found)[0]
+        if found is not None:
+            self.resume(found)
+
     def state_dict(self) -> dict[str, Any]:
         """All that the run needs to go on bit for bit: `io.save_checkpoint` can write it.
 
@@ -477,8 +428,14 @@ class Trainer:
         run_state.restore(self, state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state into one file, which is there whole or not at all."""
-        io.save_checkpoint(path, self.state_dict())
+        """Write the state into one file, which is there whole or not at all; of several ranks the first one does."""
+        rule = self.optimizer.optimizer if isinstance(self.optimizer, optim.SAM) else self.optimizer
+        if self.ranks.rank and not hasattr(rule, "communicator"):  # its state would lie on all ranks
+            return
+        state = self.state_dict()
+        if self.ranks.rank:
+            return
+        io.save_checkpoint(path, state)
         if path not in self._saved:
             self._saved.add(path)
             run_state.remove_leftovers(path, self._made)

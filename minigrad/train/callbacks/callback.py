@@ -29,6 +29,9 @@ class Callback:
         Who calls; `set_trainer` sets it.
     last : bool
         Whether it is called after all others that do not say so, as what saves the run must be.
+    rank_0 : bool
+        Whether of several ranks the first one alone calls it, as what prints or writes files must be. Other callbacks
+        see the same logs on every rank; one that sets `Trainer.stop_training` on some rank stops all.
 
     Examples
     --------
@@ -41,6 +44,7 @@ class Callback:
 
     trainer: Trainer
     last: bool = False
+    rank_0: bool = False
 
     def set_trainer(self, trainer: Trainer) -> None:
         """Take note of who calls."""
@@ -105,9 +109,12 @@ class CallbackList(Callback):
             known = [name for name in vars(Callback) if name.startswith("on_")]
             got = f"{', '.join(unknown)}, which nobody calls"
             warnings.warn(message(type(callback).__name__, "methods", got, ", ".join(known)), stacklevel=2)
+        later = hasattr(self, "trainer")  # than the trainer
+        if later and self.trainer.ranks.rank and callback.rank_0:
+            return
         self.callbacks.append(callback)
         self.callbacks.sort(key=lambda c: c.last)  # stable
-        if hasattr(self, "trainer"):  # one that comes later than the trainer
+        if later:
             callback.set_trainer(self.trainer)
 
     def __iter__(self) -> Iterator[Callback]:
@@ -118,6 +125,8 @@ class CallbackList(Callback):
 
     def set_trainer(self, trainer: Trainer) -> None:
         self.trainer = trainer
+        if trainer.ranks.rank:
+            self.callbacks = [callback for callback in self.callbacks if not callback.rank_0]
         for callback in self.callbacks:
             callback.set_trainer(trainer)
 

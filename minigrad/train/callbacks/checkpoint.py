@@ -92,6 +92,8 @@ class Checkpoint(Callback):
         self._begun = False
 
     def on_train_begin(self, logs: Logs) -> None:
+        if self.trainer.ranks.rank:  # all ranks put the state together, and the first one writes it
+            return
         if self.folder.is_dir():
             # what was resumed may be a run of another folder, whose files have other numbers
             other = bool(_files(self.folder)) or (self.folder / BEST).exists()
@@ -129,6 +131,8 @@ class Checkpoint(Callback):
     def _save(self) -> None:
         step = self.trainer.step
         self.trainer.save(self.folder / f"step-{step:08d}.ckpt")
+        if self.trainer.ranks.rank:
+            return
         # later steps are of a run that was given up when this one was resumed from before them
         files = _files(self.folder)
         kept = [file for number, file in files if number <= step][-self.keep :]

@@ -53,6 +53,8 @@ class CSVLogger(Callback):
     ['epoch', '0', '1']
     """
 
+    rank_0 = True
+
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False, separator: str = ",") -> None:
         try:
             self.path = Path(path)

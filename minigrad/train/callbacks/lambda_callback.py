@@ -18,6 +18,8 @@ class LambdaCallback(Callback):
     ----------
     last : bool
         Whether it is called after the others.
+    rank_0 : bool
+        Whether of several ranks the first one alone calls it.
     **functions : callable
         ``on_epoch_end=lambda epoch, logs: ...`` and so on, for any method of `Callback`.
 
@@ -34,7 +36,7 @@ class LambdaCallback(Callback):
     2 0.5
     """
 
-    def __init__(self, *, last: bool = False, **functions: Callable[..., Any]) -> None:
+    def __init__(self, *, last: bool = False, rank_0: bool = False, **functions: Callable[..., Any]) -> None:
         known = [name for name in vars(Callback) if name.startswith("on_")]
         for name, function in functions.items():
             if name not in known:
@@ -42,4 +44,4 @@ class LambdaCallback(Callback):
             if not callable(function):
                 raise TypeError(message("LambdaCallback", name, function, "a function"))
             setattr(self, name, function)
-        self.last = last
+        self.last, self.rank_0 = last, rank_0

@@ -56,6 +56,7 @@ class Plot(Callback):
     ['history.png']
     """
 
+    rank_0 = True
     last = True  # early stopping first, whose best epoch is marked and after which the last picture is drawn
 
     def __init__(

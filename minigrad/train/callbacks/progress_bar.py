@@ -45,6 +45,8 @@ class ProgressBar(Callback):
     'loss 0.5123  lr 1e-05  val_accuracy 1'
     """
 
+    rank_0 = True
+
     def __init__(self, style: str = "auto", file: Any = None) -> None:
         if style not in STYLES:
             raise ValueError(message("ProgressBar", "style", repr(style), f"one of {', '.join(map(repr, STYLES))}"))

@@ -70,6 +70,8 @@ class TensorBoard(Callback):
     >>> callback = TensorBoard("runs/first", samples=samples)  # doctest: +SKIP
     """
 
+    rank_0 = True
+
     def __init__(
         self,
         folder: str | os.PathLike[str] = "runs",

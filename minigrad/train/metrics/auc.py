@@ -111,6 +111,11 @@ class AUC(Metric):
             found = getattr(self, key)
             setattr(self, key, [] if found is None else [found])
 
+    def merge(self, state: Mapping[str, Any]) -> None:
+        for key in self._counts:
+            if state[key] is not None:
+                getattr(self, key).append(state[key])
+
 
 def _area(scores: Array, positive: Array, weight: Array) -> float:
     """The share of pairs in the right order."""

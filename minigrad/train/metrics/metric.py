@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.errors import message
+from minigrad.errors import ShapeError, message
 from minigrad.tensor import Tensor
 from minigrad.train.batch import length
 
@@ -95,8 +95,53 @@ class Metric:
         for key, value in state.items():
             setattr(self, key, np.array(value.detach()) if isinstance(value, Tensor) else copy.deepcopy(value))
 
+    def empty(self) -> Metric:
+        """Another one of its kind that has seen no batch."""
+        made = copy.copy(self)
+        for key in self._counts:  # `reset` makes them anew, and does not write into those of this one
+            delattr(made, key)
+        made.reset()
+        return made
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add the batches that another one of its kind has seen, such as that of another rank, given by its state.
+
+        Numbers and arrays are added, arrays without elements being nothing yet; of bools any counts; lists are put one
+        after the other. A metric whose counts are something else has a `merge` of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from minigrad.train import metrics
+        >>> both, other = metrics.get("mse"), metrics.get("mse")
+        >>> both.update(np.array([1.0]), np.array([0.0]))
+        >>> other.update(np.array([3.0]), np.array([0.0]))
+        >>> both.merge(other.state_dict())
+        >>> both.result()
+        5.0
+        """
+        for key in self._counts:
+            setattr(self, key, _added(f"metric {self.name}", key, getattr(self, key), state[key]))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def _added(who: str, key: str, own: Any, other: Any) -> Any:
+    """Two counts as one."""
+    if isinstance(own, (bool, np.bool_)):
+        return bool(own or other)
+    if isinstance(own, list):
+        return own + other
+    if isinstance(own, np.ndarray):
+        if not own.size or not other.size:
+            return (other if other.size else own).copy()
+        if own.shape != other.shape:
+            raise ShapeError(message(who, key, other, f"of the shape {own.shape}, as before"))
+        return own | other if own.dtype == bool else own + other
+    if isinstance(own, (int, float, complex, np.number)):
+        return own + other
+    raise TypeError(message(who, key, own, "a number, bool, array or list", "Or give it a method merge(self, state)"))
 
 
 class FunctionMetric(Metric):

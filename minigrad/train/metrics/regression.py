@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,24 @@ class _Moments(Metric):
         self.mean += step * share
         self.weight = self.weight + added
         self.residual = self.residual + (w * difference**2).sum(0)
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        if not self.weight.size or not state["weight"].size:
+            if state["weight"].size:
+                self.load_state_dict(state)
+            return
+        if state["weight"].shape != self.weight.shape:
+            need = f"{self.weight.size} numbers an example, as before"
+            raise ShapeError(message(type(self).__name__, "outputs", f"{state['weight'].size} numbers", need))
+        added, none = state["weight"], np.isnan(self.origin[0])
+        self.origin[:, none] = state["origin"][:, none]
+        moved = np.where(added > 0, state["origin"] - self.origin, 0.0)  # means are from the first value on
+        share = added / np.where(added > 0, self.weight + added, 1.0)
+        step = np.where(added > 0, state["mean"] + moved - self.mean, 0.0)
+        self.product += state["product"] + step[[0, 1, 0]] * step[[0, 1, 1]] * self.weight * share
+        self.mean += step * share
+        self.weight = self.weight + added
+        self.residual = self.residual + state["residual"]
 
 
 @register("r2")
