@@ -7,6 +7,7 @@ from minigrad.compress.pruning import prune
 from minigrad.compress.rewind import Rewind
 from minigrad.compress.schedules import CubicSchedule, GeometricSchedule, OneShot, PruningSchedule
 from minigrad.compress.scores import Magnitude, Movement, Random, Score, Taylor
+from minigrad.compress.sparse_dense import SparseDense, sparsify
 from minigrad.compress.sparsity import Sparsity, sparsity
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Random",
     "Rewind",
     "Score",
+    "SparseDense",
     "Sparsity",
     "Taylor",
     "apply_masks",
@@ -28,5 +30,6 @@ __all__ = [
     "prune",
     "remove_masks",
     "save_sparse",
+    "sparsify",
     "sparsity",
 ]
