@@ -147,7 +147,8 @@ def linear(x, values, columns, ends, bias):
         (units,).
     """
     cdef Sparse p
-    cdef npy_intp weights, dims[2]
+    cdef npy_intp weights
+    cdef npy_intp dims[2]
     cdef ndarray out
     if not is_plain(x, NPY_FLOAT) or PyArray_NDIM(<ndarray>x) != 2:
         return NotImplemented
