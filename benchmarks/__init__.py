@@ -17,5 +17,6 @@ FAMILIES = (
     "gpt",
     "decode",
     "loader",
+    "sparse",
     "imports",
 )
