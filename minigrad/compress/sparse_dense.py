@@ -144,7 +144,7 @@ def sparsify(model: Module, above: float = FASTER) -> Module:
         Changed in place, where it is no `Dense` itself.
     above : float
         The share of zeros from which on a layer is exchanged. By default 0.8, where the kernel has been measured to be
-        faster for batches of 32 rows and more; for one row it is about 0.92.
+        faster for batches of 32 rows and more; for one row it is about 0.93.
 
     Returns
     -------
