@@ -18,5 +18,6 @@ FAMILIES = (
     "decode",
     "quantized",
     "loader",
+    "sparse",
     "imports",
 )

@@ -2,6 +2,7 @@
 
 from minigrad.compress.distillation_loss import DistillationLoss
 from minigrad.compress.distiller import Distiller
+from minigrad.compress.export import load_sparse, save_sparse
 from minigrad.compress.features import (
     AttentionMaps,
     AttentionTransfer,
@@ -14,19 +15,29 @@ from minigrad.compress.features import (
 )
 from minigrad.compress.int8 import dequantize_array, quantize_array
 from minigrad.compress.layer_map import copy_layers, layer_map, tinybert_terms
+from minigrad.compress.masks import apply_masks, masks, remove_masks
+from minigrad.compress.pruner import Pruner
+from minigrad.compress.pruning import prune
 from minigrad.compress.quantization import quantize
 from minigrad.compress.quantized_dense import QuantizedDense
 from minigrad.compress.quantized_embedding import QuantizedEmbedding
 from minigrad.compress.relations import RelationAngles, RelationDistances, angle_loss, distance_loss
+from minigrad.compress.rewind import Rewind
+from minigrad.compress.schedules import CubicSchedule, GeometricSchedule, OneShot, PruningSchedule
+from minigrad.compress.scores import Magnitude, Movement, Random, Score, Taylor
 from minigrad.compress.soft_targets import soft_target_loss
+from minigrad.compress.sparse_dense import SparseDense, sparsify
+from minigrad.compress.sparsity import Sparsity, sparsity
 from minigrad.compress.taps import capture
 from minigrad.compress.teacher_cache import Indexed, TeacherCache
 from minigrad.compress.teachers import EMATeacher, Ensemble, born_again
 
 __all__ = [
-    "AttentionMaps", "AttentionTransfer", "DistillationLoss", "Distiller", "EMATeacher", "Ensemble", "Hint",
-    "Indexed", "QuantizedDense", "QuantizedEmbedding", "RelationAngles", "RelationDistances", "TeacherCache",
-    "Term", "angle_loss", "attention_map", "attention_map_loss", "attention_transfer_loss", "born_again", "capture",
-    "copy_layers", "dequantize_array", "distance_loss", "hint_loss", "layer_map", "quantize", "quantize_array",
-    "soft_target_loss", "tinybert_terms",
+    "AttentionMaps", "AttentionTransfer", "CubicSchedule", "DistillationLoss", "Distiller", "EMATeacher",
+    "Ensemble", "GeometricSchedule", "Hint", "Indexed", "Magnitude", "Movement", "OneShot", "Pruner",
+    "PruningSchedule", "QuantizedDense", "QuantizedEmbedding", "Random", "RelationAngles", "RelationDistances",
+    "Rewind", "Score", "SparseDense", "Sparsity", "Taylor", "TeacherCache", "Term", "angle_loss", "apply_masks",
+    "attention_map", "attention_map_loss", "attention_transfer_loss", "born_again", "capture", "copy_layers",
+    "dequantize_array", "distance_loss", "hint_loss", "layer_map", "load_sparse", "masks", "prune", "quantize",
+    "quantize_array", "remove_masks", "save_sparse", "soft_target_loss", "sparsify", "sparsity", "tinybert_terms",
 ]  # fmt: skip
