@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad.compress.structure import Chain, Tree, Unknown, is_linear, is_plain, is_sequential, need_elementwise, resize
+from minigrad.compress.structure import (
+    Chain,
+    Tree,
+    Unknown,
+    is_linear,
+    is_plain,
+    is_sequential,
+    need_elementwise,
+    resize,
+)
 from minigrad.compress.units import Units
 from minigrad.nn.batch_norm import BatchNorm
 from minigrad.nn.containers import Lambda

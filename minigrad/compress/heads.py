@@ -69,10 +69,10 @@ def remove_heads(
     >>> layer = nn.MultiHeadAttention(8, 32, num_kv_heads=4)
     >>> compress.remove_heads(layer, indices=[1])
     {'': [0, 2, 3]}
-    >>> layer, layer.query.weight.shape, layer.key.weight.shape
-    (MultiHeadAttention(32, heads=6, kv_heads=3)...(32, 24), (32, 12))
-    >>> compress.remove_heads(layer, 0.5, of="query")
-    {'': [1, 2, 4]}
+    >>> layer.num_heads, layer.num_kv_heads, layer.query.weight.shape, layer.key.weight.shape
+    (6, 3, (32, 24), (32, 12))
+    >>> compress.remove_heads(layer, indices=[0, 3, 4], of="query")
+    {'': [1, 2, 5]}
     """
     who = "remove_heads"
     if of not in ("key", "query"):

@@ -58,8 +58,8 @@ def remove_neurons(
     scores : str or mapping
         The lowest go. ``"l2"``: the root mean square of a neuron's weights, those that make it and those that read it.
         ``"l1"``: the mean absolute value. ``"taylor"``: how much the loss would change to first order,
-        ``abs(sum(w * g))`` over the weights that read it, with the gradients that the parameters have. ``"activation"``:
-        the mean absolute value of the neuron over `data`. Or an array for each layer, by its path.
+        ``abs(sum(w * g))`` over the weights that read it, with the gradients that the parameters have.
+        ``"activation"``: the mean absolute value of the neuron over `data`. Or an array for each layer, by its path.
     data : iterable, optional
         Batches for ``"activation"``; a tuple is several arguments.
     scope : str

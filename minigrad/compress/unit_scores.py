@@ -105,7 +105,9 @@ def _activations(who: str, model: Module, found: Sequence[Units], data: Iterable
         share = next(share for share in units.shares if share.is_read)
         for reader, axis in units.readers:
             # bound by default arguments, as the loop goes on
-            def note(module: Module, args: tuple[Any, ...], i: int = i, repeats: int = share.repeats, axis: int = axis) -> None:
+            def note(
+                module: Module, args: tuple[Any, ...], i: int = i, repeats: int = share.repeats, axis: int = axis
+            ) -> None:
                 values = np.moveaxis(np.abs(args[0]._array.astype(np.float64)), axis, 0)
                 values = values.reshape(repeats, found[i].count, -1)
                 totals[i] += values.sum(axis=(0, 2))

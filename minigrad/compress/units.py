@@ -95,7 +95,9 @@ class Units:
         for share in self.shares:
             check_initialized(who, share.name, share.tensor)
             if share.tensor.shape[share.axis] % (share.repeats * self.count):
-                need = f"a multiple of {share.repeats * self.count} on axis {share.axis}, for the units of {self.name!r}"
+                need = (
+                    f"a multiple of {share.repeats * self.count} on axis {share.axis}, for the units of {self.name!r}"
+                )
                 raise ShapeError(message(who, share.name, f"of shape {share.tensor.shape}", need))
 
     def keep(self, kept: Array) -> None:
