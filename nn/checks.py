@@ -11,13 +11,14 @@ from typing import Any
 
 from minigrad import ops
 from minigrad._core import tape
+from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
 from minigrad.tensor import Tensor
 
 __all__ = [
-    "as_tensor", "check_hook", "check_name", "check_names", "check_options", "extent", "finite", "integer",
-    "kept_buffers", "number", "positive", "write",
+    "as_tensor", "check_hook", "check_name", "check_names", "check_options", "clear_gradients", "extent",
+    "finite", "integer", "kept_buffers", "number", "positive", "write",
 ]  # fmt: skip
 
 
@@ -126,3 +127,14 @@ def kept_buffers(buffers: Iterable[Tensor]) -> Iterator[None]:
             if t._array.shape == values.shape and t._array.tobytes() != values.tobytes():
                 t._array[...] = values
                 tape.mark_changed(t)
+
+
+def clear_gradients(parameters: list[Any], set_to_none: bool) -> None:
+    """Drop gradients, or fill them with zeros."""
+    for p in parameters:
+        if set_to_none or p._grad is None:
+            p._grad = None
+        elif isinstance(p._grad._array, RowSparse):
+            p._grad = tape.new_tensor(RowSparse.empty(p.shape, p.dtype))
+        else:
+            p._grad = ops.zeros_like(p._grad.detach())

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Self
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
-from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, layer_path, message
 from minigrad.nn.checkpointing import run_checkpointed
-from minigrad.nn.checks import check_hook, check_name, check_names, write
+from minigrad.nn.checks import check_hook, check_name, check_names, clear_gradients
 from minigrad.nn.deferred import check_initialized
 from minigrad.nn.extent_ties import Tie
 from minigrad.nn.loading import misfits, values_of
+from minigrad.nn.masks import packed_mask, read_masks, split_masks, write_masked
 from minigrad.nn.mode import is_evaluation
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.shared_parameters import by_first_name, first_names
@@ -283,8 +283,15 @@ class Module:
 
     # --- state ------------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self, *, masks: bool = True) -> dict[str, Tensor]:
         """A snapshot of every parameter and persistent buffer: copies, which later training leaves alone.
+
+        A parameter with a mask has it behind its values, packed into bits, under its name and ``".mask"``.
+
+        Parameters
+        ----------
+        masks : bool
+            Whether the masks are in it.
 
         Raises
         ------
@@ -296,6 +303,8 @@ class Module:
             if persistent:
                 check_initialized("state_dict", name, t)
                 state[name] = t.detach().clone()
+                if masks:
+                    state.update(packed_mask(name, t))
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], *, strict: bool = True) -> LoadReport:
@@ -303,6 +312,8 @@ class Module:
 
         Values are cast to the dtype of what they are copied into. A parameter that waits for its first batch takes its
         shape from the state. The state may have a shared one by any of its names, or with equal values by several.
+        Masks of the state replace those there are; a parameter keeps its mask where the state has none for it, and
+        either way it is 0 where its mask is False.
 
         Parameters
         ----------
@@ -339,10 +350,12 @@ class Module:
                 message("load_state_dict", "state", state, "a mapping of names to values", "See state_dict")
             )
         own = {name: t for name, t, persistent in self._tensors() if persistent}
-        given = values_of(state)
+        given, masks, clashes = split_masks(self, own, values_of(state))
         given, contradictory = by_first_name(given, first_names(self, own, given))
         report = LoadReport([name for name in own if name not in given], [name for name in given if name not in own])
-        lists = [("contradictory", contradictory), *misfits(self, own, given)]
+        shapes = {name: given.get(name, t).shape for name, t in own.items()}
+        keeps, unfit = read_masks(masks, shapes)
+        lists = [("contradictory", contradictory + clashes), *misfits(self, own, given), ("masks", unfit)]
         if strict:
             lists = [("missing", report.missing), ("unexpected", report.unexpected), *lists]
         if any(names for _, names in lists):
@@ -352,8 +365,7 @@ class Module:
         values = {
             name: ops.tensor(given[name], dtype=t.dtype, device=t.device) for name, t in own.items() if name in given
         }
-        for name, value in values.items():
-            write(own[name], value)
+        write_masked(own, values, keeps)
         return report
 
     # --- what is done to the whole tree -----------------------------------------------------------------------------
@@ -478,14 +490,3 @@ def _parts(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple
         for key, v in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(v, (Parameter, Module, list, tuple, dict)):
                 yield from _parts(f"{name}.{key}", v, (*above, id(value)))
-
-
-def clear_gradients(parameters: list[Any], set_to_none: bool) -> None:
-    """Drop gradients, or fill them with zeros."""
-    for p in parameters:
-        if set_to_none or p._grad is None:
-            p._grad = None
-        elif isinstance(p._grad._array, RowSparse):
-            p._grad = tape.new_tensor(RowSparse.empty(p.shape, p.dtype))
-        else:
-            p._grad = ops.zeros_like(p._grad.detach())

@@ -851,7 +851,7 @@ def test_functions_in_place_of_methods():
     known = [name for name in vars(Callback) if name.startswith("on_")]
     functions = {name: (lambda *args, name=name: calls.append((name, len(args)))) for name in known}
     fit(make(train.LambdaCallback(**functions)), 1, validation=(X, Y))
-    steps = [("on_train_batch_begin", 2), ("on_train_batch_end", 2)] * 3
+    steps = [("on_train_batch_begin", 2), ("on_before_update", 1), ("on_train_batch_end", 2)] * 3
     test = [("on_test_begin", 1), ("on_test_end", 1)]
     assert calls == [
         ("on_train_begin", 1),

@@ -281,7 +281,7 @@ def test_what_a_step_needs() -> None:
         optimizer.step()
     with pytest.raises(GradError, match=r"LBFGS.step: every gradient is None, needs one. The closure calls backward"):
         optimizer.step(lambda: rosenbrock(w))
-    for name in ("regularizer", "constraint", "mask"):
+    for name in ("regularizer", "constraint"):
         setattr(w, name, object())
         with pytest.raises(ValueError, match=f"LBFGS: {name} of parameter 0 is set, needs None"):
             optimizer.step(closure)

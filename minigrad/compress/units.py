@@ -12,9 +12,9 @@ from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import check_initialized
+from minigrad.nn.masks import mask_of
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
-from minigrad.optim.stages import mask_of
 from minigrad.tensor import Tensor
 
 __all__ = ["Kept", "Share", "Units", "keep_all", "kept_ids", "take"]
@@ -135,7 +135,7 @@ def take(t: Tensor, places: Array, axis: int) -> None:
     The tensor stays the same object, so what shares it shares the smaller one. A gradient by rows is dropped.
     """
     if isinstance(t, Parameter) and t.mask is not None:
-        t.mask = np.take(np.asarray(mask_of(t, lambda: "mask")), places, axis=axis)
+        t.mask = np.take(np.asarray(mask_of(t, "mask")), places, axis=axis)
     grad = t._grad
     t._array = t._array.take(places, axis=axis)
     tape.mark_changed(t)  # a graph that saved the old values raises in backward

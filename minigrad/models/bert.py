@@ -276,7 +276,9 @@ class Bert(Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, shard_bytes: int | None = None) -> None:
         """Write ``config.json`` and the weights, by the names and in the layout that Hugging Face's BertModel reads."""
-        weights = {name.removeprefix(NAMES.prefix): array for name, array in NAMES.back(self.state_dict()).items()}
+        weights = {
+            name.removeprefix(NAMES.prefix): array for name, array in NAMES.back(self.state_dict(masks=False)).items()
+        }
         save_pretrained(folder, self.config.to_hf() | {"architectures": ["BertModel"]}, weights, shard_bytes)
 
     def forward(self, ids: Tensor, *, token_types: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
@@ -427,7 +429,7 @@ class BertForMaskedLM(Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, shard_bytes: int | None = None) -> None:
         """Write ``config.json`` and the weights, in the layout that Hugging Face's BertForMaskedLM reads."""
-        weights = NAMES.back({name.removeprefix("bert."): t for name, t in self.state_dict().items()})
+        weights = NAMES.back({name.removeprefix("bert."): t for name, t in self.state_dict(masks=False).items()})
         save_pretrained(folder, self.config.to_hf() | {"architectures": ["BertForMaskedLM"]}, weights, shard_bytes)
 
     def forward(self, ids: Tensor, *, token_types: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:

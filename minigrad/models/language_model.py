@@ -181,7 +181,7 @@ class LanguageModel(Module):
 
     def save_pretrained(self, folder: FilePath, *, shard_bytes: int | None = None) -> None:
         """Write ``config.json`` and the weights, by the names and in the layout that Hugging Face's libraries read."""
-        save_pretrained(folder, self.config.to_hf(), self.names().back(self.state_dict()), shard_bytes)
+        save_pretrained(folder, self.config.to_hf(), self.names().back(self.state_dict(masks=False)), shard_bytes)
 
 
 class CausalDecoding:

@@ -226,7 +226,7 @@ class T5(Seq2Seq):
         norm: Any = layer.self_attention_norm
         sizes = {"head_dim": layer.self_attention.head_dim, "hidden_features": layer.feed_forward.hidden_features}
         config = dataclasses.replace(self.config, **sizes, norm_eps=norm.eps)  # what was left to the layers
-        weights = names(layer.feed_forward.gate is not None).back(self.state_dict())
+        weights = names(layer.feed_forward.gate is not None).back(self.state_dict(masks=False))
         save_pretrained(folder, hf_config(config), weights, shard_bytes)
 
 

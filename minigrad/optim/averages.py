@@ -14,10 +14,10 @@ from minigrad.autograd import no_grad
 from minigrad.errors import message
 from minigrad.nn.batch_norm import BatchNorm
 from minigrad.nn.deferred import check_initialized
+from minigrad.nn.masks import mask_of
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.schedules import checks
-from minigrad.optim.stages import mask_of
 from minigrad.tensor import Tensor
 
 __all__ = ["EMA", "SWA", "Average", "update_bn"]
@@ -87,10 +87,7 @@ class Average:
                 average += moved
         else:
             self._weights = {name: p._array.astype(_working(p)) for name, p in weights.items()}
-        for name, p in weights.items():
-            keep = mask_of(p, lambda: f"{self._who}.update")
-            if keep is not None:
-                np.copyto(self._weights[name], 0, where=~keep)
+        self._leave_out(weights)
         self._buffers = {name: t._array.copy() for name, t in buffers.items()}
         self.updates += 1
 
@@ -138,12 +135,20 @@ class Average:
         """
         self._write(*self._ready("copy_to", model))
 
+    def _leave_out(self, weights: Mapping[str, Parameter]) -> None:
+        """Set the averages of what masks leave out to 0."""
+        for name, p in weights.items():
+            keep = mask_of(p, f"{self._who}: {name}")
+            if keep is not None:
+                np.copyto(self._weights[name], 0, where=~keep)
+
     def _ready(self, call: str, model: Module) -> tuple[dict[str, Parameter], dict[str, Tensor]]:
         if not self.updates:
             raise ValueError(message(f"{self._who}.{call}", "updates", "0", "at least one", "Call update() first"))
         weights, buffers = _tensors(self._who, model)
         self._fit(call, weights, self._weights)
         self._fit(call, buffers, self._buffers)
+        self._leave_out(weights)  # a mask may have come after the last update
         return weights, buffers
 
     def _write(self, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, GradError, describe, message
 from minigrad.nn.deferred import check_initialized
+from minigrad.nn.masks import mask_of
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.line_search import Point, strong_wolfe
 from minigrad.optim.optimizer import Array, Group, Optimizer
@@ -98,8 +99,9 @@ class LBFGS(Optimizer):
 
     Notes
     -----
-    `step` needs a closure. It knows no regularizers, constraints or masks of parameters, and refuses them. A direction
-    that is not finite is not followed, and a trial whose loss is not finite is too long.
+    `step` needs a closure. It knows no regularizers or constraints of parameters, and refuses them. Where a parameter
+    has a mask, it goes on in the space of the weights that are left, and forgets what it knew before the mask. A
+    direction that is not finite is not followed, and a trial whose loss is not finite is too long.
 
     Examples
     --------
@@ -139,6 +141,7 @@ class LBFGS(Optimizer):
             "line_search_fn": line_search_fn,
         }
         self._memory = Memory()
+        self._gone: Array | None = None  # which elements of the vector masks leave out
         super().__init__(params, defaults)
 
     def check(self, group: Group) -> None:
@@ -185,8 +188,10 @@ class LBFGS(Optimizer):
             hint = "optimizer.step(closure) evaluates the loss several times"
             need = "a function that clears the gradients, calls backward and returns the loss"
             raise TypeError(message(f"{self._who}.step", "closure", closure, need, hint))
-        group, memory = self.param_groups[0], self._memory
+        group = self.param_groups[0]
         self._check_plain(group)
+        self._leave_out(group)
+        memory = self._memory
         lr, most, tolerance = group["lr"], group["max_eval"], group["tolerance_change"]
         returned, loss, g = self._evaluate(closure)
         memory.func_evals += 1
@@ -256,7 +261,27 @@ class LBFGS(Optimizer):
             np.zeros_like(p._array) if g is None else g.dense() if type(g) is RowSparse else g
             for p, g in zip(params, grads, strict=True)
         ]
-        return returned, float(returned), self._flat(full)
+        flat = self._flat(full)
+        if self._gone is not None:
+            flat[self._gone] = 0
+        return returned, float(returned), flat
+
+    def _leave_out(self, group: Group) -> None:
+        """Set what masks leave out to 0, and where it is more than before, forget what was learned with it."""
+        keeps = [mask_of(p, f"{self._who}.step") for p in group["params"]]
+        self._gone = None
+        if all(keep is None for keep in keeps):
+            return
+        full = [np.ones(p.shape, np.bool_) if k is None else k for p, k in zip(group["params"], keeps, strict=True)]
+        gone = self._gone = ~self._flat(full)
+        x = self._flat([p._array for p in group["params"]])
+        x[gone] = 0
+        self._write(x)
+        memory = self._memory
+        known = [memory.gradient, memory.step, *memory.steps]
+        if any(part is not None and part[gone].any() for part in known):
+            self._memory = Memory()
+            self._memory.func_evals = memory.func_evals
 
     def _flat(self, parts: list[Array]) -> Array:
         """One vector; a copy."""
@@ -278,7 +303,7 @@ class LBFGS(Optimizer):
             if p.dtype not in (dtypes.float32, dtypes.float64):
                 hint = "Keep the parameters in float32: model.to(mg.float32)"
                 raise DTypeError(message(self._who, self._name(group, p), describe(p), "float32 or float64", hint))
-            for name in ("regularizer", "constraint", "mask"):
+            for name in ("regularizer", "constraint"):
                 if getattr(p, name, None) is not None:
                     hint = "Another optimizer keeps it"
                     raise ValueError(message(self._who, f"{name} of {self._name(group, p)}", "set", "None", hint))

@@ -15,8 +15,9 @@ from minigrad._core import arrays, tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, GradError, describe, message
+from minigrad.nn.checks import clear_gradients
 from minigrad.nn.deferred import check_initialized
-from minigrad.nn.module import Module, clear_gradients
+from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.stages import MASTER, Stages, wide
 from minigrad.tensor import Tensor

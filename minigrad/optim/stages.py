@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,14 @@ import numpy as np
 from minigrad import dtypes
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
+from minigrad.nn.masks import mask_of
 from minigrad.optim.gradients import cast, values_of
 from minigrad.tensor import Tensor
 
 if TYPE_CHECKING:
     from minigrad.optim.optimizer import Optimizer
 
-__all__ = ["MASTER", "Stages", "mask_of", "wide"]
+__all__ = ["MASTER", "Stages", "wide"]
 
 Array = Any
 State = dict[str, Any]
@@ -167,25 +167,6 @@ def _follow(master: Array, x: Array) -> None:
     other = np.asarray(cast(master, x.dtype)).view(np.uint16) != np.asarray(x).view(np.uint16)
     if other.any():
         np.copyto(master, cast(x, dtypes.float32), where=other)
-
-
-def mask_of(p: Tensor, where: Callable[[], str]) -> Array | None:
-    """The mask as bools of the parameter's shape; `where` says for an error who asks."""
-    mask = getattr(p, "mask", None)
-    if mask is None:
-        return None
-    keep = np.asarray(mask._array if isinstance(mask, Tensor) else mask)
-    if keep.dtype != np.bool_:
-        if keep.dtype not in dtypes.ALL:
-            raise TypeError(message(where(), "mask", describe(mask), "bools or numbers"))
-        keep = keep != 0
-    if keep.shape != p.shape:
-        try:
-            keep = np.broadcast_to(keep, p.shape)
-        except ValueError:
-            need = f"{p.shape}, or what stretches to it"
-            raise ShapeError(message(where(), "mask", f"{keep.shape}", need)) from None
-    return keep
 
 
 def _learning_rate(optimizer: Optimizer, group: dict[str, Any], p: Tensor) -> float:

@@ -14,6 +14,7 @@ from minigrad import dtypes
 from minigrad._core import tape
 from minigrad.autograd import is_grad_enabled, no_grad
 from minigrad.errors import describe, message
+from minigrad.nn.masks import mask_of, pack, unpack
 from minigrad.nn.mode import evaluation
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
@@ -50,7 +51,8 @@ class DataParallel(Module):
     Parameters
     ----------
     module : Module
-        The model. Its parameters and buffers become those of rank 0; where some wait for the first batch, with it.
+        The model. Its parameters, their masks, and its buffers become those of rank 0; where some wait for the first
+        batch, with it.
     communicator : Communicator, optional
         The ranks; by default those of `init`.
     bucket_size : int
@@ -236,6 +238,7 @@ class DataParallel(Module):
         if self.communicator.size == 1:
             return
         self._broadcast([t for _, t in named])
+        self._broadcast_masks()
         trained: list[Tensor] = [p for p in self.module.parameters() if p.requires_grad]
         tables = {
             id(t)
@@ -272,6 +275,18 @@ class DataParallel(Module):
                 t._array[...] = flat[start : start + t.size].reshape(t.shape)
                 start += t.size
         tape.mark_updated(tensors, "the values of rank 0")
+
+    def _broadcast_masks(self) -> None:
+        """Let the masks be those of rank 0: what one rank holds at 0 the others may not move."""
+        parameters = self.module.parameters()
+        masks = [mask_of(p, "DataParallel") for p in parameters]
+        masked = self.communicator.broadcast(np.array([mask is not None for mask in masks]))
+        for p, mask, known in zip(parameters, masks, masked.tolist(), strict=True):
+            if known:
+                bits = pack(np.ones(p.shape, np.bool_) if mask is None else mask)
+                p.mask = unpack(self.communicator.broadcast(bits), p.shape)
+            else:
+                p.mask = None
 
     def _arrived(self, p: Tensor) -> Any:
         """The hook: a gradient is complete."""

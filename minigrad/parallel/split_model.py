@@ -14,6 +14,7 @@ from minigrad.models.language_model import IGNORED, LanguageModel
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.deferred import check_initialized
 from minigrad.nn.feed_forward import FeedForward
+from minigrad.nn.masks import SUFFIX, pack, unpack
 from minigrad.nn.module import LoadReport, Module
 from minigrad.ops.noise import split_rank
 from minigrad.optim.clip import clip_by, grad_norm
@@ -212,7 +213,11 @@ def gather_state_dict(model: Module) -> dict[str, Tensor]:
     axes = {name: split[id(t)] for name, t, _ in model._tensors() if id(t) in split}
     state = model.state_dict()
     for name, (axis, communicator) in axes.items():
+        local = state[name].shape
         state[name] = tape.new_tensor(whole(state[name]._array, communicator, axis))
+        if name + SUFFIX in state:
+            keep = whole(unpack(state[name + SUFFIX]._array, local), communicator, axis)
+            state[name + SUFFIX] = tape.new_tensor(pack(keep))
     return state
 
 
@@ -247,6 +252,9 @@ def load_gathered_state_dict(model: Module, state: Mapping[str, Any], *, strict:
             axis, communicator = split[id(t)]
             array = np.asarray(own[name]._array if isinstance(own[name], Tensor) else own[name])
             own[name] = part(array, communicator, axis) if array.ndim > axis else array
+            bits = own.get(name + SUFFIX)
+            if bits is not None and np.asarray(bits).size == -(-array.size // 8) and array.ndim > axis:
+                own[name + SUFFIX] = part(unpack(np.asarray(bits), array.shape), communicator, axis)
     return model.load_state_dict(own, strict=strict)
 
 

@@ -144,6 +144,7 @@ class Pipeline:
         if t.scaler is not None:
             t.scaler.unscale_(rule)
         self._clip()
+        t.callbacks.on_before_update(t.logs)
         if t.scaler is None:
             rule.step()
         else:

@@ -64,6 +64,9 @@ class Callback:
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         """A step of the optimizer is done; the logs have the means of the epoch so far."""
 
+    def on_before_update(self, logs: Logs) -> None:
+        """The gradients of a step are there, unscaled and clipped, and the optimizer is about to use them."""
+
     def on_test_begin(self, logs: Logs) -> None:
         """An evaluation begins."""
 
@@ -144,6 +147,10 @@ class CallbackList(Callback):
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         for callback in self.callbacks:
             callback.on_train_batch_end(batch, logs)
+
+    def on_before_update(self, logs: Logs) -> None:
+        for callback in self.callbacks:
+            callback.on_before_update(logs)
 
     def on_test_begin(self, logs: Logs) -> None:
         for callback in self.callbacks:

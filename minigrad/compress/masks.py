@@ -1,0 +1,69 @@
+"""Masks of a model: read, write, apply and drop them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad._core import tape
+from minigrad.errors import describe, message
+from minigrad.nn.masks import mask_of
+from minigrad.nn.module import Module
+from minigrad.nn.parameter import Parameter
+
+__all__ = ["apply_masks", "masks", "remove_masks", "set_mask"]
+
+Array = np.ndarray[Any, Any]
+
+
+def masks(model: Module) -> dict[str, Array]:
+    """The masks of a model by the names of their parameters, a shared one once; True where a weight is kept.
+
+    Examples
+    --------
+    >>> from minigrad import compress, nn
+    >>> model = nn.Sequential([nn.Dense(2, in_features=2, kernel_initializer="identity")])
+    >>> report = compress.prune(model, 0.5)
+    >>> compress.masks(model)["0.weight"].tolist()
+    [[True, False], [False, True]]
+    """
+    found = {name: mask_of(p, f"masks: {name}") for name, p in _parameters("masks", model)}
+    return {name: np.array(keep) for name, keep in found.items() if keep is not None}
+
+
+def set_mask(p: Parameter, keep: Array, where: str = "set_mask") -> None:
+    """Give a parameter its mask, and set what it leaves out to 0.
+
+    Raises
+    ------
+    ValueError
+        If the parameter lies in memory that is read-only.
+    """
+    if not p._array.flags.writeable:
+        raise ValueError(message(where, "a parameter", "read-only", "memory to write to"))
+    p.mask = keep
+    np.copyto(p._array, 0, where=~keep)
+    tape.mark_changed(p)
+
+
+def apply_masks(model: Module) -> None:
+    """Set every weight that a mask leaves out to 0, as each step of an optimizer does: after writing to the weights."""
+    for name, p in _parameters("apply_masks", model):
+        keep = mask_of(p, f"apply_masks: {name}")
+        if keep is not None:
+            np.copyto(p._array, 0, where=~keep)
+            tape.mark_changed(p)
+
+
+def remove_masks(model: Module) -> None:
+    """Drop the masks: the weights stay as they are, zeros included, and further training moves all of them."""
+    apply_masks(model)
+    for _, p in _parameters("remove_masks", model):
+        p.mask = None
+
+
+def _parameters(who: str, model: Any) -> list[tuple[str, Parameter]]:
+    if not isinstance(model, Module):
+        raise TypeError(message(who, "model", describe(model), "a module"))
+    return model.named_parameters()
