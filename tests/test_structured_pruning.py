@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_neurons_of_a_sequential(data: Any) -> None:
     sizes = data.draw(st.lists(st.integers(2, 7), min_size=3, max_size=5))
     layers: list[Any] = []
     readers: dict[str, Any] = {}  # by the layer that makes the units, who reads them
-    for i, (before, after) in enumerate(zip(sizes, sizes[1:])):
+    for i, (before, after) in enumerate(itertools.pairwise(sizes)):
         activation = data.draw(st.sampled_from(ACTIVATIONS))
         layers.append(nn.Dense(after, activation, bias=data.draw(st.booleans()), in_features=before))
         if i < len(sizes) - 2:
@@ -119,7 +120,7 @@ def test_neurons_of_a_sequential(data: Any) -> None:
     model = filled(nn.Sequential(layers), dtype, seed)
     made = [(i, m) for i, m in enumerate(layers) if isinstance(m, nn.Dense)]
     gone = {}
-    for (i, m), (j, _) in zip(made, made[1:]):
+    for (i, m), (j, _) in itertools.pairwise(made):
         if data.draw(st.booleans()) or not gone:
             gone[f"{i}"] = data.draw(subsets(m.units))
             readers[f"{i}"] = j

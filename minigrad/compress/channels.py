@@ -54,8 +54,8 @@ def remove_channels(
     --------
     >>> import minigrad as mg
     >>> from minigrad import compress, nn
-    >>> norm = nn.BatchNorm2D(4)
-    >>> model = nn.Sequential([nn.Conv2D(4, 3, in_channels=1), norm, nn.ReLU(), nn.Flatten(), nn.Dense(2, in_features=36)])
+    >>> last = nn.Dense(2, in_features=36)
+    >>> model = nn.Sequential([nn.Conv2D(4, 3, in_channels=1), nn.BatchNorm2D(4), nn.ReLU(), nn.Flatten(), last])
     >>> kept = compress.remove_channels(model, 0.5)
     >>> model[0], model[1], model[-1]
     (Conv2D(1 -> 2, kernel_size=(3, 3)), BatchNorm2D(2), Dense(18 -> 2))

@@ -11,6 +11,7 @@ from minigrad.compress.structure import (
     is_linear,
     is_plain,
     is_sequential,
+    join,
     need_elementwise,
     resize,
 )
@@ -60,8 +61,8 @@ def make_units(name: str, layer: Any) -> Units:
         raise Unknown(name, f"a convolution in {layer.groups} groups")
     axis = (1 if layer.transposed else 0) if conv else 1
     units = Units(name, layer.weight.shape[axis])
-    units.add(_join(name, "weight"), layer.weight, axis)
-    units.add(_join(name, "bias"), layer.bias, 0)
+    units.add(join(name, "weight"), layer.weight, axis)
+    units.add(join(name, "bias"), layer.bias, 0)
     _resize(units, layer)
     need_elementwise(name, layer.activation, units.count, layer.axes if conv else 0, layer.weight.dtype)
     return units
@@ -79,10 +80,10 @@ def read_units(units: Units, name: str, layer: Any, *, repeats: int = 1) -> None
     if is_convolution(layer):
         if layer.groups > 1:
             raise Unknown(name, f"a convolution in {layer.groups} groups")
-        units.add(_join(name, "weight"), layer.weight, 0 if layer.transposed else 1, is_read=True)
+        units.add(join(name, "weight"), layer.weight, 0 if layer.transposed else 1, is_read=True)
         units.readers.append((layer, 1))
     elif is_linear(layer):
-        units.add(_join(name, "weight"), layer.weight, 0, repeats, is_read=True)
+        units.add(join(name, "weight"), layer.weight, 0, repeats, is_read=True)
         units.readers.append((layer, -1))
     else:
         raise Unknown(name, f"a {type(layer).__name__}, which is no plain Dense or convolution")
@@ -91,16 +92,12 @@ def read_units(units: Units, name: str, layer: Any, *, repeats: int = 1) -> None
 def scale_units(units: Units, name: str, norm: Any, *, repeats: int = 1) -> None:
     """Have a normalization that treats each unit by itself follow them."""
     for own in norm._vectors:
-        units.add(_join(name, own), getattr(norm, own), 0, repeats)
+        units.add(join(name, own), getattr(norm, own), 0, repeats)
     if norm._given is not None:
         each = norm._given[0] // units.count
         units.settle.append(lambda count: setattr(norm, "_given", (count * each,)))
     if isinstance(norm, GroupNorm):
         resize(units, norm, "num_groups", norm.num_groups // units.count)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def follow(tree: Tree, chain: Chain, start: int) -> Units | None:
@@ -189,8 +186,8 @@ class _Walk:
             raise Unknown(name, f"a convolution in {m.groups} groups")
         # each channel by itself: they are carried on, and may become several
         own = m.groups // self.units.count
-        self.units.add(_join(name, "weight"), m.weight, 0)
-        self.units.add(_join(name, "bias"), m.bias, 0)
+        self.units.add(join(name, "weight"), m.weight, 0)
+        self.units.add(join(name, "bias"), m.bias, 0)
         self.width = m.filters // self.units.count
         resize(self.units, m, "filters", self.width)
         resize(self.units, m, "groups", own)

@@ -8,7 +8,7 @@ from typing import Any
 from minigrad.compress.choice import plan
 from minigrad.compress.configs import check_configs, update_configs
 from minigrad.compress.neurons import Indices, chosen
-from minigrad.compress.structure import Tree, Unknown, is_linear, is_plain, resize
+from minigrad.compress.structure import Tree, Unknown, is_linear, is_plain, join, resize
 from minigrad.compress.units import Units, keep_all
 from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
@@ -96,23 +96,22 @@ def _heads(tree: Tree, path: str, m: Any, of: str) -> Units:
     try:
         if not is_plain(m, MultiHeadAttention, "_heads"):
             raise Unknown(path, f"a {type(m).__name__}, whose forward is not that of MultiHeadAttention")
-        before = f"{path}." if path else ""
         for name in ("query", "key", "value", "output"):
             part = getattr(m, name)
             if not is_linear(part):
-                raise Unknown(f"{before}{name}", f"a {type(part).__name__} in the place of a linear map")
+                raise Unknown(join(path, name), f"a {type(part).__name__} in the place of a linear map")
             if name != "output" and part.activation is not None:
-                raise Unknown(f"{before}{name}", "a linear map with an activation")
+                raise Unknown(join(path, name), "a linear map with an activation")
         by_key = of == "key"
         units = Units(path, m.num_kv_heads if by_key else m.num_heads, groups=1 if by_key else m.num_kv_heads)
         for name in ("query", "key", "value")[: 3 if by_key else 1]:
             part = getattr(m, name)
-            units.add(f"{before}{name}.weight", part.weight, 1)
-            units.add(f"{before}{name}.bias", part.bias, 0)
+            units.add(join(path, f"{name}.weight"), part.weight, 1)
+            units.add(join(path, f"{name}.bias"), part.bias, 0)
             if isinstance(part, Dense):
                 resize(units, part, "units", part.units // units.count)
-        units.add(f"{before}output.weight", m.output.weight, 0, is_read=True)
-        units.add(f"{before}slopes", m.slopes, 0)
+        units.add(join(path, "output.weight"), m.output.weight, 0, is_read=True)
+        units.add(join(path, "slopes"), m.slopes, 0)
         units.readers.append((m.output, -1))
         tree.need_own(units)
         units.settle.append(_settle(m, m.num_heads // units.count, by_key, tuple(m.output.weight.shape)))

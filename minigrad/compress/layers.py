@@ -10,7 +10,7 @@ import numpy as np
 from minigrad.compress.choice import check_amount
 from minigrad.compress.configs import check_configs, update_configs
 from minigrad.compress.neurons import chosen
-from minigrad.compress.structure import Tree, Unknown, is_plain, is_sequential
+from minigrad.compress.structure import Tree, Unknown, is_plain, is_sequential, join
 from minigrad.compress.unit_scores import unit_scores
 from minigrad.compress.units import Array, Units, kept_ids
 from minigrad.errors import describe, message
@@ -93,8 +93,8 @@ def remove_layers(
     found = chosen(tree, {path: m for path, m in tree if _is_stack(m)}, layers, exclude)
     if indices is not None and isinstance(indices, Mapping):
         found |= {path: m for path, m in tree if path in indices and is_sequential(m)}
-    elif indices is not None and not found:
-        found = chosen(tree, {path: m for path, m in tree if is_sequential(m)}, layers, exclude)
+    elif indices is not None and not found and is_sequential(model):
+        found = {"": model}
     if not found:
         raise ValueError(message(who, "model", describe(model), "a TransformerEncoder or TransformerDecoder"))
     for path, m in found.items():
@@ -140,7 +140,7 @@ def _by_ids(tree: Tree, found: Mapping[str, Any], indices: Any, minimum: int) ->
                 layer: Any = members[i]
                 if not is_plain(layer, Residual) or layer.shortcut is not None:
                     why = f"a {type(layer).__name__}: only a Residual without a shortcut is an identity when it gives 0"
-                    name = f"{path}.{i}" if path else f"{i}"
+                    name = join(path, f"{i}")
                     raise ValueError(message(tree.who, f"layer {name!r}", why, "a Residual without a shortcut"))
     return kept
 
@@ -155,7 +155,7 @@ def _by_scores(tree: Tree, found: Mapping[str, Any], share: float, scores: Any, 
         if isinstance(scores, Mapping):
             values = unit_scores(tree.who, m, [Units(path, count)], scores, None)[0]
         else:
-            each = [_writes(f"{path}.layers.{i}", layer) for i, layer in enumerate(m.layers)]
+            each = [_writes(join(path, f"layers.{i}"), layer) for i, layer in enumerate(m.layers)]
             values = np.concatenate(unit_scores(tree.who, m, each, scores, None))
         number = max(count - round(share * count), min(minimum, count))
         kept[path] = np.sort(np.argsort(-values, kind="stable")[:number])

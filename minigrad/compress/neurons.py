@@ -8,7 +8,7 @@ from typing import Any
 from minigrad.compress.choice import plan
 from minigrad.compress.configs import check_configs, update_configs
 from minigrad.compress.follow import follow, is_convolution, make_units, read_units, scale_units
-from minigrad.compress.structure import Tree, Unknown, is_linear, is_plain, need_elementwise
+from minigrad.compress.structure import Tree, Unknown, is_linear, is_plain, join, need_elementwise
 from minigrad.compress.units import Units, keep_all, kept_ids
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.containers import ModuleDict, ModuleList
@@ -170,18 +170,18 @@ def _network(tree: Tree, path: str, m: Any) -> Units:
         parts = {name: getattr(m, name) for name in ("hidden", "gate", "output") if getattr(m, name) is not None}
         for name, part in parts.items():
             if not is_linear(part):
-                raise Unknown(f"{path}.{name}", f"a {type(part).__name__} in the place of a linear map")
+                raise Unknown(join(path, name), f"a {type(part).__name__} in the place of a linear map")
         units = make_units(path, m.hidden)
         units.shares.clear()
         for name in ("hidden", "gate"):
             if name in parts:
                 part = parts[name]
-                units.add(f"{path}.{name}.weight", part.weight, 1)
-                units.add(f"{path}.{name}.bias", part.bias, 0)
-                need_elementwise(f"{path}.{name}", part.activation, units.count, 0, part.weight.dtype)
+                units.add(join(path, f"{name}.weight"), part.weight, 1)
+                units.add(join(path, f"{name}.bias"), part.bias, 0)
+                need_elementwise(join(path, name), part.activation, units.count, 0, part.weight.dtype)
         if "gate" in parts and isinstance(m.gate, Dense):
             units.settle.append(lambda count: setattr(m.gate, "units", count))
-        read_units(units, f"{path}.output", m.output)
+        read_units(units, join(path, "output"), m.output)
         tree.need_own(units)
     except Unknown as unknown:
         raise tree.refuse(path, unknown) from None

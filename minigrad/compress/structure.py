@@ -16,13 +16,14 @@ from minigrad import ops
 from minigrad.autograd import no_grad
 from minigrad.compress.units import Units
 from minigrad.errors import describe, message
+from minigrad.nn.deferred import check_initialized
 from minigrad.nn.dense import Dense
 from minigrad.nn.module import Module
 from minigrad.nn.projection import Projection
 from minigrad.nn.sequential import Sequential
-from minigrad.parallel.data_parallel import DataParallel
+from minigrad.tensor import Tensor
 
-__all__ = ["Chain", "Tree", "Unknown", "is_linear", "is_plain", "need_elementwise", "resize"]
+__all__ = ["Chain", "Tree", "Unknown", "is_linear", "is_plain", "is_sequential", "join", "need_elementwise", "resize"]
 
 Chain = list[tuple[str, Module]]
 ANSWER = "Exclude it, or name what reads its units: compress.remove_units"
@@ -59,15 +60,19 @@ class Tree:
         for path, module in model.named_modules():
             self.modules[id(module)] = path, module
             self._refuse(path, module)
-            for _, member in module._members():
+            for name, member in module._members():
                 self.places[id(member)] += 1
+                if isinstance(member, Tensor):
+                    check_initialized(who, join(path, name), member)
                 if isinstance(member, Module):
                     self.parents.setdefault(id(member), module)
 
     def _refuse(self, path: str, module: Module) -> None:
+        from minigrad.parallel.data_parallel import DataParallel  # which imports a lot
+
         if isinstance(module, DataParallel):
             got = "wrapped in DataParallel, whose buckets have the old shapes"
-            hint = "Pass its module, and wrap the smaller one anew"
+            hint = "Make the model smaller before it is wrapped"
             raise ValueError(message(self.who, f"layer {path!r}" if path else "model", got, "a plain model", hint))
 
     def __iter__(self) -> Iterator[tuple[str, Module]]:
@@ -96,9 +101,14 @@ class Tree:
     def _flat(self, path: str, m: Any) -> Chain:
         found: Chain = []
         for i, layer in enumerate(m):
-            name = f"{path}.{i}" if path else f"{i}"
+            name = join(path, f"{i}")
             found += self._flat(name, layer) if is_sequential(layer) and self._is_inside(layer) else [(name, layer)]
         return found
+
+
+def join(path: str, name: str) -> str:
+    """The path of a member."""
+    return f"{path}.{name}" if path else name
 
 
 def is_plain(module: Any, kind: type, *methods: str) -> bool:
