@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.compress.unit_scores import unit_scores
-from minigrad.compress.units import Array, Kept, Units, kept_ids
+from minigrad.compress.units import Array, Kept, Units, is_count, kept_ids
 from minigrad.errors import describe, message
 from minigrad.nn.module import Module
 
@@ -38,7 +38,7 @@ def plan(
     if (amount is None) == (indices is None):
         got = "neither" if amount is None else "both"
         raise ValueError(message(who, "amount, indices", got, "one of them"))
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 1:
+    if not is_count(minimum):
         raise ValueError(message(who, "minimum", describe(minimum), "an int of at least 1"))
     if scope not in ("layer", "global"):
         raise ValueError(message(who, "scope", describe(scope), "'layer' or 'global'"))

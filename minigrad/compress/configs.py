@@ -55,9 +55,9 @@ def updated(m: Any) -> Any:
     if isinstance(m, Llama):
         found["num_kv_heads"] = one([a.num_kv_heads for a in attention])
         usual["num_kv_heads"] = found["num_heads"]
-    dims = {a.head_dim for a in attention}
-    if isinstance(found["num_heads"], tuple) or found["num_heads"] * min(dims) != table.shape[1]:
-        found["head_dim"] = min(dims)
+    size = attention[0].head_dim
+    if isinstance(found["num_heads"], tuple) or found["num_heads"] * size != table.shape[1]:
+        found["head_dim"] = size
     changes = {
         name: value
         for name, value in found.items()

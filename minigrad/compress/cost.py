@@ -11,6 +11,7 @@ from typing import Any
 from minigrad.autograd import no_grad
 from minigrad.compress.follow import is_convolution
 from minigrad.compress.structure import is_linear
+from minigrad.compress.units import is_count
 from minigrad.errors import describe, message
 from minigrad.models.bert import MaskedLMHead
 from minigrad.models.language_model import LanguageModel
@@ -109,7 +110,7 @@ def measure(model: Module, *inputs: Any, repeats: int = 5, **options: Any) -> Co
     >>> cost.flops, cost.parameters, cost.bytes  # 2 * 10 * (3 * 4 + 4 * 2)
     (400, 26, 104)
     """
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+    if not is_count(repeats):
         raise ValueError(message("measure", "repeats", describe(repeats), "an int of at least 1"))
     count = [0]
     removes = []
@@ -155,7 +156,8 @@ def _operations(module: Any, args: tuple[Any, ...], output: Any) -> int:
         x = args[0]
         keys = args[1] if len(args) > 1 and args[1] is not None else x
         pairs = math.prod(x.shape[:-1]) * keys.shape[-2] * module.num_heads
-        own = module.output.weight.shape[0] // module.num_heads  # type: ignore[operator, union-attr]
+        last: Any = module.output
+        own = last.weight.shape[0] // module.num_heads
         return int(2 * pairs * ((module.head_dim or 0) + own))
     if isinstance(module, (LanguageModel, MaskedLMHead)) and output.ndim:
         features = module.tokens.weight.shape[1] if isinstance(module, LanguageModel) else args[1].shape[1]

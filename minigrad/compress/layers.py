@@ -12,7 +12,7 @@ from minigrad.compress.configs import check_configs, update_configs
 from minigrad.compress.neurons import chosen
 from minigrad.compress.structure import Tree, Unknown, is_plain, is_sequential, join
 from minigrad.compress.unit_scores import unit_scores
-from minigrad.compress.units import Array, Units, kept_ids
+from minigrad.compress.units import Array, Units, is_count, kept_ids
 from minigrad.errors import describe, message
 from minigrad.nn.containers import Residual
 from minigrad.nn.module import Module
@@ -88,7 +88,7 @@ def remove_layers(
     if (amount is None) == (indices is None):
         got = "neither" if amount is None else "both"
         raise ValueError(message(who, "amount, indices", got, "one of them"))
-    if isinstance(minimum, bool) or not isinstance(minimum, int) or minimum < 1:
+    if not is_count(minimum):
         raise ValueError(message(who, "minimum", describe(minimum), "an int of at least 1"))
     found = chosen(tree, {path: m for path, m in tree if _is_stack(m)}, layers, exclude)
     if indices is not None and isinstance(indices, Mapping):

@@ -264,10 +264,11 @@ def remove_units(
                 raise Unknown(f"between {i}", "a GroupNorm, whose statistics are those of several units")
             scale_units(units, f"between {i}", m)
         for i, m in enumerate(readers):
+            reader: Any = m
             repeats = 1
-            if is_linear(m) and not is_convolution(makers[0]):
-                repeats = m.weight.shape[0] // units.count  # type: ignore[attr-defined, operator]
-            read_units(units, f"consumer {i}", m, repeats=max(repeats, 1))
+            if is_linear(reader) and not is_convolution(makers[0]):
+                repeats = reader.weight.shape[0] // units.count
+            read_units(units, f"consumer {i}", reader, repeats=max(repeats, 1))
     except Unknown as unknown:
         raise ValueError(message(who, unknown.name, unknown.why, "a layer whose units are known")) from None
     twice = {(id(s.tensor), s.axis) for s in units.shares}

@@ -17,7 +17,7 @@ from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
-__all__ = ["Kept", "Share", "Units", "keep_all", "kept_ids", "take"]
+__all__ = ["Array", "Kept", "Share", "Units", "is_count", "keep_all", "kept_ids", "take"]
 
 Array = np.ndarray[Any, Any]
 
@@ -151,6 +151,11 @@ def kept_ids(who: str, name: str, given: Any, count: int, *, minimum: int = 1) -
         need = f"at most {count - minimum}, so that {minimum} of {count} are left"
         raise ValueError(message(who, name, f"{len(gone)} units", need))
     return left
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is an int of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def ids(who: str, name: str, given: Any, count: int) -> Array:

@@ -73,12 +73,13 @@ def read_fields(config_class: type[Any], config: Mapping[str, Any], keys: Mappin
         value, kind = config.get(theirs), kinds[own].removesuffix(" | None")
         if theirs not in config or (value is None and kind == kinds[own]):
             continue
-        several = kind.endswith(EACH) and isinstance(value, list)
-        kind = kind.removesuffix(EACH)
-        if value is not None and not (all(_is(kind, v) for v in value) if several else _is(kind, value)):
+        if kind.endswith(EACH) and isinstance(value, list):
+            value = tuple(value)
+        each, kind = value if isinstance(value, tuple) else (value,), kind.removesuffix(EACH)
+        if value is not None and not all(_is(kind, v) for v in each):
             need = {"int": "an integer", "float": "a finite number", "bool": "true or false", "str": "a text"}[kind]
             raise ValueError(message(config_class.__name__, theirs, describe(value), need))
-        found[own] = tuple(value) if several else value
+        found[own] = value
     return found
 
 
