@@ -16,6 +16,7 @@ FAMILIES = (
     "optimizer",
     "gpt",
     "decode",
+    "structured",
     "loader",
     "imports",
 )
