@@ -12,6 +12,7 @@ from minigrad.compress.pruning import prune
 from minigrad.compress.rewind import Rewind
 from minigrad.compress.schedules import CubicSchedule, GeometricSchedule, OneShot, PruningSchedule
 from minigrad.compress.scores import Magnitude, Movement, Random, Score, Taylor
+from minigrad.compress.sparse_dense import SparseDense, sparsify
 from minigrad.compress.sparsity import Sparsity, sparsity
 from minigrad.compress.vocabulary import shrink_embedding
 from minigrad.compress.width import remove_features
@@ -28,6 +29,7 @@ __all__ = [
     "Random",
     "Rewind",
     "Score",
+    "SparseDense",
     "Sparsity",
     "Taylor",
     "apply_masks",
@@ -44,5 +46,6 @@ __all__ = [
     "remove_units",
     "save_sparse",
     "shrink_embedding",
+    "sparsify",
     "sparsity",
 ]

@@ -64,7 +64,7 @@ def encoded(x: Array, pattern: Array) -> tuple[str, dict[str, Array]]:
     count = int(np.count_nonzero(pattern))
     form, _ = smallest(x.shape, x.dtype.itemsize, count)
     if form == "dense":
-        return form, {"values": np.ascontiguousarray(x)}
+        return form, {"values": np.asarray(x, order="C")}
     values = x[pattern]
     if form == "bits":
         return form, {"bits": pack(pattern), "values": values}

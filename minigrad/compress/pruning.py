@@ -105,7 +105,10 @@ def check_plan(
             raise ValueError(message(who, "pattern", repr(pattern), "n of m, with 0 < n < m"))
         return None, None, (n, m)
     if threshold is not None:
-        return None, number(who, "threshold", threshold), None
+        edge = number(who, "threshold", threshold)
+        if edge != edge:
+            raise ValueError(message(who, "threshold", "nan", "a number"))
+        return None, edge, None
     amount = 0.5 if amount is None else amount
     count_of(who, amount, 2**62)
     return amount, None, None
