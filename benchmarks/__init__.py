@@ -18,5 +18,6 @@ FAMILIES = (
     "decode",
     "structured",
     "loader",
+    "sparse",
     "imports",
 )

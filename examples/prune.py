@@ -157,9 +157,7 @@ def prune_neurons(args: argparse.Namespace, model: nn.Module, parts: tuple[Part,
     at_once = accuracy(model, test_set)
     fit(args, model, train_set, args.tune_epochs, [])
     after = accuracy(model, test_set)
-    print(
-        f"{args.neurons:.0%} of the neurons gone: test accuracy {before:.2%} -> {at_once:.2%} at once, {after:.2%} tuned"
-    )
+    print(f"{args.neurons:.0%} of the neurons gone: test accuracy {before:.2%} -> {at_once:.2%}, tuned {after:.2%}")
     file = Path(args.out, "small.safetensors")
     io.save_weights(file, model.state_dict())
     print(compress.measure(model, test_set[0][:128], repeats=30).beside(whole))

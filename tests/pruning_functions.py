@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import rank_functions as functions
 
 import minigrad as mg
@@ -51,3 +52,40 @@ def train(size: int, plan: dict[str, Any]) -> Any:
         weights = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
         found.append((weights, compress.masks(model)))
     return found
+
+
+def wrapped_masks(size: int) -> Any:
+    """The masks after wrapping, of models that come with masks of their own on each rank, or with none."""
+    world = functions.team(size)
+    if world is None:
+        return None
+    mg.random.seed(world.rank)
+    made = []
+    for masked in (0, 1):  # the rank that comes with masks
+        model = build({"sparse": False})
+        if world.rank == masked:
+            compress.prune(model, 0.5, scores="random")
+        before = compress.masks(model)
+        parallel.DataParallel(model, world)
+        made.append((before, compress.masks(model)))
+    return made
+
+
+def split_state(size: int) -> Any:
+    """The state of a pruned model that is split, gathered; and the masks that a rank has of a state that it loads."""
+    world = functions.team(size)
+    if world is None:
+        return None
+    mg.random.seed(1)
+    plain = nn.FeedForward(12, features=8)
+    compress.prune(plain, 0.5)
+    state = plain.state_dict()
+    model = parallel.tensor_parallel(plain, world)
+    gathered = parallel.gather_state_dict(model)
+    own = compress.masks(model)
+    with pytest.raises(ValueError, match="prune: model is split over ranks"):
+        compress.prune(model, 0.9)
+    fresh = parallel.tensor_parallel(nn.FeedForward(12, features=8), world)
+    parallel.load_gathered_state_dict(fresh, state)
+    arrays = ({name: t.numpy() for name, t in each.items()} for each in (state, gathered))
+    return (*arrays, own, compress.masks(fresh))

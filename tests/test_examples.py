@@ -190,6 +190,32 @@ def test_mnist_ffn(tmp_path, mnist_folder):
     assert "picture" not in again
 
 
+def test_prune(tmp_path, mnist_folder):
+    """Most weights go, most of the accuracy stays, and the file is as much smaller as it should be."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("safetensors")
+    small = ("--hidden", "64", "--batch-size", "20", "--epochs", "4", "--prune-epochs", "4", "--lr", "0.003")
+    small += ("--tune-epochs", "2")
+    text = run(tmp_path, "prune.py", "--data", mnist_folder, *small, "--plot", "picture.png")
+    losses = [float(found) for found in re.findall(r"^epoch .*\bloss ([\d.]+)", text, re.MULTILINE)]
+    assert len(losses) == 10
+    assert losses[3] < losses[0] / 1.5
+    found = re.search(r"90\.0% of the weights gone: test accuracy ([\d.]+)% -> ([\d.]+)%", text)
+    assert found is not None
+    assert float(found[2]) > max(70.0, float(found[1]) - 10.0)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("dense", "pruned")]
+    assert sizes[0] > 6 * sizes[1]
+    assert len(re.findall(r"images at once: [\d.]+ ms dense, [\d.]+ ms sparse", text)) == 3
+    assert "neurons kept: 32" in text
+    found = re.search(r"50% of the neurons gone: test accuracy ([\d.]+)% -> ([\d.]+)%, tuned ([\d.]+)%", text)
+    assert found is not None
+    assert float(found[3]) > max(70.0, float(found[1]) - 10.0)
+    assert re.search(r"^MFLOPs +[\d.]+ +[\d.]+ +50\.0%$", text, re.MULTILINE)
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.51 * sizes[0]
+    assert f"loaded again, test accuracy {found[3]}%" in text
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_custom_loop(tmp_path):
     """A loop that is stopped and called again ends as one that is not."""
     options = ("--epochs", "3", "--save-every", "4", "--precision", "fp16", "--accumulate", "3", "--batch-size", "20")
@@ -400,7 +426,7 @@ def refused(folder, name, *arguments):
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("name", ["mnist_conv.py", "mnist_ffn.py", "mixed_precision.py"])
+@pytest.mark.parametrize("name", ["mnist_conv.py", "mnist_ffn.py", "mixed_precision.py", "prune.py"])
 def test_a_folder_without_data_is_one_line(name, tmp_path):
     code, text = refused(tmp_path, name, "--data", "nowhere")
     assert code == 1

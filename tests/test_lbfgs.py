@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -345,3 +345,26 @@ def test_one_group() -> None:
     _, optimizer, _ = problem([1.0, 2.0])
     with pytest.raises(ValueError, match=r"LBFGS: group is the second one, needs one group.*all parameters"):
         optimizer.add_param_group({"params": nn.Parameter([1.0])})
+
+
+@settings(max_examples=12)
+@given(seed=st.integers(0, 999), search=st.sampled_from([None, "strong_wolfe"]), late=st.booleans())
+def test_a_mask_leaves_the_rest_of_the_problem(seed: int, search: str | None, late: bool) -> None:
+    """What is found is the minimum over the weights that are left, by linear algebra; `late`: after some steps."""
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(6, 6))
+    a, b = a @ a.T + 6 * np.eye(6), rng.normal(size=6)
+    keep = rng.random(6) < 0.6
+    keep[0], keep[1] = True, False
+    w, optimizer, closure = problem(
+        rng.normal(size=6), lambda w: 0.5 * (w @ mg.asarray(a) @ w) - (w * mg.asarray(b)).sum(),
+        line_search_fn=search, lr=1.0 if search else 0.1, max_iter=60, tolerance_grad=1e-10, tolerance_change=1e-15,
+    )  # fmt: skip
+    if late:
+        optimizer.step(closure)
+    w.mask = keep  # type: ignore[attr-defined]
+    for _ in range(12):
+        optimizer.step(closure)
+    found = w.detach().numpy()
+    assert not found[~keep].any()
+    np.testing.assert_allclose(found[keep], np.linalg.solve(a[np.ix_(keep, keep)], b[keep]), atol=1e-5)

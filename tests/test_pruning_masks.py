@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import amp, compress, nn, optim, parallel
+from minigrad import amp, compress, models, nn, optim, parallel
 from minigrad.io import load_checkpoint, load_weights, save_checkpoint, save_weights
 from minigrad.optim.averages import Average
 from minigrad.optim.stages import Stages
@@ -411,3 +411,32 @@ def test_two_ranks_score_as_one_process(group: parallel.Group, stage: int, score
     for (weights, masks), (wanted, own) in zip(two, one, strict=True):
         assert all(np.array_equal(keep, own[name]) for name, keep in masks.items())
         assert all(np.allclose(x, wanted[name], atol=1e-5) for name, x in weights.items())
+
+
+def test_wrapping_takes_the_masks_of_rank_0(group: parallel.Group) -> None:
+    zero, one = group.run(functions.wrapped_masks, 2)
+    wanted = zero[0][0]
+    for (_, masks), _ in (zero, one):
+        assert masks.keys() == wanted.keys() != set()
+        assert all(np.array_equal(keep, wanted[name]) for name, keep in masks.items())
+    assert one[1][0]
+    assert not one[1][1]  # where rank 0 has none, the others lose theirs
+
+
+def test_a_split_model_gathers_and_loads_masks(group: parallel.Group) -> None:
+    for state, gathered, own, loaded in group.run(functions.split_state, 2):
+        assert gathered.keys() == state.keys()
+        assert all(np.array_equal(value, state[name]) for name, value in gathered.items())
+        assert own.keys() == loaded.keys() != set()
+        assert all(np.array_equal(keep, loaded[name]) for name, keep in own.items())
+
+
+def test_other_libraries_get_no_masks(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 11, "max_length": 8, "features": 8, "num_layers": 1, "num_heads": 2}
+    model = models.GPT(models.GPTConfig(**sizes))
+    compress.prune(model, 0.5)
+    model.save_pretrained(tmp_path)
+    assert not [name for name in load_weights(tmp_path) if name.endswith(".mask")]
+    again = models.GPT.from_pretrained(tmp_path)
+    for (name, p), (_, q) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert np.array_equal(p.detach().numpy(), q.detach().numpy()), name

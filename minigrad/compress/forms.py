@@ -23,17 +23,10 @@ class FormError(ValueError):
 
 def pattern_of(x: Array) -> Array:
     """Where an array has anything but +0: a -0 and a NaN are values, so that nothing is lost."""
-    if x.dtype == np.bool_:
-        return x.copy()
-    return (
-        np.ascontiguousarray(x)
-        .reshape(-1)
-        .view(np.dtype(f"V{x.dtype.itemsize}"))
-        .view(np.uint8)
-        .reshape(-1, x.dtype.itemsize)
-        .any(axis=1)
-        .reshape(x.shape)
-    )
+    word = min(x.dtype.itemsize, 8)  # complex128 has two
+    words = np.ascontiguousarray(x).reshape(-1).view(f"u{word}").reshape(x.size, x.dtype.itemsize // word)
+    found: Array = (words != 0).any(axis=1).reshape(x.shape)
+    return found
 
 
 def _unsigned(most: int) -> Any:
@@ -102,7 +95,8 @@ def _bits(parts: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
         bits.dtype == np.uint8 and bits.shape == (-(-size // 8),), f"bits {bits.dtype} {bits.shape} for {size} elements"
     )
     _need(not size % 8 or not int(bits[-1]) >> (size % 8), "bits beyond the last element")
-    return unpack(bits, shape)
+    found: Array = unpack(bits, shape)
+    return found
 
 
 def _rows(parts: Mapping[str, Array], shape: tuple[int, ...], count: int) -> Array:

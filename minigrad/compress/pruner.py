@@ -9,7 +9,7 @@ from minigrad.compress.pruning import check_plan, prune_targets
 from minigrad.compress.rewind import Rewind
 from minigrad.compress.schedules import PruningSchedule
 from minigrad.compress.scores import Score, find_score
-from minigrad.compress.targets import Target, find_targets
+from minigrad.compress.targets import Target, find_targets, ranks_of
 from minigrad.errors import describe, message
 from minigrad.nn.module import Module
 from minigrad.train.callbacks.callback import Callback, Logs
@@ -55,7 +55,8 @@ class Pruner(Callback):
     Notes
     -----
     In a loop call `before_update` between backward and the optimizer's step (only gathered scores need it), and `step`
-    after it. Of a `DataParallel` all ranks get the masks of rank 0, from the scores of all.
+    after it, where no overflow has skipped it. Of a `DataParallel` all ranks get the masks of rank 0, from the scores of
+    all.
 
     The masks are part of the model's state dict; the state of a pruner is its count, the scores and what `rewind`
     keeps, and a run that is resumed goes on bit for bit. Averages of weights (`EMA`) are 0 where the masks are, but do
@@ -136,8 +137,8 @@ class Pruner(Callback):
         if not self.schedule.is_due(self.count):
             return
         amount = None if self.pattern is not None else self.schedule.amount(self.count)
-        communicator = getattr(self.model, "communicator", None)
-        prune_targets(self.targets, amount, None, self.scope, self.score, self.pattern, communicator)
+        ranks = ranks_of(self.model)
+        prune_targets(self.targets, amount, None, self.scope, self.score, self.pattern, ranks)
         if self.rewind is not None and self.count > self.rewind.step:
             self.rewind.back(*self._parts())
 

@@ -12,7 +12,7 @@ from minigrad.compress.masks import set_mask
 from minigrad.compress.scores import Score, find_score
 from minigrad.compress.selection import count_of, lowest, pattern_gone
 from minigrad.compress.sparsity import Sparsity, sparsity
-from minigrad.compress.targets import Target, find_targets
+from minigrad.compress.targets import Target, find_targets, ranks_of
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import number
 from minigrad.nn.masks import mask_of, pack, unpack
@@ -83,7 +83,7 @@ def prune(
     targets = find_targets("prune", model, exclude)
     amount, threshold, found = check_plan("prune", amount, threshold, scope, pattern)
     score = find_score("prune", scores)
-    prune_targets(targets, amount, threshold, scope, score, found, getattr(model, "communicator", None))
+    prune_targets(targets, amount, threshold, scope, score, found, ranks_of(model))
     return sparsity(model)
 
 

@@ -179,7 +179,7 @@ class Taylor(_Gathered):
     """
 
     def term(self, w: Array, g: Array) -> Array:
-        return np.square(w * g)
+        return (w * g) ** 2
 
 
 KINDS: dict[str, type[Score]] = {"magnitude": Magnitude, "movement": Movement, "random": Random, "taylor": Taylor}
@@ -196,4 +196,5 @@ def find_score(who: str, scores: Any) -> Score:
 
 
 def _wide(x: Any) -> Array:
-    return x.astype(np.float32) if x.dtype in dtypes.HALF else x
+    made: Array = x.astype(np.float32) if x.dtype in dtypes.HALF else x
+    return made

@@ -33,7 +33,8 @@ def lowest(scores: Array, count: int) -> Array:
     gone = flat < edge
     ties = np.flatnonzero(flat == edge)
     gone[ties[: count - int(gone.sum())]] = True
-    return gone.reshape(scores.shape)
+    made: Array = gone.reshape(scores.shape)
+    return made
 
 
 def pattern_gone(scores: Array, pattern: tuple[int, int], axis: int, name: str) -> Array:

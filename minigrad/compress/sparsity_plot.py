@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
-LEFT, GONE, SPARSE, GRID = "#2a6fb0", "#d9dde2", "#d1602a", "#dddddd"
+KEPT, GONE, DENSE, SPARSE, GRID = "#2a6fb0", "#d9dde2", "#8c96a1", "#d1602a", "#dddddd"
 
 
 def plot(report: Sparsity, path: FilePath, dpi: int) -> None:
@@ -35,7 +35,7 @@ def plot(report: Sparsity, path: FilePath, dpi: int) -> None:
 
     left = panels[0]
     zeros = [row.sparsity for row in rows]
-    left.barh(places, [1 - z for z in zeros], color=LEFT, label="kept")
+    left.barh(places, [1 - z for z in zeros], color=KEPT, label="kept")
     left.barh(places, zeros, left=[1 - z for z in zeros], color=GONE, label="zero")
     for place, z in zip(places, zeros, strict=True):
         left.text(0.98, place, f"{z:.1%}", va="center", ha="right", fontsize=8)
@@ -44,12 +44,12 @@ def plot(report: Sparsity, path: FilePath, dpi: int) -> None:
     left.invert_yaxis()
 
     middle = panels[1]
-    middle.barh(places - 0.2, [row.dense_bytes / 1024 for row in rows], 0.4, color=GONE, label="dense")
+    middle.barh(places - 0.2, [row.dense_bytes / 1024 for row in rows], 0.4, color=DENSE, label="dense")
     middle.barh(places + 0.2, [row.sparse_bytes / 1024 for row in rows], 0.4, color=SPARSE, label="sparse")
     middle.set(title="Size", xlabel="KiB")
     if timed:
         times = [1e3 * (row.seconds or 0.0) for row in rows]
-        panels[2].barh(places, times, 0.6, color=LEFT, label="forward")
+        panels[2].barh(places, times, 0.6, color=KEPT, label="forward")
         panels[2].set(title="Time of the layer", xlabel="ms")
     for panel in panels:
         panel.grid(axis="x", color=GRID)

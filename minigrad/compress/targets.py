@@ -13,7 +13,7 @@ from minigrad.nn.embedding import Embedding
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 
-__all__ = ["Target", "find_targets"]
+__all__ = ["Target", "find_targets", "ranks_of"]
 
 
 class Target(NamedTuple):
@@ -55,7 +55,7 @@ def find_targets(who: str, model: Any, exclude: Any = ()) -> list[Target]:
     TypeError
         If the model is none, or an entry of `exclude` nothing of these.
     ValueError
-        If an entry of `exclude` fits nothing in the model, or nothing is left.
+        If an entry of `exclude` fits nothing in the model, nothing is left, or the model is split over ranks.
     ShapeError
         If a weight waits for its first batch.
 
@@ -69,6 +69,9 @@ def find_targets(who: str, model: Any, exclude: Any = ()) -> list[Target]:
     """
     if not isinstance(model, Module):
         raise TypeError(message(who, "model", describe(model), "a module"))
+    if any(getattr(module, "splits", None) for module in model.modules()):
+        hint = "Prune it before parallel.tensor_parallel, which splits the masks too"
+        raise ValueError(message(who, "model", "split over ranks, of which each would choose alone", "whole", hint))
     owners: dict[int, list[tuple[str, Module]]] = {}
     first: dict[int, tuple[str, Parameter]] = {id(p): (name, p) for name, p in model.named_parameters()}
     for path, module in model.named_modules():
@@ -93,6 +96,16 @@ def find_targets(who: str, model: Any, exclude: Any = ()) -> list[Target]:
     if not made:
         raise ValueError(message(who, "model", "without a weight to prune", "one of two or more axes"))
     return made
+
+
+def ranks_of(model: Module) -> Any:
+    """The communicator of the ranks that train a model together, None where there are none."""
+    communicator = getattr(model, "communicator", None)
+    if communicator is None:
+        return None
+    from minigrad.parallel.data_parallel import DataParallel  # loaded already where this is one
+
+    return communicator if isinstance(model, DataParallel) else None
 
 
 def _fits(who: str, entry: Any, p: Parameter, places: list[tuple[str, Module]]) -> bool:

@@ -1,9 +1,9 @@
 """Products of dense rows with a sparse matrix: what a pruned fully connected layer computes.
 
-The matrix lies by its outputs: for each the inputs that it has a weight for, in rising order, and these weights. Rows of
-the batch are taken 32 at a time and transposed, so that a weight is multiplied with a vector of them; one or two rows are
-taken by themselves. A number of the result is summed by one thread, in an order that neither the number of threads nor
-the row's place in the batch changes.
+The matrix lies by its outputs: for each the inputs that it has a weight for, and these weights. Rows of the batch are
+taken 32 at a time and transposed, so that a weight is multiplied with a vector of them; one or two rows are taken by
+themselves. A number of the result is summed by one thread, in an order that neither the number of threads nor the row's
+place in the batch changes.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport INT32_MAX
@@ -21,6 +21,7 @@ import_array()
 cdef enum:
     ROWS = 32   # of a panel: their sums stay in registers
     FEW = 2     # rows that are taken one by one
+    LINE = 16   # elements
     UNITS = 32  # outputs that one thread takes at a time
 
 ctypedef struct Sparse:
@@ -42,16 +43,19 @@ cdef inline bint is_vector(object x, int kind):
 
 
 cdef void turn(npy_intp panel, const Sparse* p) noexcept nogil:
-    """Transpose the rows of a panel; those beyond the batch are 0."""
-    cdef npy_intp i, j, first = panel * ROWS, high = min(ROWS, p.batch - panel * ROWS)
+    """Transpose the rows of a panel, a line of the cache of each at a time; those beyond the batch are 0."""
+    cdef npy_intp i, j, start = 0, stop, first = panel * ROWS, high = min(ROWS, p.batch - panel * ROWS)
     cdef float* target = p.panels + first * p.features
-    cdef const float* source
-    for i in range(p.features):
-        source = p.x + first * p.features + i
+    cdef const float* source = p.x + first * p.features
+    while start < p.features:
+        stop = min(start + LINE, p.features)
         for j in range(high):
-            target[i * ROWS + j] = source[j * p.features]
+            for i in range(start, stop):
+                target[i * ROWS + j] = source[j * p.features + i]
         for j in range(high, ROWS):
-            target[i * ROWS + j] = 0
+            for i in range(start, stop):
+                target[i * ROWS + j] = 0
+        start = stop
 
 
 cdef void multiply(npy_intp panel, npy_intp start, npy_intp stop, const Sparse* p) noexcept nogil:
