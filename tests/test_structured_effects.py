@@ -393,6 +393,18 @@ def replaced() -> nn.FeedForward:
     return network
 
 
+def normed() -> nn.FeedForward:
+    network = nn.FeedForward(6, features=4)
+    network.dropout = nn.LayerNorm(6)
+    return network
+
+
+def scaled() -> nn.MultiHeadAttention:
+    layer = nn.MultiHeadAttention(2, 4, qk_norm=True)
+    layer.query_norm = nn.Lambda(lambda q: q * mg.reshape(mg.tensor([1.0, 2.0]), (2, 1, 1)))
+    return layer
+
+
 def between(layer: Any, units: int = 4) -> nn.Sequential:
     return nn.Sequential([nn.Dense(units, in_features=3), layer, nn.Dense(2, in_features=units)])
 
@@ -465,6 +477,8 @@ REFUSED = [
         lambda: OwnAttention(2, 4),
         "a OwnAttention, whose forward is not",
     ),
+    (compress.remove_heads, scaled, "stopped by 'query_norm': a Lambda, which may treat heads differently"),
+    (compress.remove_neurons, normed, "stopped by 'dropout': a LayerNorm, which has parameters"),
     (compress.remove_heads, lambda: mlp(3, 4, 2), "needs a MultiHeadAttention"),
     (compress.remove_layers, lambda: mlp(3, 4, 2), "needs a TransformerEncoder or TransformerDecoder"),
 ]

@@ -165,6 +165,9 @@ def test_channels(data: Any) -> None:
         lambda n: nn.InstanceNorm(n, 0.1, affine=True),
         lambda n: nn.InstanceNorm(n, 0.1),
         lambda n: nn.GroupNorm(n, n, 0.1),
+        lambda n: nn.GroupNorm(n, eps=0.1, affine=False),
+        lambda n: nn.InstanceNorm(eps=0.1),  # without features, weights and statistics
+        lambda n: nn.BatchNorm(eps=0.1, affine=False, track_running_stats=False),
         lambda n: nn.Identity(),
     ]
     pools = [nn.MaxPool1D, nn.AvgPool1D] if axes == 1 else [nn.MaxPool2D, nn.AvgPool2D]
@@ -191,6 +194,8 @@ def test_channels(data: Any) -> None:
         blinded(m[-1], gone[f"{len(first)}"], 1, 3**axes if flat else 1)
 
     small = check(model, lambda m: compress.remove_channels(m, indices=gone), blind, lambda m: m(x), seed=seed)
+    norms_left = [m.num_groups for m in small.modules() if isinstance(m, nn.GroupNorm)]
+    assert set(norms_left) <= {a - len(gone["0"]), b - len(gone[f"{len(first)}"])}
     assert small[0].filters == a - len(gone["0"])
     assert small[len(first)].in_channels == (a - len(gone["0"])) * max(times, 1)
 

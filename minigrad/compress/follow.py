@@ -204,19 +204,21 @@ class _Walk:
                 raise Unknown(name, f"a {kind.__name__}, whose statistics are those of all units")
         if not any(is_plain(m, kind) for kind in (BatchNorm, GroupNorm, InstanceNorm)):
             raise Unknown(name, f"a {type(m).__name__}, which is not known")
-        features = m._known()[0] if m._known() else None
-        if features is None:
-            raise Unknown(name, "a normalization that waits for its first batch")
         if isinstance(m, BatchNorm):
             if m.axis not in ((1,) if self.places == "channels" else (1, -1)):
                 raise Unknown(name, f"a {type(m).__name__} of axis {m.axis}, on which the units are not")
         elif self.places != "channels":
             raise Unknown(name, f"a {type(m).__name__}, which takes channels on axis 1")
-        if isinstance(m, GroupNorm) and m.num_groups != features:
+        if isinstance(m, GroupNorm) and m.num_groups != self.units.count * self.width:
             raise Unknown(name, "a GroupNorm, whose statistics are those of several units")
+        known = m._known()
+        if known is None:  # neither weights nor statistics, so nothing to cut
+            if isinstance(m, GroupNorm):
+                resize(self.units, m, "num_groups", self.width)
+            return
         if self.places == "channels":
-            self._fit_channels(name, features)
-        scale_units(self.units, name, m, repeats=self._fit(name, features))
+            self._fit_channels(name, known[0])
+        scale_units(self.units, name, m, repeats=self._fit(name, known[0]))
 
     def _flatten(self, name: str, m: Any) -> None:
         if (m.start_axis, m.end_axis) != (1, -1):

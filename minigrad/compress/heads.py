@@ -14,6 +14,7 @@ from minigrad.errors import describe, message
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.dense import Dense
 from minigrad.nn.module import Module
+from minigrad.nn.normalization import LayerNorm, RMSNorm
 
 __all__ = ["remove_heads"]
 
@@ -102,6 +103,10 @@ def _heads(tree: Tree, path: str, m: Any, of: str) -> Units:
                 raise Unknown(join(path, name), f"a {type(part).__name__} in the place of a linear map")
             if name != "output" and part.activation is not None:
                 raise Unknown(join(path, name), "a linear map with an activation")
+        for name in ("query_norm", "key_norm"):  # they see the heads on an axis of their own
+            norm = getattr(m, name)
+            if norm is not None and not any(is_plain(norm, kind) for kind in (LayerNorm, RMSNorm)):
+                raise Unknown(join(path, name), f"a {type(norm).__name__}, which may treat heads differently")
         by_key = of == "key"
         units = Units(path, m.num_kv_heads if by_key else m.num_heads, groups=1 if by_key else m.num_kv_heads)
         for name in ("query", "key", "value")[: 3 if by_key else 1]:

@@ -13,6 +13,7 @@ from minigrad.compress.units import Units, keep_all, kept_ids
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.containers import ModuleDict, ModuleList
 from minigrad.nn.dense import Dense
+from minigrad.nn.dropout import Dropout
 from minigrad.nn.feed_forward import FeedForward
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm, Normalization, RMSNorm
@@ -181,6 +182,8 @@ def _network(tree: Tree, path: str, m: Any) -> Units:
                 need_elementwise(join(path, name), part.activation, units.count, 0, part.weight.dtype)
         if "gate" in parts and isinstance(m.gate, Dense):
             units.settle.append(lambda count: setattr(m.gate, "units", count))
+        if not is_plain(m.dropout, Dropout):
+            need_elementwise(join(path, "dropout"), m.dropout, units.count, 0, m.hidden.weight.dtype)
         read_units(units, join(path, "output"), m.output)
         tree.need_own(units)
     except Unknown as unknown:
