@@ -216,7 +216,7 @@ def check(case: Case) -> Run:
 
 
 @given(case=CASES)
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_masked_weights_stay_zero(case: Case) -> None:
     check(case)
 
@@ -232,7 +232,7 @@ def test_with_every_optimizer(name: str) -> None:
 
 
 @given(case=CASES)
-@settings(max_examples=15)
+@settings(max_examples=12)
 def test_a_resumed_run_is_the_same_bit_for_bit(case: Case) -> None:
     whole, resumed = (check(dataclasses.replace(case, resumed=r)) for r in (False, True))
     for (name, p), (_, q) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
@@ -372,7 +372,7 @@ def group() -> Iterator[parallel.Group]:
         yield made
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(
     size=st.integers(1, 2),
     plan=st.fixed_dictionaries(

@@ -55,8 +55,8 @@ class Pruner(Callback):
     Notes
     -----
     In a loop call `before_update` between backward and the optimizer's step (only gathered scores need it), and `step`
-    after it, where no overflow has skipped it. Of a `DataParallel` all ranks get the masks of rank 0, from the scores of
-    all.
+    after it, where no overflow has skipped it. All ranks of a `DataParallel` get the masks of rank 0, from the mean of
+    their scores.
 
     The masks are part of the model's state dict; the state of a pruner is its count, the scores and what `rewind`
     keeps, and a run that is resumed goes on bit for bit. Averages of weights (`EMA`) are 0 where the masks are, but do
