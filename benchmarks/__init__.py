@@ -1,23 +1,6 @@
 """Benchmarks: minigrad and its peers on the same work, each in a process of its own."""
 
-FAMILIES = (
-    "overhead",
-    "chain",
-    "mlp",
-    "trainer",
-    "activations",
-    "dropout",
-    "cross_entropy",
-    "matmul",
-    "attention",
-    "embedding",
-    "convolution",
-    "recurrent",
-    "optimizer",
-    "gpt",
-    "decode",
-    "quantized",
-    "loader",
-    "sparse",
-    "imports",
-)
+
+__all__ = [
+    ,
+]  # fmt: skip

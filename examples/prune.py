@@ -1,4 +1,4 @@
-"""Prune a network that reads MNIST's digits: most of its weights go while it trains on, and little of its accuracy.
+"""Prune a network that reads MNIST's digits: most of its weights go while it trains on, or half of its neurons.
 
 python examples/prune.py
 python examples/prune.py --data folder/with/idx/files --sparsity 0.95 --scores taylor
@@ -31,6 +31,9 @@ def parse_args() -> argparse.Namespace:
     add("--sparsity", type=share, default=0.9, help="share of the weights that goes")
     add("--scores", choices=["magnitude", "movement", "taylor", "random"], default="magnitude", help="which go first")
     add("--scope", choices=["global", "layer"], default="global", help="whether layers are compared with each other")
+    add("--neurons", type=share, default=0.5, help="share of the neurons that goes, in a second network")
+    add("--neuron-scores", choices=["l2", "l1", "taylor", "activation"], default="l2", help="which of them go first")
+    add("--tune-epochs", type=positive, default=3, help="passes after the neurons are gone")
     add("--out", metavar="FOLDER", default=".", help="where to save the models")
     add("--plot", type=picture, metavar="PATH", default="prune.png", help="where to save the picture; '' for none")
     add("--seed", type=int, default=0, help="of the weights and of the order of the images")
@@ -140,6 +143,30 @@ def prune_weights(args: argparse.Namespace, model: nn.Module, parts: tuple[Part,
         print(f"no picture, for {missing.name} is not installed: {EXTRA}")
 
 
+def prune_neurons(args: argparse.Namespace, model: nn.Module, parts: tuple[Part, Part], before: float) -> None:
+    """Take whole neurons out, train on, and say what that cost and gave."""
+    train_set, test_set = parts
+    images, labels = train_set[0][:2000], train_set[1][:2000]
+    whole = compress.measure(model, test_set[0][:128], repeats=30)
+    model.zero_grad()
+    mg.cross_entropy(model(images), labels).backward()  # for scores of first order
+    batches = [images] if args.neuron_scores == "activation" else None
+    kept = compress.remove_neurons(model, args.neurons, scores=args.neuron_scores, data=batches)
+    print(f"neurons kept: {', '.join(str(len(units)) for units in kept.values())}")
+
+    at_once = accuracy(model, test_set)
+    fit(args, model, train_set, args.tune_epochs, [])
+    after = accuracy(model, test_set)
+    print(f"{args.neurons:.0%} of the neurons gone: test accuracy {before:.2%} -> {at_once:.2%}, tuned {after:.2%}")
+    file = Path(args.out, "small.safetensors")
+    io.save_weights(file, model.state_dict())
+    print(compress.measure(model, test_set[0][:128], repeats=30).beside(whole))
+    again = build([len(units) for units in kept.values()], test_set[0][0].size)
+    again.load_state_dict(io.load_weights(file))
+    size, old = file.stat().st_size, Path(args.out, "dense.safetensors").stat().st_size
+    print(f"file: {old:,} bytes before, {size:,} now; loaded again, test accuracy {accuracy(again, test_set):.2%}")
+
+
 def main() -> None:
     args = parse_args()
     mg.random.seed(args.seed)
@@ -151,6 +178,7 @@ def main() -> None:
     before = accuracy(model, test_set)
     print(f"test accuracy {before:.2%}, nothing pruned")
     prune_weights(args, copy.deepcopy(model), parts, before)
+    prune_neurons(args, model, parts, before)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minigrad.errors import ShapeError, message
@@ -26,7 +26,7 @@ class TransformerEncoder(Module):
     num_layers : int
         The layers.
     num_heads, hidden_features, **options
-        As for `TransformerEncoderLayer`.
+        As for `TransformerEncoderLayer`. The first two and `num_kv_heads` may be sequences of one for each layer.
     final_norm : bool, optional
         Whether a normalization follows the last layer; by default with ``norm="pre"``.
 
@@ -49,14 +49,16 @@ class TransformerEncoder(Module):
     def __init__(
         self,
         num_layers: int,
-        num_heads: int,
-        hidden_features: int | None = None,
+        num_heads: int | Sequence[int],
+        hidden_features: int | Sequence[int] | None = None,
         *,
         final_norm: bool | None = None,
         **options: Any,
     ) -> None:
         count = extent("TransformerEncoder", "num_layers", num_layers)
-        self.layers = [TransformerEncoderLayer(num_heads, hidden_features, **options) for _ in range(count)]
+        sizes = {"num_heads": num_heads, "hidden_features": hidden_features}
+        each = of_each_layer("TransformerEncoder", count, options | sizes)
+        self.layers = [TransformerEncoderLayer(**own) for own in each]
         self.norm = last_norm(final_norm, options)
 
     def _ties(self) -> list[Tie]:
@@ -88,7 +90,7 @@ class TransformerDecoder(Module):
     num_layers : int
         The layers.
     num_heads, hidden_features, **options
-        As for `TransformerDecoderLayer`.
+        As for `TransformerDecoderLayer`. The first two and `num_kv_heads` may be sequences of one for each layer.
     final_norm : bool, optional
         Whether a normalization follows the last layer; by default with ``norm="pre"``.
 
@@ -115,14 +117,16 @@ class TransformerDecoder(Module):
     def __init__(
         self,
         num_layers: int,
-        num_heads: int,
-        hidden_features: int | None = None,
+        num_heads: int | Sequence[int],
+        hidden_features: int | Sequence[int] | None = None,
         *,
         final_norm: bool | None = None,
         **options: Any,
     ) -> None:
         count = extent("TransformerDecoder", "num_layers", num_layers)
-        self.layers = [TransformerDecoderLayer(num_heads, hidden_features, **options) for _ in range(count)]
+        sizes = {"num_heads": num_heads, "hidden_features": hidden_features}
+        each = of_each_layer("TransformerDecoder", count, options | sizes)
+        self.layers = [TransformerDecoderLayer(**own) for own in each]
         self.norm = last_norm(final_norm, options)
 
     def _ties(self) -> list[Tie]:
@@ -234,6 +238,19 @@ def stream_ties(layers: Sequence[TransformerEncoderLayer], norm: Module | None) 
     """The features that enter each layer and the last normalization."""
     weights = [weight_of(norm), *(weight for layer in layers for weight in layer.entrances())]
     return [[(weight, 0, 1) for weight in weights]]
+
+
+def of_each_layer(who: str, count: int, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The options of each layer; sizes may be sequences of one for each."""
+    found = [dict(options) for _ in range(count)]
+    for name in ("num_heads", "hidden_features", "num_kv_heads"):
+        sizes = options.get(name)
+        if isinstance(sizes, (list, tuple)):
+            if len(sizes) != count:
+                raise ShapeError(message(who, name, f"{len(sizes)} numbers", f"{count}, one for each layer"))
+            for own, size in zip(found, sizes, strict=True):
+                own[name] = size
+    return found
 
 
 def last_norm(final_norm: bool | None, options: dict[str, Any]) -> Module | None:

@@ -198,9 +198,10 @@ def test_prune(tmp_path, mnist_folder):
     pytest.importorskip("matplotlib")
     pytest.importorskip("safetensors")
     small = ("--hidden", "64", "--batch-size", "20", "--epochs", "4", "--prune-epochs", "4", "--lr", "0.003")
+    small += ("--tune-epochs", "2")
     text = run(tmp_path, "prune.py", "--data", mnist_folder, *small, "--plot", "picture.png")
     losses = [float(found) for found in re.findall(r"^epoch .*\bloss ([\d.]+)", text, re.MULTILINE)]
-    assert len(losses) == 8
+    assert len(losses) == 10
     assert losses[3] < losses[0] / 1.5
     found = re.search(r"90\.0% of the weights gone: test accuracy ([\d.]+)% -> ([\d.]+)%", text)
     assert found is not None
@@ -208,6 +209,13 @@ def test_prune(tmp_path, mnist_folder):
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("dense", "pruned")]
     assert sizes[0] > 6 * sizes[1]
     assert len(re.findall(r"images at once: [\d.]+ ms dense, [\d.]+ ms sparse", text)) == 3
+    assert "neurons kept: 32" in text
+    found = re.search(r"50% of the neurons gone: test accuracy ([\d.]+)% -> ([\d.]+)%, tuned ([\d.]+)%", text)
+    assert found is not None
+    assert float(found[3]) > max(70.0, float(found[1]) - 10.0)
+    assert re.search(r"^MFLOPs +[\d.]+ +[\d.]+ +50\.0%$", text, re.MULTILINE)
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.51 * sizes[0]
+    assert f"loaded again, test accuracy {found[3]}%" in text
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -36,8 +36,10 @@ class BertConfig:
     ----------
     vocab_size, type_vocab_size, max_length : int
         Tokens, kinds of segments, and positions that there are.
-    features, num_layers, num_heads, hidden_features : int
+    features, num_layers : int
         Of the encoder.
+    num_heads, hidden_features : int or tuple of int
+        Of all its layers, or of each.
     activation : str
         Of the feed-forward networks, and of the head: a name of `minigrad.nn.activations.get`, or ``"gelu_tanh"``.
     dropout, attention_dropout : float
@@ -48,13 +50,15 @@ class BertConfig:
         The token of padding, whose embedding stays as it is.
     initializer_range : float
         The standard deviation of weights that are not loaded.
+    head_dim : int, optional
+        Features of a head; ``features / num_heads`` by default, as BERT has.
     """
 
     vocab_size: int = 30522
     features: int = 768
     num_layers: int = 12
-    num_heads: int = 12
-    hidden_features: int = 3072
+    num_heads: int | tuple[int, ...] = 12
+    hidden_features: int | tuple[int, ...] = 3072
     max_length: int = 512
     type_vocab_size: int = 2
     activation: str = "gelu"
@@ -63,6 +67,7 @@ class BertConfig:
     norm_eps: float = 1e-12
     padding_idx: int | None = 0
     initializer_range: float = 0.02
+    head_dim: int | None = None
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
@@ -107,6 +112,8 @@ class BertConfig:
         if self.activation not in names:
             raise ValueError(message("BertConfig", "activation", repr(self.activation), f"one of {', '.join(names)}"))
         found = {theirs: getattr(self, own) for theirs, own in KEYS.items()}
+        if self.head_dim is None:
+            del found["head_dim"]  # which BERT has not
         return found | {"model_type": "bert", "hidden_act": names[self.activation]}
 
 
@@ -124,6 +131,7 @@ KEYS = {
     "layer_norm_eps": "norm_eps",
     "pad_token_id": "padding_idx",
     "initializer_range": "initializer_range",
+    "head_dim": "head_dim",
 }
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -225,6 +233,7 @@ class Bert(Module):
             config.num_layers,
             config.num_heads,
             config.hidden_features,
+            head_dim=config.head_dim,
             features=size,
             norm="post",
             norm_layer=functools.partial(LayerNorm, eps=config.norm_eps),

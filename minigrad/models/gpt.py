@@ -32,6 +32,7 @@ KEYS = {
     "n_layer": "num_layers",
     "n_head": "num_heads",
     "n_inner": "hidden_features",
+    "head_dim": "head_dim",
     "activation_function": "activation",
     "resid_pdrop": "dropout",
     "attn_pdrop": "attention_dropout",
@@ -64,10 +65,12 @@ class GPTConfig:
     ----------
     vocab_size, max_length : int
         Tokens, and positions, that there are.
-    features, num_layers, num_heads : int
+    features, num_layers : int
         Of the decoder.
-    hidden_features : int, optional
-        Inside the feed-forward networks; four times `features` by default.
+    num_heads : int or tuple of int
+        Of all layers, or of each.
+    hidden_features : int or tuple of int, optional
+        Inside the feed-forward networks, of all layers or of each; four times `features` by default.
     activation : str
         Of the feed-forward networks: ``"gelu_tanh"``, ``"gelu"``, ``"relu"`` or ``"silu"``.
     dropout, attention_dropout, embedding_dropout : float
@@ -80,14 +83,16 @@ class GPTConfig:
         The standard deviation of weights at the start.
     tied : bool
         Whether the weight of the logits is that of the tokens.
+    head_dim : int, optional
+        Features of a head; ``features / num_heads`` by default, as GPT-2 has.
     """
 
     vocab_size: int = 50257
     max_length: int = 1024
     features: int = 768
     num_layers: int = 12
-    num_heads: int = 12
-    hidden_features: int | None = None
+    num_heads: int | tuple[int, ...] = 12
+    hidden_features: int | tuple[int, ...] | None = None
     activation: str = "gelu_tanh"
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -96,6 +101,7 @@ class GPTConfig:
     bias: bool = True
     initializer_range: float = 0.02
     tied: bool = True
+    head_dim: int | None = None
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
@@ -134,6 +140,8 @@ class GPTConfig:
         if not self.bias:
             raise ValueError(message("GPTConfig", "bias", False, "True, as GPT-2 has biases"))
         found = {theirs: getattr(self, own) for theirs, own in KEYS.items()}
+        if self.head_dim is None:
+            del found["head_dim"]  # which GPT-2 has not
         names = {own: theirs for theirs, own in reversed(ACTIVATIONS.items())}
         return found | FIXED | {"activation_function": names[self.activation], "architectures": ["GPT2LMHeadModel"]}
 
@@ -184,6 +192,7 @@ class GPT(LanguageModel):
             config.num_layers,
             config.num_heads,
             config.hidden_features,
+            head_dim=config.head_dim,
             features=size,
             cross_attention=False,
             norm_layer=functools.partial(LayerNorm, eps=config.norm_eps, bias=config.bias),

@@ -90,7 +90,8 @@ class LlamaConfig:
     vocab_size : int
         Tokens that there are.
     features, num_layers, num_heads, num_kv_heads, head_dim, hidden_features : int
-        Of the decoder; `num_kv_heads` and `head_dim` follow from the others by default.
+        Of the decoder; `num_kv_heads` and `head_dim` follow from the others by default. Numbers of heads and
+        `hidden_features` may be tuples of one for each layer.
     rope_base : float
         Of the rotary positions.
     rope_scaling : RotaryScaling, optional
@@ -112,10 +113,10 @@ class LlamaConfig:
     vocab_size: int = 32000
     features: int = 4096
     num_layers: int = 32
-    num_heads: int = 32
-    num_kv_heads: int | None = None
+    num_heads: int | tuple[int, ...] = 32
+    num_kv_heads: int | tuple[int, ...] | None = None
     head_dim: int | None = None
-    hidden_features: int = 11008
+    hidden_features: int | tuple[int, ...] = 11008
     rope_base: float = 10_000.0
     rope_scaling: RotaryScaling | None = None
     norm_eps: float = 1e-6
@@ -245,7 +246,8 @@ class Llama(LanguageModel):
         fill = functools.partial(init.normal, std=config.initializer_range)
         frequencies = None
         if config.rope_scaling is not None:
-            head_dim = config.head_dim or size // config.num_heads
+            heads = config.num_heads if isinstance(config.num_heads, int) else config.num_heads[0]
+            head_dim = config.head_dim or size // heads
             frequencies = config.rope_scaling.frequencies(config.rope_base, head_dim)
         self.tokens = Embedding(config.vocab_size, size, embeddings_initializer=fill, dtype=dtype)
         self.decoder = TransformerDecoder(

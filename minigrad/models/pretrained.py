@@ -18,6 +18,7 @@ from minigrad.io.weights import save_weights
 __all__ = ["CONFIG", "check_config", "read_config", "read_fields", "read_positive", "save_pretrained"]
 
 CONFIG = "config.json"
+EACH = " | tuple[int, ...]"  # in the type of a field: or one for each layer
 
 
 def check_config(who: str, config: Any, kind: type) -> None:
@@ -72,7 +73,10 @@ def read_fields(config_class: type[Any], config: Mapping[str, Any], keys: Mappin
         value, kind = config.get(theirs), kinds[own].removesuffix(" | None")
         if theirs not in config or (value is None and kind == kinds[own]):
             continue
-        if value is not None and not _is(kind, value):
+        if kind.endswith(EACH) and isinstance(value, list):
+            value = tuple(value)
+        each, kind = value if isinstance(value, tuple) else (value,), kind.removesuffix(EACH)
+        if value is not None and not all(_is(kind, v) for v in each):
             need = {"int": "an integer", "float": "a finite number", "bool": "true or false", "str": "a text"}[kind]
             raise ValueError(message(config_class.__name__, theirs, describe(value), need))
         found[own] = value

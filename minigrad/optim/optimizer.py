@@ -14,7 +14,7 @@ from minigrad import dtypes, ops
 from minigrad._core import arrays, tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
-from minigrad.errors import DTypeError, GradError, describe, message
+from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.nn.checks import clear_gradients
 from minigrad.nn.deferred import check_initialized
 from minigrad.nn.module import Module
@@ -171,7 +171,8 @@ class Optimizer:
         Raises
         ------
         ShapeError
-            If a parameter still waits for the batch that completes its shape, or a mask does not fit.
+            If a parameter still waits for the batch that completes its shape, a mask does not fit, or a parameter was
+            made smaller, as `minigrad.compress` does, after its state was made.
         ValueError
             If a parameter lies in memory that is read-only.
         """
@@ -188,6 +189,9 @@ class Optimizer:
                     self.update_all(xs, gs, states, group)
                     for stage in stages:
                         stage.finish()
+        except ValueError:
+            self._check_states()
+            raise
         finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
         return loss
@@ -235,6 +239,18 @@ class Optimizer:
             xs[i], gs[i], states[i] = stage.x, stage.g, stage.state
             made.append(stage)
         return params, xs, gs, states, made
+
+    def _check_states(self) -> None:
+        """Raise where a state is of another shape than its parameter, which was changed since: only after a failure."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                for value in self.state.get(p, {}).values():
+                    shape = getattr(value, "shape", ())
+                    if len(shape) == p.ndim and any(n not in (1, own) for n, own in zip(shape, p.shape)):
+                        got, need = f"of shape {tuple(shape)}", f"{p.shape}, that of the parameter"
+                        hint = "Make the optimizer anew, as the parameter was made smaller"
+                        where = f"the state of {self._name(group, p)}"
+                        raise ShapeError(message(f"{self._who}.step", where, got, need, hint)) from None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all parameters, or fill them with zeros."""
