@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import compress, nn, optim, train
-from minigrad.compress.selection import lowest, pattern_gone
+from minigrad.compress.pruning.selection import lowest, pattern_gone
 from minigrad.errors import GradError, ShapeError
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minigrad._core import cpu
 from minigrad._core.cpu import Kernel
-from minigrad.compress import int8
+from minigrad.compress.quantization import int8
 from minigrad.testing.variants import THREADS, generic, variant, watched
 
 Array = np.ndarray[Any, Any]

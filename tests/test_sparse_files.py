@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 import minigrad as mg
 from minigrad import compress, dtypes, io, nn
 from minigrad._core import cpu
-from minigrad.compress import forms, sparse_dense
+from minigrad.compress.pruning import forms, sparse_dense
 from minigrad.data import DataError
 from minigrad.errors import ShapeError
 

@@ -295,10 +295,10 @@ def test_first_order_scores_are_derivatives(what: str) -> None:
 
     wanted = [abs(float(loss(i, 1 + 1e-5)) - float(loss(i, 1 - 1e-5))) / 2e-5 for i in range(4)]
     loss(0, 1.0).backward()
-    from minigrad.compress.heads import _heads
-    from minigrad.compress.neurons import in_chains
-    from minigrad.compress.structure import Tree
-    from minigrad.compress.unit_scores import unit_scores
+    from minigrad.compress.structured.heads import _heads
+    from minigrad.compress.structured.neurons import in_chains
+    from minigrad.compress.structured.structure import Tree
+    from minigrad.compress.structured.unit_scores import unit_scores
 
     tree = Tree("test", model)
     units = [_heads(tree, "", model, "key")] if what == "heads" else in_chains(tree, lambda m: m is model[0], None, ())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import compress, data, nn, train
-from minigrad.compress import teacher_cache
+from minigrad.compress.distillation import teacher_cache
 from minigrad.data import DataError
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package

@@ -1,0 +1,1 @@
+"""Weights set to 0 by masks: scores, schedules, rewinding, files and layers that profit."""

@@ -1,0 +1,1 @@
+"""Units, heads, channels and layers taken out of a model, which becomes smaller."""
