@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import amp, compress, data, io, nn, optim, parallel, train
+from minigrad.compress.distillation import taps
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the ranks get this path
 functions = importlib.import_module("distill_functions")
@@ -483,7 +484,7 @@ def test_outputs_of_any_form(form: Any, keys: Any) -> None:
     distiller.loss(outputs, y).backward()
     wanted = compress.hint_loss(-student.first(x), -teacher.first(x))
     np.testing.assert_allclose(distiller.parts["0: Hint"].item(), wanted.item(), rtol=1e-6)
-    by_function = compress.Distiller(student, teacher, output=lambda out: compress.taps.pick("", out, keys[0]))
+    by_function = compress.Distiller(student, teacher, output=lambda out: taps.pick("", out, keys[0]))
     by_function.loss(by_function(x), y)
     assert by_function.parts["soft"].item() == distiller.parts["soft"].item()
     without = compress.Distiller(student, teacher)

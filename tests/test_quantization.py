@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 import minigrad as mg
 from minigrad import compress, nn
 from minigrad.compress import QuantizedDense, QuantizedEmbedding, dequantize_array, quantize_array
+from minigrad.compress.quantization import int8
 from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError
 from minigrad.io import load_weights, save_weights
 from minigrad.models import GPT, GPTConfig, Llama, LlamaConfig, Seq2Seq, Seq2SeqConfig, generate
@@ -307,7 +308,7 @@ def test_gpt(tied: bool, options: dict[str, Any]) -> None:
 def test_tied_logits_come_from_the_packed_table(monkeypatch: pytest.MonkeyPatch) -> None:
     small = compress.quantize(gpt())
     made: list[int] = []
-    monkeypatch.setattr(compress.int8, "dequantize_array", lambda *given: made.append(1) or dequantize_array(*given))
+    monkeypatch.setattr(int8, "dequantize_array", lambda *given: made.append(1) or dequantize_array(*given))
     small(mg.asarray(IDS))
     assert made == []
     small.output_weight()
