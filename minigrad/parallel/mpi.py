@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import faulthandler
 import os
 import sys
-import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -39,8 +39,8 @@ class MPICommunicator(Communicator):
     What is to be combined goes to the rank that owns the part, which combines the sources in the order of their ranks:
     MPI's own reductions promise no order, and so no equal bits from one machine to the next.
 
-    Every call begins a non-blocking one and asks whether it is done, so that a peer that never comes ends in an error.
-    To ask makes MPI's progress as to wait would; each time the GIL is given away.
+    Every call begins a non-blocking one and looks at it until it is done, so that a peer that never comes ends in an
+    error. The looking is compiled: see `shared.poll`.
 
     Parameters
     ----------
@@ -48,49 +48,45 @@ class MPICommunicator(Communicator):
         The ranks.
     timeout : float
         Seconds that one waits for the others.
-    crowded : bool
-        More ranks than processors are on this machine: those that wait give theirs away.
     family : set of MPICommunicator, optional
         Those made of one another. When one finds a rank gone, all are revoked, wherever the others wait.
     """
 
     engine = "mpi"
 
-    def __init__(self, comm: Any, timeout: float, crowded: bool, family: Family | None = None) -> None:
+    def __init__(self, comm: Any, timeout: float, family: Family | None = None) -> None:
         from mpi4py import MPI
 
         self.comm, self.size, self.rank = comm, comm.Get_size(), comm.Get_rank()
         self.byte, self.exception = MPI.BYTE, MPI.Exception
         self.part = min(CHUNK, MOST // self.size // 64 * 64)
         self.overlaps = MPI.Query_thread() == MPI.THREAD_MULTIPLE
-        self.timeout, self.crowded = timeout, crowded
+        self.timeout = timeout
+        self.test = ctypes.cast(ctypes.CDLL(MPI.__file__).MPI_Test, ctypes.c_void_p).value
+        self.address = MPI._addressof
+        self.stuck: Any = None  # the requests that did not end: MPI may still write to their memory
         self.family: Family = weakref.WeakSet() if family is None else family
         self.family.add(self)
-        self.stuck: Any = None  # the request that did not end: MPI may still write to its memory
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     def _call(self, name: str, begin: Callable[..., Any], *args: Any, peer: int | None = None) -> None:
-        """Begin what gives a request, and wait until it is done."""
+        """Begin what gives a request or some, and wait until they are done."""
         if self.stuck is not None:
             raise ParallelError(f"{name}: an earlier call did not come to its end, so the ranks are out of step")
         try:
-            request = self.stuck = begin(*args)
-            if not request.Test():
-                self._wait(name, request, peer)
+            requests = self.stuck = begin(*args)
+            for request in requests if isinstance(requests, list) else (requests,):
+                status = shared.poll(self.test, self.address(request), self.timeout)
+                if status < 0:
+                    whom = "the other ranks" if peer is None else f"rank {peer}"
+                    hint = "They are busy, wait elsewhere or are cut off; parallel.init(timeout=) allows more"
+                    raise ParallelError(f"{name}: rank {self.rank} has waited for {whom} {self.timeout:.1f} s. {hint}")
+                if status > 0:
+                    raise self.exception(status)
         except self.exception as error:
             raise self._error(name, error) from None
         self.stuck = None
-
-    def _wait(self, name: str, request: Any, peer: int | None) -> None:
-        test, clock, end, crowded = request.Test, time.monotonic, time.monotonic() + self.timeout, self.crowded
-        while not test():
-            if crowded:
-                os.sched_yield()
-            if clock() > end:
-                whom = "the other ranks" if peer is None else f"rank {peer}"
-                hint = "They are busy, wait elsewhere or are cut off; parallel.init(timeout=) allows more"
-                raise ParallelError(f"{name}: rank {self.rank} has waited for {whom} {self.timeout:.1f} s. {hint}")
 
     def _error(self, name: str, error: Any) -> ParallelError:
         """What to say of an error of MPI."""
@@ -167,10 +163,10 @@ class MPICommunicator(Communicator):
             self._call("recv", self.comm.Irecv, [x[at : at + CHUNK], self.byte], source, TAG, peer=source)
 
     def _exchange(self, x: Array, to: int, out: Array, source: int) -> None:
-        def begin() -> All:
+        def begin() -> list[Any]:
             come = [self.comm.Irecv([out[k : k + CHUNK], self.byte], source, TAG) for k in range(0, out.size, CHUNK)]
             go = [self.comm.Isend([x[k : k + CHUNK], self.byte], to, TAG) for k in range(0, x.size, CHUNK)]
-            return All(go + come)
+            return come + go
 
         self._call("sendrecv", begin, peer=source)
 
@@ -185,10 +181,10 @@ class MPICommunicator(Communicator):
             made = self.comm.Split(color, key)
         except MPI.Exception as error:
             raise self._error("split", error) from None
-        return None if made == MPI.COMM_NULL else MPICommunicator(made, self.timeout, self.crowded, self.family)
+        return None if made == MPI.COMM_NULL else MPICommunicator(made, self.timeout, self.family)
 
     def _shrink(self) -> Communicator:
-        made = MPICommunicator(self.comm.Shrink(), self.timeout, self.crowded)
+        made = MPICommunicator(self.comm.Shrink(), self.timeout)
         replace(self, made)
         return made
 
@@ -202,19 +198,6 @@ class MPICommunicator(Communicator):
 Family = weakref.WeakSet[MPICommunicator]
 
 
-class All:
-    """Requests as one. MPI's own test of several does not say which error one of them had."""
-
-    def __init__(self, requests: list[Any]) -> None:
-        self.requests = requests
-
-    def Test(self) -> bool:  # noqa: N802 - the name that a request has
-        """Whether all are done."""
-        while self.requests and self.requests[-1].Test():
-            self.requests.pop()
-        return not self.requests
-
-
 def end_world() -> None:
     """End the ranks, and at the latest soon this one: MPI may wait for what cannot be reached any more."""
     from mpi4py import MPI
@@ -225,15 +208,15 @@ def end_world() -> None:
     MPI.COMM_WORLD.Abort(1)
 
 
-def processors(world: Any) -> tuple[int, bool]:
-    """The cores for this rank, and whether more ranks than processors share them; launchers may bind ranks to some."""
+def share(world: Any) -> int:
+    """The cores for this rank. Launchers may bind each rank to some, which are then its own."""
     from mpi4py import MPI
 
     here = world.Split_type(MPI.COMM_TYPE_SHARED)
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
     sharing = sum(not usable.isdisjoint(other) for other in here.allgather(usable))
     here.Free()
-    return max(1, threads.cores() // sharing), sharing > len(usable)
+    return max(1, threads.cores() // sharing)
 
 
 def start(timeout: float | None = None) -> MPICommunicator:
@@ -247,10 +230,10 @@ def start(timeout: float | None = None) -> MPICommunicator:
             message("parallel.init", "mpi4py", f"missing ({error})", need, "pip install mpi4py")
         ) from None
     world = MPI.COMM_WORLD
-    share, crowded = processors(world)
+    cores = share(world)
     if not (os.environ.get("MINIGRAD_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")):
-        threads.set_num_threads(share)
-    made = MPICommunicator(world, wait, crowded)
+        threads.set_num_threads(cores)
+    made = MPICommunicator(world, wait)
     before = sys.excepthook
 
     def end_all(kind: type[BaseException], error: BaseException, found: TracebackType | None) -> None:
