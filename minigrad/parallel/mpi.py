@@ -192,20 +192,21 @@ class MPICommunicator(Communicator):
         if reason:
             print(f"minigrad: rank {self.rank} ends all: {reason}", file=sys.stderr, flush=True)
         end_world()
-        raise SystemExit(1)
 
 
 Family = weakref.WeakSet[MPICommunicator]
 
 
-def end_world() -> None:
+def end_world() -> NoReturn:
     """End the ranks, and at the latest soon this one: MPI may wait for what cannot be reached any more."""
     from mpi4py import MPI
 
     sys.stdout.flush()
     sys.stderr.flush()
-    faulthandler.dump_traceback_later(GRACE, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115 - a thread without the GIL
+    # a thread that needs no GIL, where Abort keeps it and does not come back
+    faulthandler.dump_traceback_later(GRACE, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
     MPI.COMM_WORLD.Abort(1)
+    os._exit(1)  # MPICH's comes back, and MPI_Finalize would wait for the others
 
 
 def share(world: Any) -> int:
