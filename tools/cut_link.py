@@ -145,12 +145,14 @@ class Hosts:
 
     def start(self, ranks: int, timeout: float, *options: str) -> "subprocess.Popen[str]":
         """The example under mpiexec on the first host. Each rank writes its errors to a file of its own host."""
-        agent, hosts = str(self.folder / "agent"), ",".join(f"{address}:{ranks}" for address in self.addresses)
+        agent, hosts = str(self.folder / "agent"), self.folder / "hosts"
+        form = "{} slots={}\n" if self.kind == "Open MPI" else "{}:{}\n"
+        hosts.write_text("".join(form.format(address, ranks) for address in self.addresses))
         if self.kind == "Open MPI":
-            words = ["--allow-run-as-root", "--prtemca", "plm_ssh_agent", agent, "--host", hosts, "--bind-to", "none"]
+            words = ["--allow-run-as-root", "--prtemca", "plm_ssh_agent", agent, "--hostfile", str(hosts)]
             words += [word for name in ("OMP_NUM_THREADS", "MINIGRAD_TIMEOUT") for word in ("-x", name)]
         else:
-            words = ["-launcher", "ssh", "-launcher-exec", agent, "-hosts", hosts, "-iface", self.links[0]]
+            words = ["-launcher", "ssh", "-launcher-exec", agent, "-f", str(hosts), "-iface", self.links[0]]
         errors = self.folder / "errors"
         own = ["sh", "-c", f'exec "$@" 2>>{errors}-${{PMI_RANK-$OMPI_COMM_WORLD_RANK}}', "rank"]
         command = [self.mpiexec, *words, "-n", str(2 * ranks), *own, sys.executable, str(SCRIPT), *options]

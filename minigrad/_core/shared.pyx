@@ -611,7 +611,7 @@ def combine(list sources not None, ndarray out not None, int item, int kind, int
         function(kind, op, at, count, to, n)
 
 
-# --- MPI ----------------------------------------------------------------------------------------------------------------
+# --- MPI --------------------------------------------------------------------------------------------------------------
 
 ctypedef int (*Test)(void*, int*, void*) noexcept nogil
 
@@ -625,12 +625,12 @@ def poll(uintptr_t test, uintptr_t request, double timeout):
     Here and not in Python, where each call would hand the GIL over and back while the other threads compute.
     """
     cdef char[512] status  # MPI's is at most half as large, whoever made it
-    cdef int done = 0, error = 0, looks
+    cdef int done = 0, error = 0, _look
     cdef int64_t end
     with nogil:
         end = mg_now() + <int64_t>(timeout * 1e9)
         while True:
-            for looks in range(LOOKS):
+            for _look in range(LOOKS):
                 error = (<Test>test)(<void*>request, &done, status)
                 if done or error:
                     break

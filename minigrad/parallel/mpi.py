@@ -62,7 +62,7 @@ class MPICommunicator(Communicator):
         self.part = min(CHUNK, MOST // self.size // 64 * 64)
         self.overlaps = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self.timeout = timeout
-        self.test = ctypes.cast(ctypes.CDLL(MPI.__file__).MPI_Test, ctypes.c_void_p).value
+        self.test = ctypes.cast(ctypes.CDLL(MPI.__file__).MPI_Test, ctypes.c_void_p).value or 0
         self.address = MPI._addressof
         self.stuck: Any = None  # the requests that did not end: MPI may still write to their memory
         self.family: Family = weakref.WeakSet() if family is None else family
