@@ -1,14 +1,18 @@
 """The allreduce of gradients by size: time, and the bytes of an array that are averaged a second.
 
-``python -m benchmarks.allreduce -n 2`` starts ranks by the launcher; ``mpiexec -n 2 python -m benchmarks.allreduce``
-measures MPI. ``--vs torch`` measures PyTorch's gloo as well, in processes of its own. This is no family of
-``python -m benchmarks``, whose sides are one process each.
+``python -m benchmarks.allreduce -n 2 --vs mpi torch`` measures ranks of the launcher, the same under the mpiexec beside
+this Python or on the PATH, and PyTorch's gloo, one after the other, in one table. ``mpiexec -n 2 python -m
+benchmarks.allreduce`` measures what it is started by, over machines too. This is no family of ``python -m benchmarks``,
+whose sides are one process each.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,18 +63,26 @@ def rank_main(peer: str, sizes: list[int], seconds: float) -> None:
     def agree(value: float) -> float:
         return float(world.allreduce(value, "max"))
 
+    found = [measure(reduce, agree, size, seconds) for size in sizes]
     if world.rank == 0:
-        print(f"{name}, {world.size} ranks\n{'bytes':>12}{'time':>14}{'rate':>14}")
-    for size in sizes:
-        took = measure(reduce, agree, size, seconds)
-        if world.rank == 0:
-            print(f"{size:>12,}{took * 1e6:>11,.1f} us{size / took / 1e9:>9.2f} GB/s", flush=True)
+        store = os.environ.get("MINIGRAD_BENCH_STORE")
+        if store is None:
+            show(sizes, {f"{name}, {world.size} ranks": found})
+        else:
+            Path(store).with_name("found.json").write_text(json.dumps([name, found]))
+
+
+def show(sizes: list[int], columns: dict[str, list[float]]) -> None:
+    """Print a table of seconds."""
+    print(f"{'bytes':>12}" + "".join(f"{name:>28}" for name in columns))
+    for size, *row in zip(sizes, *columns.values()):
+        print(f"{size:>12,}" + "".join(f"{took * 1e6:>11,.1f} us{size / took / 1e9:>9.2f} GB/s" for took in row))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.allreduce", description=__doc__.splitlines()[0])
     parser.add_argument("-n", type=int, default=2, help="how many ranks (default: %(default)s)")
-    parser.add_argument("--vs", choices=["torch"], help="measure it as well")
+    parser.add_argument("--vs", nargs="+", default=[], choices=["mpi", "torch"], help="measure these as well")
     parser.add_argument("--quick", action="store_true", help="few sizes, few calls")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -80,13 +92,33 @@ def main() -> int:
     if arguments.peer or parallel.init().size > 1:
         rank_main(arguments.peer or "minigrad", sizes, seconds)
         return 0
-    status = 0
-    for peer in ["minigrad", *([arguments.vs] if arguments.vs else [])]:
+    columns: dict[str, list[float]] = {}
+    for peer in ["minigrad", *arguments.vs]:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["MINIGRAD_BENCH_STORE"] = str(Path(folder, "store"))
-            words = ["-n", str(arguments.n), "--threads", "1", "-m", "benchmarks.allreduce", "--peer", peer]
-            status = launch.main([*words, *(["--quick"] if arguments.quick else [])]) or status
-    return status
+            words = ["-m", "benchmarks.allreduce", "--peer", peer, *(["--quick"] if arguments.quick else [])]
+            if peer == "mpi":
+                status = mpi(arguments.n, words)
+            else:
+                status = launch.main(["-n", str(arguments.n), "--threads", "1", *words])
+            if status:
+                return status
+            name, found = json.loads(Path(folder, "found.json").read_text())
+            columns[name] = found
+    print(f"{arguments.n} ranks of 1 thread")
+    show(sizes, columns)
+    return 0
+
+
+def mpi(ranks: int, words: list[str]) -> int:
+    """Run this file under mpiexec; its status."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    mpiexec = shutil.which("mpiexec", path=path)
+    if mpiexec is None:
+        print("benchmarks.allreduce: there is no mpiexec (pip install mpi4py mpich)", file=sys.stderr)
+        return 2
+    command = [mpiexec, "-n", str(ranks), sys.executable, *words]
+    return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 if __name__ == "__main__":

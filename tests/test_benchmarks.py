@@ -344,7 +344,7 @@ def test_allreduce_is_measured_on_ranks() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == "processes, 2 ranks"
+    assert (lines[0], lines[1].split()) == ("2 ranks of 1 thread", ["bytes", "processes"])
     assert [int(line.split()[0].replace(",", "")) for line in lines[2:]] == [4, 1 << 16, 1 << 22]
 
 

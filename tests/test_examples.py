@@ -261,6 +261,17 @@ def test_data_parallel(tmp_path, way):
         np.testing.assert_allclose(found, losses["single"], rtol=1e-3)
 
 
+def test_survivors(tmp_path):
+    """Alone and on three ranks, none of which is lost: the same weights, and the same bits on each rank."""
+    alone = run(tmp_path, "survivors.py", "--steps", "20")
+    command = [sys.executable, "-m", "minigrad.launch", "-n", "3", str(EXAMPLES / "survivors.py"), "--steps", "20"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(set(re.findall(r"weights (\w+)", done.stdout))) == 1
+    one, *three = (float(found) for found in re.findall(r"norm ([\d.]+)", alone + done.stdout))
+    np.testing.assert_allclose(three, [one] * 3, rtol=1e-4)
+
+
 def test_pipeline_gpt(tmp_path):
     """Alone, and on a mesh of ranks: the same losses."""
     sizes = ("--layers", "3", "--features", "32", "--block", "16", "--batch-size", "8")

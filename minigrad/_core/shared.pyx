@@ -16,6 +16,7 @@ import_array()
 
 cdef extern from *:
     """
+    #include <sched.h>
     #include <stdint.h>
     #include <time.h>
     #include <unistd.h>
@@ -65,6 +66,7 @@ cdef extern from *:
     void mg_sleep_on(int32_t* word, int32_t seen, int64_t nanoseconds) noexcept nogil
     void mg_wake(int32_t* word) noexcept nogil
     void mg_pause() noexcept nogil
+    int sched_yield() noexcept nogil
     int64_t mg_now() noexcept nogil
     int32_t mg_load(int32_t* word) noexcept nogil
     void mg_store(int32_t* word, int32_t value) noexcept nogil
@@ -607,3 +609,32 @@ def combine(list sources not None, ndarray out not None, int item, int kind, int
         at[k] = <const char*>PyArray_DATA(<ndarray>sources[k])
     with nogil:
         function(kind, op, at, count, to, n)
+
+
+# --- MPI --------------------------------------------------------------------------------------------------------------
+
+ctypedef int (*Test)(void*, int*, void*) noexcept nogil
+
+cdef enum:
+    LOOKS = 1000  # at a request, before this thread lets others run, and between two looks at the clock
+
+
+def poll(uintptr_t test, uintptr_t request, double timeout):
+    """Call ``MPI_Test`` at an address on the request at another until it is done: 0, MPI's error, or -1 if it is late.
+
+    Here and not in Python, where each call would hand the GIL over and back while the other threads compute.
+    """
+    cdef char[512] status  # MPI's is at most half as large, whoever made it
+    cdef int done = 0, error = 0, _look
+    cdef int64_t end
+    with nogil:
+        end = mg_now() + <int64_t>(timeout * 1e9)
+        while True:
+            for _look in range(LOOKS):
+                error = (<Test>test)(<void*>request, &done, status)
+                if done or error:
+                    break
+            if done or error or mg_now() > end:
+                break
+            sched_yield()
+    return error if done or error else -1

@@ -2,7 +2,7 @@
 
 from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.data_parallel import DataParallel
-from minigrad.parallel.errors import ParallelError
+from minigrad.parallel.errors import ParallelError, RankLost
 from minigrad.parallel.functions import all_sum
 from minigrad.parallel.gather import agree_on_overflow, gather_optimizer_state, own_optimizer_state
 from minigrad.parallel.group import Group
@@ -21,7 +21,7 @@ from minigrad.parallel.start import init, restart_count
 from minigrad.parallel.sync_batch_norm import synchronize
 
 __all__ = [
-    "ColumnDense", "Communicator", "DataParallel", "Group", "Mesh", "ParallelError", "Pipeline", "RowDense",
+    "ColumnDense", "Communicator", "DataParallel", "Group", "Mesh", "ParallelError", "Pipeline", "RankLost", "RowDense",
     "ShardedOptimizer", "VocabularyEmbedding", "agree_on_overflow", "all_sum", "clip_split_grad_norm_", "copy_in",
     "gather_optimizer_state", "gather_out", "gather_state_dict", "init", "load_gathered_state_dict",
     "own_optimizer_state", "restart_count", "slice_in", "sum_out", "synchronize", "tensor_parallel",

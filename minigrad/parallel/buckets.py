@@ -142,11 +142,15 @@ class Worker:
 
     def wait(self) -> None:
         """Until all is done; raises what was raised."""
+        self.join()
+        if self._errors:
+            raise self._errors.pop()
+
+    def join(self) -> None:
+        """Until all is done or given up."""
         done = threading.Event()
         self._jobs.put(done.set)
         done.wait()
-        if self._errors:
-            raise self._errors.pop()
 
 
 def work(jobs: queue.SimpleQueue[Callable[[], None] | None], errors: list[BaseException]) -> None:

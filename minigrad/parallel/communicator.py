@@ -303,6 +303,31 @@ class Communicator(abc.ABC):
         assert made is not None
         return made
 
+    def shrink(self) -> Communicator:
+        """After `RankLost`: the communicator of the ranks that are left, in their order; a collective of these.
+
+        From then on `init` gives it where it gave this one. MPI must be able to: ``mpiexec --with-ft ulfm`` of Open
+        MPI 5 is. `DataParallel.recover` calls it.
+
+        Raises
+        ------
+        RuntimeError
+            If the engine ends all ranks with one that fails.
+
+        Examples
+        --------
+        ::
+
+            try:
+                total = world.allreduce(x)
+            except parallel.RankLost:
+                world = world.shrink()
+                total = world.allreduce(x)
+
+        W. Bland et al., "Post-failure recovery of MPI communication capability: design and rationale", 2013.
+        """
+        return self._shrink()
+
     def abort(self, reason: str = "") -> None:
         """End all ranks, with a reason that is shown; this one by `SystemExit`, if nothing is faster."""
         self._abort(reason)
@@ -343,6 +368,11 @@ class Communicator(abc.ABC):
     @abc.abstractmethod
     def _split(self, groups: list[list[int]]) -> Communicator | None:
         """Make the groups, given by ranks of this one; that of this rank."""
+
+    def _shrink(self) -> Communicator:
+        got, need = f"{self.engine!r}, which ends all ranks with one that fails", "MPI, by mpiexec --with-ft ulfm"
+        hint = "Here `python -m minigrad.launch --max-restarts 3` starts all again, from the last checkpoint"
+        raise RuntimeError(message("shrink", "engine", got, need, hint))
 
     @abc.abstractmethod
     def _abort(self, reason: str) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from minigrad import dtypes
+from minigrad import dtypes, random
 from minigrad._core import tape
 from minigrad.autograd import is_grad_enabled, no_grad
 from minigrad.errors import describe, message
@@ -23,7 +24,7 @@ from minigrad.parallel.buckets import Bucket, Table, Worker, fill
 from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.errors import ParallelError
 from minigrad.parallel.start import init
-from minigrad.parallel.sync_batch_norm import synchronize
+from minigrad.parallel.sync_batch_norm import AllStatistics, synchronize
 from minigrad.tensor import Tensor
 
 __all__ = ["DataParallel"]
@@ -114,7 +115,7 @@ class DataParallel(Module):
         self._buckets: list[Bucket | Table] = []
         self._place: dict[int, tuple[int, int]] = {}  # id of a parameter -> its bucket, its place there
         self._next = 0  # the bucket that is sent next: all ranks send them in the same order
-        self._syncs, self._ready = True, False
+        self._syncs, self._ready, self._sharded = True, False, False
         self._worker: Worker | None = None
         self._channel: Communicator = self.communicator  # that of the worker
         if sync_batch_norm:
@@ -231,6 +232,81 @@ class DataParallel(Module):
             need = "one whose parameters have their shapes"
             raise ValueError(message("ShardedOptimizer", "model", got, need, hint))
         self._buckets = [shared(bucket) for bucket in self._buckets]
+        self._sharded = True
+
+    def recover(self, step: int, *stateful: Any) -> int:
+        """After `RankLost`: go on with the ranks that are left, from the last step that one of them has made.
+
+        When a rank is lost, some of the others may have made a step that the rest has not. All take the weights,
+        buffers and states, `minigrad.random` too, of one that is the furthest, so that they are the same again. A
+        collective of the ranks that are left; `communicator` is then another one, with other numbers of ranks.
+
+        Parameters
+        ----------
+        step : int
+            How many steps this rank has made, counted right after each.
+        *stateful
+            The optimizer, a schedule, a loss scaler: what has ``state_dict`` and ``load_state_dict`` and is alike on
+            all ranks.
+
+        Returns
+        -------
+        int
+            How many steps have been made, on all ranks.
+
+        Raises
+        ------
+        RuntimeError
+            If the engine ends all ranks with one that fails, or the lost rank has taken its share of a
+            `ShardedOptimizer` along.
+        RankLost
+            If yet another rank is gone: call it again.
+
+        Examples
+        --------
+        ::
+
+            step = 0
+            while step < steps:
+                try:
+                    train_on(batch(step, model.communicator))  # forward, backward, the optimizer's step
+                    step += 1
+                except parallel.RankLost:
+                    step = model.recover(step, optimizer)
+        """
+        if self._sharded:
+            got, need = "a ShardedOptimizer", "an optimizer whose state every rank holds"
+            raise RuntimeError(message("DataParallel.recover", "the optimizer", got, need, "Load a checkpoint"))
+        if self._worker is not None:
+            self._worker.join()
+        self._worker = None
+        self.communicator = self._channel = self.communicator.shrink()
+        steps = self.communicator.all_gather(np.int64(step))
+        leader = int(np.argmax(steps))
+        tensors = [t for _, t in self.module.named_parameters() + self.module.named_buffers()]
+        own: Any = None
+        if self.communicator.rank == leader:
+            own = random.get_state(), [one.state_dict() for one in stateful], [t._array for t in tensors]
+        drawn, states, values = self._object(own, leader)
+        if self._ready:
+            self._open()
+        # nothing is sent from here on: were a rank lost, some would hold values of another step than they say
+        random.set_state(drawn)
+        for one, state in zip(stateful, states):
+            one.load_state_dict(state)
+        for t, value in zip(tensors, values):
+            t._array[...] = value
+        tape.mark_updated(tensors, f"the values of rank {leader}")
+        for p in self.module.parameters():
+            p._grad = None
+        for layer in self.module.modules():
+            if isinstance(getattr(layer, "statistics", None), AllStatistics):
+                layer.statistics = AllStatistics(self.communicator)
+        for bucket in self._buckets:
+            bucket.waiting = set(range(len(bucket.parameters)))
+        self._next = 0
+        set_rank(self.communicator.rank)
+        return int(steps[leader])
 
     # --- how it is done ---------------------------------------------------------------------------------------------
 
@@ -263,9 +339,18 @@ class DataParallel(Module):
             for place, p in enumerate(bucket.parameters):
                 self._place[id(p)] = i, place
                 p.register_post_accumulate_grad_hook(self._arrived)
+        self._open()
+
+    def _open(self) -> None:
+        """Let a thread average the gradients, where the engine allows it."""
         if self.communicator.overlaps:
             self._channel = self.communicator.duplicate()
             self._worker = Worker()
+
+    def _object(self, value: Any, root: int) -> Any:
+        """That of one rank, for all."""
+        own = np.frombuffer(pickle.dumps(value) if self.communicator.rank == root else b"", np.uint8)
+        return pickle.loads(self.communicator.all_gather(own).tobytes())
 
     def _unshared(self) -> list[Tensor]:
         """Those that ranks may hold different values of."""

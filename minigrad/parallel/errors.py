@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ParallelError", "WorldEnded"]
+__all__ = ["ParallelError", "RankLost", "WorldEnded"]
 
 
 class ParallelError(RuntimeError):
@@ -11,3 +11,7 @@ class ParallelError(RuntimeError):
 
 class WorldEnded(ParallelError):
     """Another rank failed, and says why; this one has nothing to add."""
+
+
+class RankLost(ParallelError):
+    """A rank is gone, and MPI lets the others go on without it: `Communicator.shrink`, `DataParallel.recover`."""

@@ -76,12 +76,7 @@ class Block:
         """That of the whole world, for one of its ranks."""
         start = round_up(shared.world_bytes(self.size))
         alone = self.size <= len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else False
-        wait = float(os.environ.get("MINIGRAD_TIMEOUT") or TIMEOUT) if timeout is None else timeout
-        if not wait > 0:
-            raise ValueError(message("parallel.init", "timeout", f"{wait:g}", "seconds, more than 0"))
-        return ProcessCommunicator(
-            self, start, list(range(self.size)), rank, min(wait, LONGEST), SPIN if alone else 0.0
-        )
+        return ProcessCommunicator(self, start, list(range(self.size)), rank, limit(timeout), SPIN if alone else 0.0)
 
 
 class ProcessCommunicator(Communicator):
@@ -169,6 +164,14 @@ class ProcessCommunicator(Communicator):
             print(f"minigrad: rank {me} ends all{': ' if reason else ''}{reason}", file=sys.stderr, flush=True)
         self.block.world.stop(me + 1)
         raise SystemExit(1)
+
+
+def limit(timeout: float | None) -> float:
+    """How long a rank waits for the others, in seconds."""
+    wait = float(os.environ.get("MINIGRAD_TIMEOUT") or TIMEOUT) if timeout is None else timeout
+    if not wait > 0:
+        raise ValueError(message("parallel.init", "timeout", f"{wait:g}", "seconds, more than 0"))
+    return min(wait, LONGEST)
 
 
 def round_up(size: int) -> int:

@@ -10,7 +10,7 @@ from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.processes import Block
 from minigrad.parallel.single import SingleCommunicator
 
-__all__ = ["finish", "give", "init", "restart_count"]
+__all__ = ["finish", "give", "init", "replace", "restart_count"]
 
 ENGINES = ("single", "processes", "mpi")
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by Open MPI's mpiexec; by MPICH's, Intel MPI's and Slurm's PMI
@@ -30,8 +30,7 @@ def init(engine: str | None = None, *, timeout: float | None = None) -> Communic
     engine : {"single", "processes", "mpi"}, optional
         Demand one; by default that of the program that started this one.
     timeout : float, optional
-        Seconds that a rank waits for the others in one call; by default ``MINIGRAD_TIMEOUT`` or half an hour. Under
-        MPI there is none.
+        Seconds that a rank waits for the others in one call; by default ``MINIGRAD_TIMEOUT`` or half an hour.
 
     Returns
     -------
@@ -72,7 +71,7 @@ def _make(engine: str | None, timeout: float | None) -> Communicator:
     if engine == "mpi" or (_given is None and _under_mpi()):
         from minigrad.parallel.mpi import start
 
-        return start()
+        return start(timeout)
     return SingleCommunicator()
 
 
@@ -108,3 +107,10 @@ def finish() -> None:
     """Forget the world, for a process that is given another one."""
     global _given, _world
     _given = _world = None
+
+
+def replace(before: Communicator, after: Communicator) -> None:
+    """Let `init` give another world, if it gave this one."""
+    global _world
+    if _world is before:
+        _world = after

@@ -11,7 +11,7 @@ from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.functions import all_sum
 from minigrad.tensor import Tensor
 
-__all__ = ["synchronize"]
+__all__ = ["AllStatistics", "synchronize"]
 
 
 class AllStatistics:
