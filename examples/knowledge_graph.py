@@ -24,7 +24,11 @@ def parse_args() -> argparse.Namespace:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=formatter)
     add = parser.add_argument
-    add("--data", default="umls", help="umls, kinships or nations; or a folder or archive with train.txt, valid.txt and test.txt")
+    add(
+        "--data",
+        default="umls",
+        help="umls, kinships or nations; or a folder or archive with train.txt, valid.txt and test.txt",
+    )
     add("--model", choices=sorted(MODELS), default="complex", help="how a triple is scored")
     add("--features", type=positive, default=32, help="numbers in the vector of an entity")
     add("--epochs", type=positive, default=256, help="passes over the triples")
@@ -51,7 +55,13 @@ def positive(text: str) -> int:
 def train(model, graph: knowledge.Graph, args: argparse.Namespace) -> None:
     """Score all entities for every query, and raise the answers."""
     optimizer = OPTIMIZERS[args.optimizer](model.named_parameters(), lr=args.lr)
-    queries, rng, begin, known, epoch = knowledge.Queries(graph.train), np.random.default_rng(args.seed), time.time(), graph.known, 0
+    queries, rng, begin, known, epoch = (
+        knowledge.Queries(graph.train),
+        np.random.default_rng(args.seed),
+        time.time(),
+        graph.known,
+        0,
+    )
     print(f"{len(queries)} queries", flush=True)
     if args.checkpoint and args.checkpoint.exists():
         state = io.load_checkpoint(args.checkpoint)
@@ -71,7 +81,9 @@ def train(model, graph: knowledge.Graph, args: argparse.Namespace) -> None:
             optimizer.step()
         epoch += 1
         if args.checkpoint:
-            io.save_checkpoint(args.checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch})
+            io.save_checkpoint(
+                args.checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+            )
         text = f"epoch {epoch:4}   {time.time() - begin:7.1f} s   loss {np.mean(losses):.4f}"
         if epoch % args.validate_every == 0 or epoch == args.epochs:
             text += f"   validation: {knowledge.evaluate(model, graph.valid, known)}"

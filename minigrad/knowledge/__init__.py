@@ -2,11 +2,20 @@
 
 from minigrad.knowledge.bilinear import ComplEx, DistMult
 from minigrad.knowledge.graph import Graph, load_graph, read_graph
-from minigrad.knowledge.losses import all_entity_cross_entropy
+from minigrad.knowledge.losses import (
+    all_entity_bce,
+    all_entity_cross_entropy,
+    margin_ranking_loss,
+    self_adversarial_loss,
+    softplus_loss,
+)
 from minigrad.knowledge.model import KnowledgeModel
+from minigrad.knowledge.picture import plot_embedding, principal_components
+from minigrad.knowledge.prediction import LinkPredictor
 from minigrad.knowledge.queries import Queries, QueryBatch
 from minigrad.knowledge.ranking import Ranking, evaluate, ranks
 from minigrad.knowledge.rotation import RotatE
+from minigrad.knowledge.sampling import NegativeSampler
 from minigrad.knowledge.translation import TransE, TransH
 from minigrad.knowledge.triples import Names, TripleSet
 
@@ -15,7 +24,9 @@ __all__ = [
     "DistMult",
     "Graph",
     "KnowledgeModel",
+    "LinkPredictor",
     "Names",
+    "NegativeSampler",
     "Queries",
     "QueryBatch",
     "Ranking",
@@ -23,9 +34,15 @@ __all__ = [
     "TransE",
     "TransH",
     "TripleSet",
+    "all_entity_bce",
     "all_entity_cross_entropy",
     "evaluate",
     "load_graph",
+    "margin_ranking_loss",
+    "plot_embedding",
+    "principal_components",
     "ranks",
     "read_graph",
+    "self_adversarial_loss",
+    "softplus_loss",
 ]

@@ -56,7 +56,7 @@ class ComplEx(KnowledgeModel):
     >>> import minigrad as mg
     >>> from minigrad import knowledge
     >>> model = knowledge.ComplEx(2, 1, 2)
-    >>> model.load_state_dict({"entities.weight": [[1.0, 0.0], [0.0, 1.0]], "relations.weight": [[0.0, 1.0]]})
+    >>> _ = model.load_state_dict({"entities.weight": [[1.0, 0.0], [0.0, 1.0]], "relations.weight": [[0.0, 1.0]]})
     >>> model.score([0, 1], 0, [1, 0]).tolist()
     [1.0, -1.0]
     """

@@ -168,7 +168,9 @@ class KnowledgeModel(Module):
         if given.ndim != 2 or given.shape[1] != 2:
             raise ShapeError(message(type(self).__name__, "queries", given, "2 columns: an entity and a relation"))
         entity = self._entity("queries", given[:, 0])
-        relation = _ids(type(self).__name__, "queries", given[:, 1], 2 * self.num_relations, "a relation or its inverse")
+        relation = _ids(
+            type(self).__name__, "queries", given[:, 1], 2 * self.num_relations, "a relation or its inverse"
+        )
         backward = given[:, 1] >= self.num_relations
         if not backward.any():
             return self._tails(entity, relation)

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from minigrad import random
 from minigrad.errors import message
 from minigrad.knowledge.triples import TripleSet
+from minigrad.nn.checks import extent
+from minigrad.random import Generator
 
 __all__ = ["Queries", "QueryBatch"]
 
@@ -46,8 +49,21 @@ class Queries:
     Parameters
     ----------
     triples : TripleSet
+        What is true; a triple that occurs twice counts once.
     sides : str
-        ``"both"``, ``"tail"`` or ``"head"``.
+        ``"both"``, ``"tail"`` or ``"head"``: which questions to ask.
+
+    Attributes
+    ----------
+    queries : numpy.ndarray
+        int64 ``(n, 2)``, sorted.
+    counts : numpy.ndarray
+        How many answers each has.
+
+    Raises
+    ------
+    ValueError
+        There are no triples, or other `sides`.
 
     Examples
     --------
@@ -65,6 +81,8 @@ class Queries:
             raise ValueError(message("Queries", "sides", repr(sides), f"one of {', '.join(SIDES)}"))
         self.num_relations = len(triples.relations)
         h, r, t = np.unique(triples.triples, axis=0).T
+        if not len(triples):
+            raise ValueError(message("Queries", "triples", repr(triples), "at least one triple"))
         asked = []
         if sides != "head":
             asked.append((h, r, t))
@@ -76,7 +94,7 @@ class Queries:
         order = np.lexsort((answer, keys))
         self.keys, self.starts, self.counts = np.unique(keys[order], return_index=True, return_counts=True)
         self.answers: Array = answer[order]
-        self.queries: Array = np.stack(np.divmod(self.keys, max(width, 1)), axis=1)
+        self.queries: Array = np.stack(np.divmod(self.keys, width), axis=1)
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -87,18 +105,30 @@ class Queries:
         rows, answers = self._spread(self.starts[at], self.counts[at])
         return QueryBatch(self.queries[at], rows, answers, self.counts[at])
 
-    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[QueryBatch]:
-        """All queries once, in a random order if there is a generator, `size` at a time."""
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+    def batches(self, size: int, *, shuffle: bool = True, generator: Generator | None = None) -> Iterator[QueryBatch]:
+        """All queries once, `size` at a time; in each batch those that ask for tails come first.
+
+        Parameters
+        ----------
+        size : int
+            Queries of a batch; the last has the rest.
+        shuffle : bool
+            Whether the order is a random one.
+        generator : Generator, optional
+            Of the order; by default that of `minigrad.random`.
+        """
+        size = extent("Queries.batches", "size", size)
+        draw = random.permutation if generator is None else generator.permutation
+        order = draw(len(self)).numpy() if shuffle else np.arange(len(self))
         for start in range(0, len(order), size):
-            yield self.batch(order[start : start + size])
+            at = order[start : start + size]
+            inverse = self.queries[at, 1] >= self.num_relations
+            yield self.batch(at[np.argsort(inverse, kind="stable")])
 
     def find(self, queries: Any) -> tuple[Array, Array]:
         """The answers of any queries ``(n, 2)``, as `rows` and `answers`; one that nobody asked has none."""
         wanted = np.asarray(queries, np.int64)
         keys = wanted[:, 0] * (2 * self.num_relations) + wanted[:, 1]
-        if not self.keys.size:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
         at = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
         return self._spread(self.starts[at], np.where(self.keys[at] == keys, self.counts[at], 0))
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, message
-from minigrad.knowledge.queries import Queries
+from minigrad.knowledge.queries import SIDES, Queries
 from minigrad.knowledge.triples import TripleSet
+from minigrad.nn.checks import extent
 from minigrad.nn.mode import evaluation
 
 __all__ = ["Ranking", "evaluate", "ranks"]
@@ -133,11 +134,53 @@ def evaluate(
     ties: str = "realistic",
     batch_size: int | None = None,
 ) -> Ranking:
-    """Rank the tail of each triple among all entities for (head, relation), and its head for (relation, tail)."""
+    """Rank the tail of each triple among all entities for (head, relation), and its head for (relation, tail).
+
+    No more scores than those of one batch exist at a time.
+
+    Parameters
+    ----------
+    model : KnowledgeModel
+        Or any object with `score_queries`; modules work in evaluation mode.
+    triples : TripleSet
+        What is to be found.
+    known : TripleSet or sequence of TripleSet, optional
+        What is true besides, most often `Graph.known`: such answers do not count against the one that is ranked (the
+        filtered setting; Bordes et al., 2013). Without it the ranks are raw.
+    sides : str
+        ``"both"``, ``"tail"`` or ``"head"``.
+    ties : str
+        ``"realistic"``, ``"optimistic"`` or ``"pessimistic"``, as for `ranks`.
+    batch_size : int, optional
+        Queries at a time; by default so many that they have about 16 million scores.
+
+    Returns
+    -------
+    Ranking
+
+    Raises
+    ------
+    ValueError
+        There are no triples, names differ, scores are NaN, or another name of sides or ties.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import knowledge
+    >>> mg.random.seed(0)
+    >>> facts = knowledge.TripleSet([[0, 0, 1], [1, 0, 2]], 3, 1)
+    >>> found = knowledge.evaluate(knowledge.DistMult(3, 1, 2, initializer="zeros"), facts, facts)
+    >>> found.ranks.tolist(), found.hits(3), found.mrr
+    ([2.0, 2.0, 2.0, 2.0], 1.0, 0.5)
+    """
+    if sides not in SIDES:
+        raise ValueError(message("evaluate", "sides", repr(sides), f"one of {', '.join(SIDES)}"))
+    if not len(triples):
+        raise ValueError(message("evaluate", "triples", repr(triples), "at least one triple"))
     filters = [known] if isinstance(known, TripleSet) else list(known or ())
-    answers = Queries(filters[0].union(*filters[1:]), sides) if filters else None
+    answers = Queries(triples.union(*filters), sides) if filters else None
     n, m = len(triples.entities), len(triples.relations)
-    size = batch_size or max(1, SCORES // max(n, 1))
+    size = max(1, SCORES // n) if batch_size is None else extent("evaluate", "batch_size", batch_size)
     h, r, t = triples.triples.T
     found = {"tail": np.empty(0), "head": np.empty(0)}
     with evaluation(), no_grad():

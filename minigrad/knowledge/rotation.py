@@ -31,7 +31,7 @@ class RotatE(KnowledgeModel):
     >>> from minigrad import knowledge
     >>> model = knowledge.RotatE(2, 1, 2)
     >>> vectors = {"entities.weight": [[1.0, 0.0], [0.0, 2.0]], "relations.weight": [[math.pi / 2]]}
-    >>> model.load_state_dict(vectors)
+    >>> _ = model.load_state_dict(vectors)
     >>> mg.round(model.score_tails([0], [0]), 3).tolist()  # i, as far from 1 as the root of 2
     [[-1.4140000343322754, -1.0]]
     """

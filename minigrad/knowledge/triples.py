@@ -132,7 +132,9 @@ class TripleSet(Sequence[tuple[str, str, str]]):
             raise ShapeError(message("TripleSet", "triples", found, "3 columns: head, relation, tail"))
         if found.dtype.kind not in "iu":
             raise DTypeError(message("TripleSet", "triples", found, "integers", "TripleSet.from_names takes names"))
-        for column, (what, names) in enumerate((("head", self.entities), ("relation", self.relations), ("tail", self.entities))):
+        for column, (what, names) in enumerate(
+            (("head", self.entities), ("relation", self.relations), ("tail", self.entities))
+        ):
             wrong = (found[:, column] < 0) | (found[:, column] >= len(names))
             if wrong.any():
                 row = int(np.argmax(wrong))
@@ -144,7 +146,10 @@ class TripleSet(Sequence[tuple[str, str, str]]):
 
     @classmethod
     def from_names(
-        cls, rows: Iterable[Sequence[str]], entities: Iterable[str] | None = None, relations: Iterable[str] | None = None
+        cls,
+        rows: Iterable[Sequence[str]],
+        entities: Iterable[str] | None = None,
+        relations: Iterable[str] | None = None,
     ) -> Self:
         """Make a set of triples of names.
 
@@ -170,7 +175,9 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         wrong = next((row for row in known if len(row) != 3), None)
         if wrong is not None:
             raise ShapeError(message("TripleSet.from_names", "rows", describe(wrong), "three names in each"))
-        e = _names({x for h, _, t in known for x in (h, t)} if entities is None else entities, "entity", entities is None)
+        e = _names(
+            {x for h, _, t in known for x in (h, t)} if entities is None else entities, "entity", entities is None
+        )
         r = _names({x for _, x, _ in known} if relations is None else relations, "relation", relations is None)
         return cls([(e.id(h), r.id(x), e.id(t)) for h, x, t in known], e, r)
 
@@ -183,7 +190,7 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         *,
         delimiter: str = "\t",
     ) -> Self:
-        """Read a file of triples: a line each, head, relation and tail with tabs between.
+        r"""Read a file of triples: a line each, head, relation and tail with tabs between.
 
         Parameters
         ----------
@@ -201,11 +208,11 @@ class TripleSet(Sequence[tuple[str, str, str]]):
 
         Examples
         --------
-        >>> import os, tempfile
+        >>> import pathlib, tempfile
         >>> from minigrad.knowledge import TripleSet
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "facts.tsv")
-        ...     _ = open(path, "w").write("Bern\\tcapital of\\tSwitzerland\\n")
+        ...     path = pathlib.Path(folder, "facts.tsv")
+        ...     _ = path.write_text("Bern\tcapital of\tSwitzerland\n")
         ...     TripleSet.read(path)
         TripleSet(1 triples, 2 entities, 1 relations)
         """
@@ -227,12 +234,12 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         where: str = "text",
         delimiter: str = "\t",
     ) -> Self:
-        """Read the text of such a file; `where` names it in errors.
+        r"""Read the text of such a file; `where` names it in errors.
 
         Examples
         --------
         >>> from minigrad.knowledge import TripleSet
-        >>> TripleSet.parse("a\\tlikes\\tb\\nb\\tlikes\\tc\\n")[1]
+        >>> TripleSet.parse("a\tlikes\tb\nb\tlikes\tc\n")[1]
         ('b', 'likes', 'c')
         """
         rows = list(parse_lines(text, where, delimiter))
@@ -243,7 +250,9 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         for line, row in rows:
             for what, name, names in (("head", row[0], e), ("relation", row[1], r), ("tail", row[2], e)):
                 if names is not None and name not in names:
-                    raise DataError(f"{where}, line {line}: the {what} is {name!r}, which is not among the {len(names)} names")
+                    raise DataError(
+                        f"{where}, line {line}: the {what} is {name!r}, which is not among the {len(names)} names"
+                    )
         return cls.from_names((row for _, row in rows), e, r)
 
     def __len__(self) -> int:
@@ -263,7 +272,9 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         """One number for each row of ids, in the order of (head, relation, tail)."""
         n, m = len(self.entities), len(self.relations)
         if n * n * m > np.iinfo(np.int64).max:
-            raise ValueError(message("TripleSet", "entities", f"{n} with {m} relations", "fewer than 2**63 possible facts"))
+            raise ValueError(
+                message("TripleSet", "entities", f"{n} with {m} relations", "fewer than 2**63 possible facts")
+            )
         found = np.asarray(triples, np.int64)
         made: Array = (found[..., 0] * m + found[..., 1]) * n + found[..., 2]
         return made
@@ -289,8 +300,12 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         """
         for other in others:
             if other.entities != self.entities or other.relations != self.relations:
-                raise ValueError(message("TripleSet.union", "others", repr(other), "the names of this set, in its order"))
-        return TripleSet(np.unique(np.concatenate([s.triples for s in (self, *others)]), axis=0), self.entities, self.relations)
+                raise ValueError(
+                    message("TripleSet.union", "others", repr(other), "the names of this set, in its order")
+                )
+        return TripleSet(
+            np.unique(np.concatenate([s.triples for s in (self, *others)]), axis=0), self.entities, self.relations
+        )
 
 
 def parse_lines(text: str, where: str, delimiter: str = "\t") -> Iterator[tuple[int, tuple[str, str, str]]]:
