@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -22,9 +23,13 @@ from minigrad.knowledge import graph as graph_module
 
 Array = np.ndarray[Any, Any]
 N, R = 5, 3
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "kg"
-triples = st.lists(st.tuples(st.integers(0, N - 1), st.integers(0, R - 1), st.integers(0, N - 1)), min_size=1, max_size=30)
-names = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cc", "Cs", "Z"]), min_size=1, max_size=4)
+TEST_DATA = Path(os.environ.get("MINIGRAD_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+triples = st.lists(
+    st.tuples(st.integers(0, N - 1), st.integers(0, R - 1), st.integers(0, N - 1)), min_size=1, max_size=30
+)
+names = st.text(
+    st.characters(exclude_characters="\t\n\r", exclude_categories=["Cc", "Cs", "Z"]), min_size=1, max_size=4
+)
 
 
 def facts(rows: Any) -> knowledge.TripleSet:
@@ -112,7 +117,7 @@ def test_files_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         knowledge.TripleSet.read(path)
     path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match="facts.txt.*utf-8"):
+    with pytest.raises(DataError, match=r"facts.txt.*utf-8"):
         knowledge.TripleSet.read(path)
 
 
@@ -145,7 +150,7 @@ def test_read_graph(source: str, tmp_path: Path) -> None:
 
 
 def test_graphs_that_are_wrong(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none.tar.gz: No such file"):
+    with pytest.raises(DataError, match=r"none.tar.gz: No such file"):
         knowledge.read_graph(tmp_path / "none.tar.gz")
     short = archive(tmp_path / "short.tar.gz", {"train": PARTS["train"]})
     with pytest.raises(DataError, match=r"needs valid.txt, test.txt in the archive"):
@@ -189,9 +194,9 @@ def test_load_graph_is_checked_and_cached(tmp_path: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_real_graphs(name: str, package: str, sizes: tuple[int, ...]) -> None:
-    path = SHARED / f"{name}.tar.gz"
+    path = TEST_DATA / "kg" / f"{name}.tar.gz"
     if not path.exists():
-        pytest.skip(f"needs {path.name} in a folder of shared data")
+        pytest.skip(f"{path} is missing")
     made = knowledge.read_graph(path)
     parts = (made.train, made.valid, made.test)
     assert (len(made.entities), len(made.relations), *map(len, parts)) == sizes

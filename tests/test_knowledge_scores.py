@@ -95,7 +95,9 @@ def test_score_is_the_formula(kind: str, seed: int) -> None:
     ids = np.stack(np.meshgrid(range(N), range(R), range(N), indexing="ij"), axis=-1).reshape(-1, 3)
     expected = [plain(kind, e[h], r[x], e[t]) for h, x, t in ids]
     np.testing.assert_allclose(values(model.score(*ids.T)), expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(values(model(ids.reshape(5, -1, 3))), np.reshape(expected, (5, -1)), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        values(model(ids.reshape(5, -1, 3))), np.reshape(expected, (5, -1)), rtol=1e-9, atol=1e-9
+    )
 
 
 @each_kind
@@ -151,8 +153,12 @@ def test_blocks_change_nothing(seed: int, kind: str, block: int) -> None:
             rng = np.random.default_rng(seed)
             scores = model.score_queries([[0, 1], [2, 0], [4, 2]])
             v = mg.asarray(rng.normal(size=scores.shape))
-            first = mg.grad((scores * scores * v).sum(), [model.entities.weight, model.relations.weight], create_graph=True)
-            total = sum(((g * mg.asarray(rng.normal(size=g.shape))).sum() for g in first), mg.zeros((), dtype=mg.float64))
+            first = mg.grad(
+                (scores * scores * v).sum(), [model.entities.weight, model.relations.weight], create_graph=True
+            )
+            total = sum(
+                ((g * mg.asarray(rng.normal(size=g.shape))).sum() for g in first), mg.zeros((), dtype=mg.float64)
+            )
             second = mg.grad(total, [model.entities.weight, model.relations.weight])
             found.append([values(x) for x in (scores, *first, *second)])
         finally:
@@ -305,7 +311,10 @@ def test_penalty(kind: str, seed: int, power: float) -> None:
     is_complex = kind in ("ComplEx", "RotatE")
     relation = 0.0 if kind == "RotatE" else 1.0
     expected = np.mean(
-        [size(e[h], is_complex) + size(e[t], is_complex) + relation * size(r[x], is_complex) for h, x, t in facts.triples]
+        [
+            size(e[h], is_complex) + size(e[t], is_complex) + relation * size(r[x], is_complex)
+            for h, x, t in facts.triples
+        ]
     )
     queries = knowledge.Queries(facts)
     batch = queries.batch(np.arange(len(queries)))  # asks for each triple twice
