@@ -29,7 +29,7 @@ MODELS = {
 OPTIMIZERS = {"adagrad": optim.Adagrad, "adam": optim.Adam}
 LOSSES = ("cross-entropy", "bce", "margin", "softplus", "self-adversarial")
 EXTRA = "pip install 'minigrad[demo]'"
-SHOWN = 45  # names in the picture
+SHOWN = 60  # names in the picture
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     add("--model", choices=sorted(MODELS), default="complex", help="how a triple is scored")
     add("--features", type=positive, default=32, help="numbers in the vector of an entity")
     add("--norm", type=int, choices=[1, 2], default=1, help="of TransE's distances")
-    add("--reciprocal", action=argparse.BooleanOptionalAction, default=True, help="vectors for inverse relations")
+    add("--reciprocal", action=argparse.BooleanOptionalAction, help="vectors for inverse relations; without negatives")
     add("--loss", choices=LOSSES, default="cross-entropy", help="the first two score all entities, others negatives")
     add("--negatives", type=positive, default=32, help="wrong triples for each right one")
     add("--strategy", choices=["uniform", "bernoulli"], default="bernoulli", help="how they are drawn")
@@ -58,7 +58,15 @@ def parse_args() -> argparse.Namespace:
     add("--checkpoint", type=Path, help="where to save the run after each epoch, and to go on from")
     add("--seed", type=int, default=0, help="of the weights, the order of the data, and what is drawn")
     add("--plot", default="knowledge_graph.png", metavar="PATH", help="where to save the picture; '' for nowhere")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.scores_all = args.loss in ("cross-entropy", "bce")
+    if args.reciprocal and not args.scores_all:
+        parser.error(f"argument --reciprocal: with --loss {args.loss} no inverse relation would learn")
+    if args.n3 and not args.scores_all:
+        parser.error(f"argument --n3: needs --loss cross-entropy or bce, not {args.loss}")
+    if args.reciprocal is None:
+        args.reciprocal = args.scores_all
+    return args
 
 
 def positive(text: str) -> int:
@@ -73,7 +81,7 @@ def losses(
 ) -> Iterator[mg.Tensor]:
     """The losses of the batches of an epoch."""
     queries = knowledge.Queries(facts)
-    if args.loss in ("cross-entropy", "bce"):
+    if args.scores_all:
         loss = knowledge.all_entity_bce if args.loss == "bce" else knowledge.all_entity_cross_entropy
         for batch in queries.batches(args.batch_size):
             found = loss(model.score_queries(batch.queries), batch.rows, batch.answers)
@@ -159,6 +167,17 @@ def groups(graph: knowledge.Graph) -> list[str]:
     return [role if role in common else "other" for role in first]
 
 
+def spread(vectors: mg.Tensor) -> list[int]:
+    """Entities whose names do not cover one another in the picture."""
+    points, _ = knowledge.principal_components(vectors)
+    points = (points - points.min(axis=0)) / np.ptp(points, axis=0)
+    chosen: list[int] = []
+    for i, (x, y) in enumerate(points):
+        if all(abs(x - points[j][0]) > 0.2 or abs(y - points[j][1]) > 0.022 for j in chosen) and x < 0.85:
+            chosen.append(i)
+    return chosen[:SHOWN]
+
+
 def read_names(path: Path | None) -> dict[str, str]:
     """Names to print."""
     if path is None:
@@ -171,8 +190,11 @@ def read_names(path: Path | None) -> dict[str, str]:
 def main() -> None:
     args = parse_args()
     mg.random.seed(args.seed)
-    graph = knowledge.read_graph(args.data) if Path(args.data).exists() else knowledge.load_graph(args.data)
-    names = read_names(args.names)
+    try:
+        graph = knowledge.read_graph(args.data) if Path(args.data).exists() else knowledge.load_graph(args.data)
+        names = read_names(args.names)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None
     print(graph)
     options = {"reciprocal": args.reciprocal, "dropout": args.dropout}
     if args.std is not None:
@@ -180,7 +202,7 @@ def main() -> None:
     if args.model == "transe":
         options["p"] = args.norm
     # with all entities scored, every row has a gradient
-    options["sparse"] = args.loss not in ("cross-entropy", "bce")
+    options["sparse"] = not args.scores_all
     model = MODELS[args.model](len(graph.entities), len(graph.relations), args.features, **options)
     train(model, graph, args)
     for title, sides in (("both sides", "both"), ("tails", "tail"), ("heads", "head")):
@@ -188,12 +210,17 @@ def main() -> None:
     show(model, graph, names)
     try:
         if args.plot:
-            count = len(graph.entities)
-            shown = range(0, count, max(1, -(-count // SHOWN)))
             texts = [names.get(name, name).replace("_", " ") for name in graph.entities]
             title = f"{args.data}: the entities of {type(model).__name__}"
             of = groups(graph)
-            knowledge.plot_embedding(model.entities.weight, args.plot, names=texts, groups=of, label=shown, title=title)
+            knowledge.plot_embedding(
+                model.entities.weight,
+                args.plot,
+                names=texts,
+                groups=of,
+                label=spread(model.entities.weight),
+                title=title,
+            )
             print(f"picture saved to {args.plot}")
     except ImportError as missing:
         print(f"no picture, for {missing.name} is not installed: {EXTRA}")
