@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from minigrad import ops
 from minigrad.function import checkpoint
@@ -49,7 +48,7 @@ def _moduli(q: Tensor, rows: Tensor) -> Tensor:
     return ops.sum(ops.hypot(difference[..., :k], difference[..., k:]), axis=-1)
 
 
-def _blocked(distances: Callable[[Tensor, Tensor], Any], q: Tensor, table: Tensor) -> Tensor:
+def _blocked(distances: Callable[[Tensor, Tensor], Tensor], q: Tensor, table: Tensor) -> Tensor:
     """The distances a block of the table at a time; backward makes the differences of each again."""
     size = max(1, BLOCK // max(1, q.size))
     if size >= table.shape[0]:

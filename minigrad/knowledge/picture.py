@@ -129,7 +129,15 @@ def plot_embedding(
     of = np.array(["" for _ in points] if groups is None else [str(group) for group in groups])
     for k, group in enumerate(dict.fromkeys(of.tolist())):
         here = points[of == group]
-        axes.scatter(*here.T, s=22, color=f"C{k % 10}", marker="osD^v"[k // 10 % 5], alpha=0.8, label=group or None)
+        axes.scatter(
+            here[:, 0],
+            here[:, 1],
+            s=22,
+            color=f"C{k % 10}",
+            marker="osD^v"[k // 10 % 5],
+            alpha=0.8,
+            label=group or None,
+        )
     for i in label:
         text = str(i) if names is None else names[i]
         axes.annotate(text, points[i], xytext=(3, 3), textcoords="offset points", fontsize=7)

@@ -85,7 +85,8 @@ def ranks(scores: Any, targets: Any, known: tuple[Any, Any] | None = None, *, ti
         higher -= np.bincount(rows[found > at], minlength=len(s))
         equal -= np.bincount(rows[found == at], minlength=len(s))
     share = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}[ties]
-    return 1.0 + higher + share * equal
+    found_ranks: Array = 1.0 + higher + share * equal
+    return found_ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +193,8 @@ def evaluate(
             for start in range(0, len(queries), size):
                 at = slice(start, start + size)
                 scores = model.score_queries(queries[at]).numpy()
-                parts.append(ranks(scores, target[at], answers and answers.find(queries[at]), ties=ties))
+                parts.append(
+                    ranks(scores, target[at], None if answers is None else answers.find(queries[at]), ties=ties)
+                )
             found[side] = np.concatenate(parts)
     return Ranking(**found)
