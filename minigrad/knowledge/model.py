@@ -10,6 +10,7 @@ import numpy as np
 from minigrad import dtypes, ops
 from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.knowledge.queries import QueryBatch
+from minigrad.nn import init
 from minigrad.nn.checks import as_tensor, extent, finite
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.embedding import Embedding
@@ -264,8 +265,6 @@ class KnowledgeModel(Module):
 
 def angles(t: Tensor) -> Tensor:
     """Fill with angles, from -pi to pi."""
-    from minigrad.nn import init
-
     return init.uniform(t, -np.pi, np.pi)
 
 

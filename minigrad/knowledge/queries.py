@@ -80,7 +80,7 @@ class Queries:
         if sides not in SIDES:
             raise ValueError(message("Queries", "sides", repr(sides), f"one of {', '.join(SIDES)}"))
         self.num_relations = len(triples.relations)
-        h, r, t = np.unique(triples.triples, axis=0).T
+        h, r, t = triples.union().triples.T
         if not len(triples):
             raise ValueError(message("Queries", "triples", repr(triples), "at least one triple"))
         asked = []

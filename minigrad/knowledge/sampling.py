@@ -149,7 +149,7 @@ class NegativeSampler:
 
 def bernoulli(triples: TripleSet) -> Array:
     """``tph / (tph + hpt)`` of each relation; 1/2 where a relation has no triples."""
-    h, r, t = np.unique(triples.triples, axis=0).T
+    h, r, t = triples.union().triples.T
     m = len(triples.relations)
     total = np.bincount(r, minlength=m)
     heads, tails = (

@@ -291,7 +291,7 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         return found
 
     def union(self, *others: TripleSet) -> TripleSet:
-        """All triples of sets with the same names, each once.
+        """All triples of sets with the same names, each once, sorted.
 
         Raises
         ------
@@ -303,9 +303,10 @@ class TripleSet(Sequence[tuple[str, str, str]]):
                 raise ValueError(
                     message("TripleSet.union", "others", repr(other), "the names of this set, in its order")
                 )
-        return TripleSet(
-            np.unique(np.concatenate([s.triples for s in (self, *others)]), axis=0), self.entities, self.relations
-        )
+        keys = np.unique(np.concatenate([self.keys(each.triples) for each in (self, *others)]))
+        rest, t = np.divmod(keys, max(1, len(self.entities)))
+        h, r = np.divmod(rest, max(1, len(self.relations)))
+        return TripleSet(np.stack([h, r, t], axis=1), self.entities, self.relations)
 
 
 def parse_lines(text: str, where: str, delimiter: str = "\t") -> Iterator[tuple[int, tuple[str, str, str]]]:
