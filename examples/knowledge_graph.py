@@ -211,7 +211,7 @@ def main() -> None:
     try:
         if args.plot:
             texts = [names.get(name, name).replace("_", " ") for name in graph.entities]
-            title = f"{args.data}: the entities of {type(model).__name__}"
+            title = f"{Path(args.data).name}: the entities of {type(model).__name__}"
             of = groups(graph)
             knowledge.plot_embedding(
                 model.entities.weight,

@@ -127,12 +127,13 @@ def plot_embedding(
     figure = Figure(figsize=(9, 7), dpi=dpi, layout="constrained")
     axes = figure.add_subplot()
     of = np.array(["" for _ in points] if groups is None else [str(group) for group in groups])
+    size = min(22.0, max(4.0, 4000.0 / len(points)))  # of many points small ones
     for k, group in enumerate(dict.fromkeys(of.tolist())):
         here = points[of == group]
         axes.scatter(
             here[:, 0],
             here[:, 1],
-            s=22,
+            s=size,
             color=f"C{k % 10}",
             marker="osD^v"[k // 10 % 5],
             alpha=0.8,
