@@ -401,12 +401,13 @@ def test_knowledge_graph_goes_on_where_it_was(tmp_path):
         (tmp_path / f"{part}.txt").write_text("".join("\t".join(rows[i]) + "\n" for i in at))
     (tmp_path / "names.tsv.gz").write_bytes(gzip.compress(b"".join(b"e%d\tcity %d\n" % (k, k) for k in range(20))))
     options = ("--data", ".", "--model", "rotate", "--features", "8", "--loss", "self-adversarial", "--lr", "0.05")
-    options += ("--batch-size", "16", "--no-decay", "--plot", "", "--names", "names.tsv.gz")
+    options += ("--batch-size", "16", "--no-decay", "--names", "names.tsv.gz")
 
     def figures(*more):
         text = run(tmp_path, "knowledge_graph.py", *options, *more, hide=("matplotlib",))
         assert not re.search(r"\be\d", text)
         assert "nearest to city" in text
+        assert "no picture, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
         return re.findall(r"epoch +(\d+) .* loss ([\d.]+)", text), re.findall(r"test, .*", text)
 
     whole = figures("--epochs", "6", "--checkpoint", "whole.ckpt")
