@@ -1,7 +1,7 @@
 """Learn a knowledge graph and guess what it does not say: vectors of entities and relations, links, a picture.
 
 python examples/knowledge_graph.py
-python examples/knowledge_graph.py --data kinships --model rotate --lr 0.01
+python examples/knowledge_graph.py --data kinships --model rotate --lr 0.02 --epochs 100
 python examples/knowledge_graph.py --model transe --loss self-adversarial --negatives 64 --margin 6 --lr 0.02
 python examples/knowledge_graph.py --data FB15k-237.tar.gz --model complex --features 256 --batch-size 512 \\
     --optimizer adagrad --no-decay --n3 0.05 --std 0.001 --epochs 20 --validate-every 5 --checkpoint fb15k-237.ckpt
