@@ -18,6 +18,7 @@ import minigrad as mg
 from minigrad.data import DataError, cmudict, load_digits
 from minigrad.data.mnist import PARTS, format_idx
 from minigrad.data.packages import package_files
+from minigrad.knowledge import graph as knowledge_graph
 from minigrad.models import GPT, CharacterTokenizer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -426,6 +427,58 @@ def test_seq2seq_phonemes(tmp_path):
     assert re.search(r"word accuracy [\d.]+% \(\d+ of 100\), phoneme error rate [\d.]+%", text)
     assert {"knight", "phone"} <= set(text.split())
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_knowledge_graph(tmp_path):
+    pytest.importorskip("matplotlib")
+    files = {f"pykeen/datasets/umls/{part}.txt": digest for part, digest in knowledge_graph.SUMS["umls"].items()}
+    fetched(knowledge_graph.PACKAGE, files)
+    text = run(tmp_path, "knowledge_graph.py", "--epochs", "12", "--validate-every", "4", "--plot", "umls.png")
+    losses = [float(found) for found in re.findall(r"loss ([\d.]+)", text)]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] - 0.1
+    assert text.startswith("Graph(135 entities, 46 relations, 5216 + 652 + 661 triples)")
+    found = {sides: float(mrr) for sides, mrr in re.findall(r"test, ([\w ]+): MRR ([\d.]+)", text)}
+    assert found["both sides"] == pytest.approx((found["tails"] + found["heads"]) / 2, abs=2e-3)
+    assert found["both sides"] > 0.7
+    assert len(re.findall(r"^  \w+ \| \w+ \| ", text, re.MULTILINE)) == 6
+    assert "*" in text.split("guesses")[1]
+    assert (tmp_path / "umls.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_knowledge_graph_goes_on_where_it_was(tmp_path):
+    """With negative samples, on files of one's own and names for them: the same losses and figures."""
+    rows = [(f"e{h}", f"r{step}", f"e{(h + step) % 20}") for h in range(20) for step in range(1, 5)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    for part, at in (("train", order[:60]), ("valid", order[60:70]), ("test", order[70:])):
+        (tmp_path / f"{part}.txt").write_text("".join("\t".join(rows[i]) + "\n" for i in at))
+    (tmp_path / "names.tsv.gz").write_bytes(gzip.compress(b"".join(b"e%d\tcity %d\n" % (k, k) for k in range(20))))
+    options = ("--data", ".", "--model", "rotate", "--features", "8", "--loss", "self-adversarial", "--lr", "0.05")
+    options += ("--batch-size", "16", "--no-decay", "--names", "names.tsv.gz")
+
+    def figures(*more):
+        text = run(tmp_path, "knowledge_graph.py", *options, *more, hide=("matplotlib",))
+        assert not re.search(r"\be\d", text)
+        assert "nearest to city" in text
+        assert "no picture, for matplotlib is not installed: pip install 'minigrad[demo]'" in text
+        return re.findall(r"epoch +(\d+) .* loss ([\d.]+)", text), re.findall(r"test, .*", text)
+
+    whole = figures("--epochs", "6", "--checkpoint", "whole.ckpt")
+    first = figures("--epochs", "3", "--checkpoint", "parts.ckpt")
+    then = figures("--epochs", "6", "--checkpoint", "parts.ckpt")
+    assert [first[0] + then[0], then[1]] == list(whole)
+    losses = [float(loss) for _, loss in whole[0]]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_knowledge_graph_refuses_before_it_trains(tmp_path):
+    code, text = refused(tmp_path, "knowledge_graph.py", "--loss", "margin", "--reciprocal")
+    assert code == 2
+    assert "argument --reciprocal: with --loss margin no inverse relation would learn" in text
+    code, text = refused(tmp_path, "knowledge_graph.py", "--data", "nowhere.tar.gz")
+    assert code == 1
+    assert re.fullmatch(r"knowledge_graph.py: .* 'nowhere.tar.gz', needs one of kinships, nations, umls.*\n", text)
 
 
 def test_sentence_embeddings(tmp_path):
