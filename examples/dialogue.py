@@ -43,7 +43,8 @@ LANGUAGE = "english"
 ROW = "{}: step {:5}   training loss {:.4f}   validation perplexity {:.2f}   {:.0f} s"
 EXTRA = "pip install 'minigrad[demo,text]'"
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
-LOOK = 1000  # validation turns to look at while training, at most
+POOL = 20  # batches that are sorted by length together, so that little of one is padding
+LOOK = 500  # validation turns to look at while training, at most
 NAMES = {True: "with knowledge", False: "without knowledge"}
 
 
@@ -63,7 +64,7 @@ def parse_args() -> argparse.Namespace:
     add("--data", type=a_path, metavar="PATH", default="", help="a folder or .tar of .qna files; '' for chatterbot's")
     add("--steps", type=positive, default=400, help="updates of the weights, of each model")
     add("--batch-size", type=positive, default=64, help="turns in one step")
-    add("--lr", type=float, default=1e-3, help="the largest learning rate, after a warm-up; then it falls")
+    add("--lr", type=float, default=2e-3, help="the largest learning rate, after a warm-up; then it falls")
     add("--features", type=positive, default=128, help="features of a token")
     add("--layers", type=positive, default=2, help="layers of the encoder, and of the decoder")
     add("--heads", type=positive, default=4, help="heads of attention")
@@ -292,6 +293,17 @@ def groups(turns: list[Turn], size: int) -> Iterator[list[Turn]]:
     yield from (turns[i : i + size] for i in range(0, len(turns), size))
 
 
+def batches(turns: list[Turn], reader: Reader, size: int, seed: tuple[int, int]) -> list[list[Turn]]:
+    """All turns in a random order, in batches of answers of similar length."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(turns)).tolist()
+    found: list[list[Turn]] = []
+    for start in range(0, len(order), POOL * size):
+        pool = sorted(order[start : start + POOL * size], key=lambda i: len(reader.ids(turns[i].answer)))
+        found += groups([turns[i] for i in pool], size)
+    return [found[i] for i in rng.permutation(len(found))]
+
+
 def log_likelihoods(model: DialogueModel, reader: Reader, turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
     """For each turn the negative logarithm of its answer's probability, and the answer's tokens, the end among them."""
     model.eval()
@@ -332,11 +344,13 @@ def train(
         start, seconds = len(losses), state["seconds"]
         print(f"{name}: going on after step {start}")
     begin = time.perf_counter() - seconds
-    warm_up, epoch = max(1, args.steps // 10), math.ceil(len(training) / args.batch_size)
+    warm_up, epoch, order = max(1, args.steps // 10), -1, []
     for step in progress(range(start, args.steps), name):
-        order = np.random.default_rng([args.seed, step // epoch]).permutation(len(training))
-        chosen = order[step % epoch * args.batch_size :][: args.batch_size]
-        batch = [training[i] for i in chosen]
+        count = math.ceil(len(training) / args.batch_size)
+        if step // count != epoch:
+            epoch = step // count
+            order = batches(training, reader, args.batch_size, (args.seed, epoch))
+        batch = order[step % count]
         falling = (1 + math.cos(math.pi * step / args.steps)) / 2
         optimizer.param_groups[0]["lr"] = args.lr * min((step + 1) / warm_up, falling)
         optimizer.zero_grad()

@@ -1,7 +1,7 @@
 """Knowledge: facts about entities, and the ways in which they enter a model of language."""
 
 from minigrad.knowledge.decoder import KnowledgeDecoder
-from minigrad.knowledge.fusion import FusionLayer
+from minigrad.knowledge.fusion import FusionEncoder, FusionLayer
 from minigrad.knowledge.kbert import KBert
 from minigrad.knowledge.knowledge_embedding import KnowledgeEmbedding
 from minigrad.knowledge.linking import EntityLinker, Mention, words
@@ -11,6 +11,7 @@ from minigrad.knowledge.visible_matrix import SentenceTree, pad_trees, sentence_
 
 __all__ = [
     "EntityLinker",
+    "FusionEncoder",
     "FusionLayer",
     "KBert",
     "KnowledgeDecoder",

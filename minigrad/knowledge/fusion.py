@@ -9,13 +9,13 @@ from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.nn import activations
 from minigrad.nn.attention import MultiHeadAttention
 from minigrad.nn.checks import as_tensor, extent
-from minigrad.nn.dense import Dense
 from minigrad.nn.dropout import Dropout
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm
+from minigrad.nn.projection import Projection
 from minigrad.tensor import Tensor
 
-__all__ = ["FusionLayer"]
+__all__ = ["FusionEncoder", "FusionLayer"]
 
 NAME = "FusionLayer"
 
@@ -93,12 +93,12 @@ class FusionLayer(Module):
         self.attention_norm = LayerNorm(own, dtype=dtype)
         self.entity_attention = MultiHeadAttention(entity_heads, other, dropout=dropout, dtype=dtype)
         self.entity_attention_norm = LayerNorm(other, dtype=dtype)
-        self.hidden = Dense(inner, in_features=own, dtype=dtype)
-        self.entity_hidden = Dense(inner, bias=False, in_features=other, dtype=dtype)
+        self.hidden = Projection(own, inner, dtype=dtype)
+        self.entity_hidden = Projection(other, inner, False, dtype=dtype)
         self.activation = activations.get(activation)
-        self.output = Dense(own, in_features=inner, dtype=dtype)
+        self.output = Projection(inner, own, dtype=dtype)
         self.norm = LayerNorm(own, dtype=dtype)
-        self.entity_output = Dense(other, in_features=inner, dtype=dtype)
+        self.entity_output = Projection(inner, other, dtype=dtype)
         self.entity_norm = LayerNorm(other, dtype=dtype)
         self.dropout = Dropout(dropout)
 
@@ -146,3 +146,45 @@ class FusionLayer(Module):
     def extra_repr(self) -> str:
         """The sizes."""
         return f"{self.features}, entities {self.entity_features}"
+
+
+class FusionEncoder(Module):
+    """Fusion layers one after the other: the part of ERNIE in which tokens and entities meet.
+
+    Parameters
+    ----------
+    num_layers : int
+        The layers.
+    num_heads, entity_heads, hidden_features, **options
+        As for `FusionLayer`.
+
+    Attributes
+    ----------
+    layers : list of FusionLayer
+        The layers.
+
+    Examples
+    --------
+    >>> import minigrad as mg
+    >>> from minigrad import nn
+    >>> from minigrad.knowledge import FusionEncoder
+    >>> text = nn.TransformerEncoder(2, 2, 16, features=8, norm="post")
+    >>> both = FusionEncoder(2, 2, 1, 16, features=8, entity_features=4)
+    >>> x, entities, there = mg.ones((1, 3, 8)), mg.ones((1, 3, 4)), mg.tensor([[False, True, False]])
+    >>> [part.shape for part in both(text(x), entities, there)]
+    [(1, 3, 8), (1, 3, 4)]
+    """
+
+    def __init__(
+        self, num_layers: int, num_heads: int, entity_heads: int, hidden_features: int, **options: Any
+    ) -> None:
+        count = extent("FusionEncoder", "num_layers", num_layers)
+        self.layers = [FusionLayer(num_heads, entity_heads, hidden_features, **options) for _ in range(count)]
+
+    def forward(
+        self, x: Tensor, entities: Tensor, there: Tensor, *, key_lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the layers; the arguments and the result are those of `FusionLayer`."""
+        for layer in self.layers:
+            x, entities = layer(x, entities, there, key_lengths=key_lengths)
+        return x, entities

@@ -8,9 +8,9 @@ from typing import Any, Self
 from minigrad import dtypes, ops
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.nn.checks import as_tensor, extent, integer
-from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
 from minigrad.nn.module import Module
+from minigrad.nn.projection import Projection
 from minigrad.tensor import Tensor
 
 __all__ = ["KnowledgeEmbedding"]
@@ -48,7 +48,7 @@ class KnowledgeEmbedding(Module):
     ----------
     entities : Embedding
         The table (num_entities, entity_features).
-    projection, token_gate, entity_gate : Dense
+    projection, token_gate, entity_gate : Module
         The linear maps; without a gate the last two are None.
 
     Raises
@@ -95,10 +95,9 @@ class KnowledgeEmbedding(Module):
             need = f"None or an id in [0, {table.num_embeddings})"
             raise ValueError(message(NAME, "padding_id", self.padding_id, need, "-1 stands for no entity too"))
         self.entities = table
-        own: dict[str, Any] = {"in_features": self.features, "dtype": dtype}
-        self.projection = Dense(self.features, bias=False, **own | {"in_features": table.features})
-        self.token_gate = Dense(self.features, **own) if gated else None
-        self.entity_gate = Dense(self.features, bias=False, **own) if gated else None
+        self.projection = Projection(table.features, self.features, False, dtype=dtype)
+        self.token_gate = Projection(self.features, self.features, dtype=dtype) if gated else None
+        self.entity_gate = Projection(self.features, self.features, False, dtype=dtype) if gated else None
 
     @classmethod
     def from_pretrained(

@@ -29,6 +29,7 @@ _OWN = re.compile(
 )
 _PERSONAL = re.compile(r"(?:i|you|we)(?:'\w+)?\b|(?:my|your|our)\b")  # it answers, but states nothing of the head
 _PATTERNS = [(re.compile(pattern), relation) for pattern, relation in _ASKED]
+_SENTENCES = re.compile(r"(?<=\w\w[.!?])\s+")  # two letters before the end: not after an initial
 # what these words stand for is known from the context alone
 _VAGUE = frozenset(
     "i me my mine you your yours he him his she her hers it its we us our they them their this that these those there "
@@ -62,22 +63,22 @@ def stated_facts(question: str, answer: str) -> list[tuple[str, str, str]]:
     >>> stated_facts("Do you eat?", "I don't have a mouth. I am a program, you know!")
     [('you', "i don't have", 'a mouth'), ('you', 'i am', 'a program, you know')]
     """
-    asked, sentences = _plain(question).rstrip("?!. "), [_plain(part) for part in re.split(r"(?<=[.!?])\s+", answer)]
+    asked, said = _plain(question).rstrip("?!. "), [_plain(part) for part in _SENTENCES.split(answer)]
     found: list[tuple[str, str, str]] = []
     for pattern, relation in _PATTERNS:
         match = pattern.fullmatch(asked)
-        if match is not None and not _PERSONAL.match(sentences[0]) and not sentences[0].endswith("?"):
-            said = match.groupdict().get("relation")
-            tail = re.sub(rf"^{_ARTICLE}(?:{re.escape(match['head'])}|it|this|that) (?:is|are|was|were) ", "", sentences[0])
-            found.append((match["head"], said if relation is None else relation.format(said), tail))
+        if match is not None and not _PERSONAL.match(said[0]) and not said[0].endswith("?"):
+            head, named = match["head"], (relation or "{}").format(match.groupdict().get("relation"))
+            start = rf"{_ARTICLE}(?:{re.escape(head)}|it|this|that) (?:is|are|was|were) (?:{re.escape(named)} )?"
+            found.append((head, named, re.sub(f"^{start}", "", said[0])))
             break
-    for sentence in sentences:
+    for sentence in said:
         if sentence.endswith("?"):
             continue
         own, other = _OWN.fullmatch(sentence), _SAID.fullmatch(sentence)
         if own is not None:
             found.append((SELF, own["relation"], own["tail"]))
-        elif other is not None:
+        elif other is not None and other["head"] != SELF:  # in an answer it is the one who asked
             found.append((other["head"], other["relation"], other["tail"]))
     short = [(head, relation, " ".join(tail.split()[:LONGEST_TAIL]).rstrip(".!, ")) for head, relation, tail in found]
     return list(dict.fromkeys(fact for fact in short if fact[2] and _is_name(fact[0])))
