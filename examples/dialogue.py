@@ -71,9 +71,12 @@ def parse_args() -> argparse.Namespace:
     add("--dropout", type=float, default=0.2, help="share of the features switched off in a step")
     add("--vocabulary", type=positive, default=2000, help="tokens, at most")
     add("--turns", type=positive, default=4, help="turns of the history that are read, at most")
-    add("--longest", type=positive, default=40, help="tokens of an answer, at most; turns with longer ones are left out")
+    add(
+        "--longest", type=positive, default=40, help="tokens of an answer, at most; turns with longer ones are left out"
+    )
     add("--triples", type=positive, default=24, help="facts that are read, at most")
     add("--held-out", type=share, default=0.1, help="share of the conversations to validate with, and of those to test")
+    add("--stop-after", type=positive, metavar="STEP", help="end the training there; call again with --save to go on")
     add("--no-knowledge", action="store_true", help="train the model without knowledge alone")
     add("--beams", type=positive, default=1, help="width of the search for an answer")
     add("--temperature", type=float, default=0.0, help="above 0, answers in the chat are drawn; with --beams 1")
@@ -358,14 +361,15 @@ def train(
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        if (step + 1) % args.log_every and step + 1 < args.steps:
-            continue
-        checks.append((step + 1, perplexity(*log_likelihoods(model, reader, validation))))
-        recent, seconds = losses[-args.log_every :], time.perf_counter() - begin
-        say(ROW.format(name, step + 1, sum(recent) / len(recent), checks[-1][1], seconds))
-        if checks[-1][1] <= min(value for _, value in checks):
-            best = {key: mg.tensor(value.detach()) for key, value in model.state_dict().items()}
-        if file:
+        look, stopped = (step + 1) % args.log_every == 0 or step + 1 == args.steps, step + 1 == args.stop_after
+        seconds = time.perf_counter() - begin
+        if look:
+            checks.append((step + 1, perplexity(*log_likelihoods(model, reader, validation))))
+            recent = losses[-args.log_every :]
+            say(ROW.format(name, step + 1, sum(recent) / len(recent), checks[-1][1], seconds))
+            if checks[-1][1] <= min(value for _, value in checks):
+                best = {key: mg.tensor(value.detach()) for key, value in model.state_dict().items()}
+        if file and (look or stopped):
             state = {
                 "model": model.state_dict(), "optimizer": optimizer.state_dict(), "random": mg.random.get_state(),
                 "losses": losses, "checks": checks, "best": best, "seconds": seconds, "run": of_run(args),
@@ -373,13 +377,15 @@ def train(
                 "facts": reader.knowledge.facts, "triples": args.triples, "longest": args.longest,
             }  # fmt: skip
             save_checkpoint(file, state)
+        if stopped:
+            raise SystemExit(f"{name}: stopped after step {step + 1}")
     model.load_state_dict(best)
     return losses, checks
 
 
 def of_run(args: argparse.Namespace) -> dict[str, object]:
     """The options that a run's course depends on."""
-    apart = {"save", "chat", "persona", "plot", "beams", "temperature", "no_knowledge", "data"}
+    apart = {"save", "chat", "persona", "plot", "beams", "temperature", "no_knowledge", "data", "stop_after"}
     return {name: value for name, value in vars(args).items() if name not in apart} | {"data": Path(args.data).name}
 
 
@@ -450,7 +456,9 @@ def chat(model: DialogueModel, reader: Reader, args: argparse.Namespace) -> None
     personas = [persona for persona in reader.knowledge.of if persona]
     persona = args.persona or (personas[0] if personas else "")
     if args.persona and args.persona not in personas:
-        raise SystemExit(f"no persona {args.persona!r}: there {'are ' + ', '.join(personas) if personas else 'is none'}")
+        raise SystemExit(
+            f"no persona {args.persona!r}: there {'are ' + ', '.join(personas) if personas else 'is none'}"
+        )
     print(f"say something{f' to the {persona} one' if persona else ''}; an empty line begins anew, Ctrl-D ends")
     history: list[str] = []
     shown = "you> " if sys.stdin.isatty() else ""
@@ -557,4 +565,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; with --save, the same command goes on from the last look") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -48,12 +49,14 @@ def test_neither_case_nor_the_order_of_names_counts(
     assert linker.link(tokens) == other.link([token.swapcase() for token in tokens])
 
 
-@given(names=st.lists(NAME, max_size=8), tokens=st.lists(WORD, max_size=12), between=st.sampled_from([" ", ", ", " (!) "]))
+@given(
+    names=st.lists(NAME, max_size=8), tokens=st.lists(WORD, max_size=12), between=st.sampled_from([" ", ", ", " (!) "])
+)
 def test_places_in_a_text_are_those_of_its_words(names: list[tuple[str, ...]], tokens: list[str], between: str) -> None:
     linker, text = EntityLinker((" ".join(name), name) for name in names), between.join(tokens)
     mentions = linker(text)
     assert [m.entities for m in mentions] == [m.entities for m in linker.link(tokens)]
-    for before, after in zip(mentions, mentions[1:]):
+    for before, after in pairwise(mentions):
         assert before.stop <= after.start
     for m, own in zip(mentions, linker.link(tokens)):
         assert text[m.start : m.stop] == between.join(tokens[own.start : own.stop])
@@ -64,7 +67,7 @@ def test_words_of_any_text(text: str) -> None:
     """Their places are right, they do not touch, and every letter and digit is in one of them."""
     places = words(text)
     assert all(text[start:stop] == word for word, start, stop in places)
-    assert all(before[2] < after[1] for before, after in zip(places, places[1:]))
+    assert all(before[2] < after[1] for before, after in pairwise(places))
     inside = {i for _, start, stop in places for i in range(start, stop)}
     assert all(i in inside for i, letter in enumerate(text) if letter.isalnum())
 
@@ -95,7 +98,7 @@ def test_a_name_of_several_entities() -> None:
 
 def test_a_prefix_that_leads_nowhere_hides_nothing() -> None:
     linker = EntityLinker({"a b c d": 1, "b c": 2, "a": 3})
-    assert linker.link("a b c e".split()) == [Mention(0, 1, (3,)), Mention(1, 3, (2,))]
+    assert linker.link(["a", "b", "c", "e"]) == [Mention(0, 1, (3,)), Mention(1, 3, (2,))]
 
 
 @pytest.mark.parametrize(("name", "error"), [("...", ValueError), ("", ValueError), (3, TypeError)])
@@ -124,9 +127,9 @@ def test_triples_of_entities(triples: list[tuple[int, int, int]], asked: list[in
 
 def test_lookup_refuses() -> None:
     with pytest.raises(ValueError, match=r"triples is \(1, 2\), needs \(head, relation, tail\)"):
-        TripleLookup([(1, 2)])  # type: ignore[list-item]
+        TripleLookup([(1, 2)])
     with pytest.raises(ValueError, match="triples"):
-        TripleLookup(["abc"])  # type: ignore[list-item]
+        TripleLookup(["abc"])
     with pytest.raises(ValueError, match="limit is -1"):
         TripleLookup([]).about([], -1)
 
@@ -134,13 +137,13 @@ def test_lookup_refuses() -> None:
 @pytest.mark.parametrize(
     ("question", "answer", "facts"),
     [
-        ("Who wrote  the Hobbit?", "The Hobbit was written by J.R.R. Tolkein.", [("hobbit", "written by", "j.r.r. tolkein")]),
+        ("Who wrote  the Hobbit?", "The Hobbit was written by J. Tolkien.", [("hobbit", "written by", "j. tolkien")]),
         ("what is cytology", "the study of cells.", [("cytology", "is", "the study of cells")]),
         ("What is the national dish of Spain?", "Paella", [("spain", "national dish of", "paella")]),
-        ("how far is the moon", "the moon is about 250,000 miles from earth.", [("moon", "far", "about 250,000 miles from earth")]),
+        ("how far is the moon", "the moon is about 250,000 miles away.", [("moon", "far", "about 250,000 miles away")]),
         ("hi", "Vineland is a novel.", [("vineland", "is", "a novel")]),
         ("what is vineland", "Vineland is a novel.", [("vineland", "is", "a novel")]),
-        ("Do you sleep?", "I don't have a bed. I like that.", [(SELF, "i don't have", "a bed"), (SELF, "i like", "that")]),
+        ("Do you sleep?", "I don't eat hay. I like it.", [(SELF, "i don't eat", "hay"), (SELF, "i like", "it")]),
         ("what is it", "a dog", []),
         ("what is chemistry", "I love chemistry!", [(SELF, "i love", "chemistry")]),
         ("what is chemistry", "what is chemistry?", []),
@@ -164,5 +167,5 @@ def test_chatterbot_format() -> None:
     text = "categories:\n- tea\nconversations:\n- - 'Tea: now?'\n  - |\n    Yes,\n    please.\n- lost\n  - '1'\n"
     assert parse_chatterbot(text) == [["Tea: now?", "Yes,\nplease.\n"]]
     for wrong in ("conversations: 3", "a: [", "- 1", "conversations:\n- - 5\n", "conversations:\n- []\n"):
-        with pytest.raises(DataError, match="a file of conversations|each of the conversations"):
+        with pytest.raises(DataError, match=r"a file of conversations|each of the conversations"):
             parse_chatterbot(wrong)

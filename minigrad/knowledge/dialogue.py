@@ -218,7 +218,11 @@ class DialogueModel(Seq2Seq):
             vectors = vectors * math.sqrt(self.config.features)
         if not facts.shape[0]:
             return ops.zeros((3, *chosen.shape, vectors.shape[-1]), dtype=vectors.dtype), there
-        picked = ops.take(vectors, ops.reshape(ops.where(there, chosen, 0), (-1,)), axis=0)
+        try:
+            picked = ops.take(vectors, ops.reshape(ops.where(there, chosen, 0), (-1,)), axis=0)
+        except IndexError:
+            need = f"-1 for none, or facts in [0, {facts.shape[0]})"
+            raise IndexError(message(NAME, "chosen", f"up to {chosen.numpy().max()}", need)) from None
         picked = ops.reshape(picked, (*chosen.shape, 3, vectors.shape[-1]))
         return ops.permute_dims(picked, (2, 0, 1, 3)), there
 

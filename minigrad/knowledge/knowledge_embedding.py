@@ -173,7 +173,7 @@ class KnowledgeEmbedding(Module):
             raise IndexError(message(NAME, "ids", got, need)) from None
         if self.token_gate is not None and self.entity_gate is not None:
             found = found * ops.sigmoid(self.token_gate(x) + self.entity_gate(found))
-        return x + ops.where(there[..., None], found, 0.0)  # type: ignore[no-any-return]
+        return x + ops.where(there[..., None], found, 0.0)
 
     def extra_repr(self) -> str:
         """How the vectors come in."""

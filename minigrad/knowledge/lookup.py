@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from minigrad.errors import describe, message
 
@@ -29,24 +29,25 @@ class TripleLookup:
     Examples
     --------
     >>> from minigrad.knowledge import TripleLookup
-    >>> lookup = TripleLookup([("Dune", "is", "a novel"), ("Dune", "written by", "Herbert"), ("Solaris", "is", "a film")])
+    >>> triples = [("Dune", "is", "a novel"), ("Dune", "written by", "Herbert"), ("Solaris", "is", "a film")]
+    >>> lookup = TripleLookup(triples)
     >>> lookup.about(["Solaris", "Dune"], limit=2)
     [('Solaris', 'is', 'a film'), ('Dune', 'is', 'a novel')]
     >>> len(lookup), sorted(lookup.entities)
     (3, ['Dune', 'Solaris'])
     """
 
-    def __init__(self, triples: Iterable[Triple], *, both: bool = False) -> None:
+    def __init__(self, triples: Iterable[Sequence[Hashable]], *, both: bool = False) -> None:
         self._triples: dict[Triple, None] = {}
         self._about: dict[Hashable, list[Triple]] = {}
         for given in triples:
-            triple = tuple(given) if not isinstance(given, str) else (given,)
-            if len(triple) != 3:
-                raise ValueError(message("TripleLookup", "triples", describe(triple), "(head, relation, tail) each"))
+            if isinstance(given, str) or len(given) != 3:
+                raise ValueError(message("TripleLookup", "triples", describe(given), "(head, relation, tail) each"))
+            head, relation, tail = given
+            triple = (head, relation, tail)
             if triple in self._triples:
                 continue
             self._triples[triple] = None
-            head, _, tail = triple
             for entity in (head, tail) if both and tail != head else (head,):
                 self._about.setdefault(entity, []).append(triple)
 

@@ -32,8 +32,13 @@ _PATTERNS = [(re.compile(pattern), relation) for pattern, relation in _ASKED]
 _SENTENCES = re.compile(r"(?<=\w\w[.!?])\s+")  # two letters before the end: not after an initial
 # what these words stand for is known from the context alone
 _VAGUE = frozenset(
-    "i me my mine you your yours he him his she her hers it its we us our they them their this that these those there "
-    "here who what which one someone something anything everything nothing people name favorite up new".split()
+    re.findall(
+        r"\w+",
+        """
+        i me my mine you your yours he him his she her hers it its we us our they them their this that these those there
+        here who what which one someone something anything everything nothing people name favorite up new
+        """,
+    )
 )
 
 
@@ -41,9 +46,10 @@ def stated_facts(question: str, answer: str) -> list[tuple[str, str, str]]:
     """Triples (head, relation, tail) that an answer states, in folded words.
 
     There are three kinds of patterns. The question names head and relation, and the answer is the tail, unless it asks
-    back or is about those who talk: "who wrote Frankenstein", "what is chemistry", "what is the capital of Peru". The answer says it alone: "Vineland is a novel".
-    The one who answers speaks of itself, which gives the head `SELF`: "I'm a bot", "I don't have an age". Heads of more
-    than four words, or with a pronoun, give no fact; a tail ends with its sentence, or after 16 words.
+    back or is about those who talk: "who wrote Frankenstein", "what is chemistry", "what is the capital of Peru". The
+    answer says it alone: "Vineland is a novel". The one who answers speaks of itself, which gives the head `SELF`: "I'm
+    a bot", "I don't have an age". Heads of more than four words, or with a pronoun, give no fact; a tail ends with its
+    sentence, or after 16 words.
 
     Parameters
     ----------

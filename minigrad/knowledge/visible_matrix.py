@@ -74,7 +74,8 @@ def sentence_tree(tokens: Sequence[Any], branches: Iterable[Branch] = ()) -> Sen
     Examples
     --------
     >>> from minigrad.knowledge import sentence_tree
-    >>> tree = sentence_tree(["Tim", "Cook", "visits", "Beijing"], [(0, 2, ["CEO", "Apple"]), (3, 4, ["capital", "China"])])
+    >>> facts = [(0, 2, ["CEO", "Apple"]), (3, 4, ["capital", "China"])]
+    >>> tree = sentence_tree(["Tim", "Cook", "visits", "Beijing"], facts)
     >>> tree.tokens
     ('Tim', 'Cook', 'CEO', 'Apple', 'visits', 'Beijing', 'capital', 'China')
     >>> tree.positions.tolist()
