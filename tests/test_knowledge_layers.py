@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -44,6 +44,14 @@ def embedding(gated: bool = False, seed: int = 0, **options: Any) -> KnowledgeEm
 def fusion(seed: int = 0, activation: str = "gelu") -> FusionLayer:
     layer = FusionLayer(2, 1, 3, features=FEATURES, entity_features=ENTITY, activation=activation, dtype=mg.float64)
     fill(layer, seed)
+    return layer
+
+
+def smooth(seed: int) -> FusionLayer:
+    """A layer for differences in short steps: features nearly alike would bend a norm with a small eps sharply."""
+    layer = fusion(seed, activation="tanh")
+    for part in (layer.attention_norm, layer.entity_attention_norm, layer.norm, layer.entity_norm):
+        part.eps = 0.1
     return layer
 
 
@@ -260,18 +268,19 @@ def test_fusion_does_not_know_an_order(there: Array, order: list[int], seed: int
 
 @given(there=MASKS, seed=st.integers(0, 99))
 def test_derivatives_of_fusion(there: Array, seed: int) -> None:
-    layer = fusion(seed, activation="tanh")
+    layer = smooth(seed)
     run, values = of_parameters(layer, lambda x, e: layer(x, e, mg.asarray(there[:1])), 2)
     given = [normal(1, 3, FEATURES, seed=seed), normal(1, 3, ENTITY, seed=seed), *values]
-    # short steps: normalizations of a few features are sharply bent
     assert gradcheck(run, given, order=1, seed=seed, step=2e-4)
 
 
-@pytest.mark.parametrize("there", [[True, False, True], [False, True, False]])
-def test_second_derivatives_of_fusion(there: list[bool]) -> None:
-    layer = fusion(3, activation="tanh")
-    run, values = of_parameters(layer, lambda x, e: layer(x, e, mg.tensor([there])), 2)
-    assert gradcheck(run, [normal(1, 3, FEATURES), normal(1, 3, ENTITY), *values], order=2)
+@settings(max_examples=6)
+@given(there=MASKS, seed=st.integers(0, 99))
+def test_second_derivatives_of_fusion(there: Array, seed: int) -> None:
+    layer = smooth(seed)
+    run, values = of_parameters(layer, lambda x, e: layer(x, e, mg.asarray(there[:1])), 2)
+    given = [normal(1, 3, FEATURES, seed=seed), normal(1, 3, ENTITY, seed=seed), *values]
+    assert gradcheck(run, given, order=2, seed=seed, step=2e-4)
 
 
 def test_an_encoder_is_its_layers() -> None:

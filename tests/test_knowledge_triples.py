@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -140,17 +140,20 @@ def of_parameters(layer: nn.Module, call: Any, count: int) -> tuple[Any, list[Ar
 
 @given(mask=MASKS, seed=SEEDS)
 def test_derivatives(mask: Array, seed: int) -> None:
+    # short steps: a normalization of a few features is sharply bent
     layer = make(seed)
     run, values = of_parameters(layer, lambda x, *triples: layer(x, *triples, mask=mg.asarray(mask[:1])), 4)
     given = [normal(1, 2, FEATURES, seed=seed), *normal(3, 1, 4, TRIPLE, seed=seed + 1), *values]
     assert gradcheck(run, given, order=1, seed=seed, step=2e-4)
 
 
-@pytest.mark.parametrize("mask", [[True] * 4, [False, True, True, False], [False] * 4])
-def test_second_derivatives(mask: list[bool]) -> None:
-    layer = make(1)
-    run, values = of_parameters(layer, lambda x, *triples: layer(x, *triples, mask=mg.tensor([mask])), 4)
-    assert gradcheck(run, [normal(1, 2, FEATURES), *normal(3, 1, 4, TRIPLE), *values], order=2, step=5e-4)
+@settings(max_examples=6)
+@given(mask=MASKS, seed=SEEDS)
+def test_second_derivatives(mask: Array, seed: int) -> None:
+    layer = make(seed)
+    run, values = of_parameters(layer, lambda x, *triples: layer(x, *triples, mask=mg.asarray(mask[:1])), 4)
+    given = [normal(1, 2, FEATURES, seed=seed), *normal(3, 1, 4, TRIPLE, seed=seed + 1), *values]
+    assert gradcheck(run, given, order=2, seed=seed, step=2e-4)
 
 
 def test_frozen_triples_get_no_gradient() -> None:
