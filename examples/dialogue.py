@@ -43,7 +43,6 @@ LANGUAGE = "english"
 ROW = "{}: step {:5}   training loss {:.4f}   validation perplexity {:.2f}   {:.0f} s"
 EXTRA = "pip install 'minigrad[demo,text]'"
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
-POOL = 20  # batches that are sorted by length together, so that little of one is padding
 LOOK = 500  # validation turns to look at while training, at most
 NAMES = {True: "with knowledge", False: "without knowledge"}
 
@@ -62,11 +61,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=formatter)
     add = parser.add_argument
     add("--data", type=a_path, metavar="PATH", default="", help="a folder or .tar of .qna files; '' for chatterbot's")
-    add("--steps", type=positive, default=400, help="updates of the weights, of each model")
+    add("--steps", type=positive, default=200, help="updates of the weights, of each model")
     add("--batch-size", type=positive, default=64, help="turns in one step")
     add("--lr", type=float, default=2e-3, help="the largest learning rate, after a warm-up; then it falls")
     add("--features", type=positive, default=128, help="features of a token")
-    add("--layers", type=positive, default=2, help="layers of the encoder, and of the decoder")
+    add("--layers", type=positive, default=1, help="layers of the encoder, and of the decoder")
     add("--heads", type=positive, default=4, help="heads of attention")
     add("--dropout", type=float, default=0.2, help="share of the features switched off in a step")
     add("--vocabulary", type=positive, default=2000, help="tokens, at most")
@@ -80,7 +79,7 @@ def parse_args() -> argparse.Namespace:
     add("--no-knowledge", action="store_true", help="train the model without knowledge alone")
     add("--beams", type=positive, default=1, help="width of the search for an answer")
     add("--temperature", type=float, default=0.0, help="above 0, answers in the chat are drawn; with --beams 1")
-    add("--log-every", type=positive, default=50, help="steps between two looks at the validation turns")
+    add("--log-every", type=positive, default=20, help="steps between two looks at the validation turns")
     add("--seed", type=int, default=0, help="of the weights, the split, the order of the turns, and dropout")
     add("--save", type=Path, metavar="FOLDER", help="where models are kept; a run that was stopped goes on from there")
     add("--chat", action="store_true", help="talk with the model in --save, or with the one that was just trained")
@@ -296,17 +295,6 @@ def groups(turns: list[Turn], size: int) -> Iterator[list[Turn]]:
     yield from (turns[i : i + size] for i in range(0, len(turns), size))
 
 
-def batches(turns: list[Turn], reader: Reader, size: int, seed: tuple[int, int]) -> list[list[Turn]]:
-    """All turns in a random order, in batches of answers of similar length."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(turns)).tolist()
-    found: list[list[Turn]] = []
-    for start in range(0, len(order), POOL * size):
-        pool = sorted(order[start : start + POOL * size], key=lambda i: len(reader.ids(turns[i].answer)))
-        found += groups([turns[i] for i in pool], size)
-    return [found[i] for i in rng.permutation(len(found))]
-
-
 def log_likelihoods(model: DialogueModel, reader: Reader, turns: list[Turn]) -> tuple[np.ndarray, np.ndarray]:
     """For each turn the negative logarithm of its answer's probability, and the answer's tokens, the end among them."""
     model.eval()
@@ -347,13 +335,12 @@ def train(
         start, seconds = len(losses), state["seconds"]
         print(f"{name}: going on after step {start}")
     begin = time.perf_counter() - seconds
-    warm_up, epoch, order = max(1, args.steps // 10), -1, []
+    warm_up, count, epoch, order = max(1, args.steps // 10), math.ceil(len(training) / args.batch_size), -1, []
     for step in progress(range(start, args.steps), name):
-        count = math.ceil(len(training) / args.batch_size)
-        if step // count != epoch:
+        if step // count != epoch:  # not sorted by length: turns with answers of one length have few kinds of answers
             epoch = step // count
-            order = batches(training, reader, args.batch_size, (args.seed, epoch))
-        batch = order[step % count]
+            order = np.random.default_rng((args.seed, epoch)).permutation(len(training))
+        batch = [training[i] for i in order[step % count * args.batch_size :][: args.batch_size]]
         falling = (1 + math.cos(math.pi * step / args.steps)) / 2
         optimizer.param_groups[0]["lr"] = args.lr * min((step + 1) / warm_up, falling)
         optimizer.zero_grad()
