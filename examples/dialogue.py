@@ -1,7 +1,7 @@
 """Learn to answer in a dialogue: a Transformer reads what was said, and facts about what it was said of.
 
 python examples/dialogue.py
-python examples/dialogue.py --data ms_personality_chat.tar.xz --save run
+python examples/dialogue.py --data ms_personality_chat.tar.xz --batch-size 64 --steps 3000 --save run
 python examples/dialogue.py --save run --chat --persona witty
 """
 
