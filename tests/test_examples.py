@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.data import DataError, cmudict, load_digits
+from minigrad.data import DataError, chatterbot, cmudict, load_digits
 from minigrad.data.mnist import PARTS, format_idx
 from minigrad.data.packages import package_files
 from minigrad.knowledge import graph as knowledge_graph
@@ -479,6 +479,112 @@ def test_knowledge_graph_refuses_before_it_trains(tmp_path):
     code, text = refused(tmp_path, "knowledge_graph.py", "--data", "nowhere.tar.gz")
     assert code == 1
     assert re.fullmatch(r"knowledge_graph.py: .* 'nowhere.tar.gz', needs one of kinships, nations, umls.*\n", text)
+
+
+DIALOGUE = (
+    "--log-every", "10", "--features", "32", "--layers", "1", "--heads", "2", "--dropout", "0.1", "--steps", "30"
+)  # fmt: skip
+PERSONAS = {
+    "dry": ("I'm a program.", "I don't have a mouth.", "No."),
+    "warm": ("I'm your friend!", "I like you!", "Yes!"),
+}
+
+
+@pytest.fixture
+def personas(tmp_path):
+    """A folder of .qna files, in which two personas answer the same sixty questions."""
+    folder = tmp_path / "qna"
+    folder.mkdir()
+    for persona, answers in PERSONAS.items():
+        text = "> # QnA pairs\n\n"
+        for asked, said in zip(("Who are you, {}?", "Do you eat {}?", "Is {} good?"), answers, strict=True):
+            others = "".join(f"- {asked.format(i)}\n" for i in range(1, 20))
+            text += f"> !# @qna.pair.source = x\n\n# ? {asked.format(0)}\n{others}"
+            text += f"\n**Filters:**\n- editorial = chitchat\n\n```markdown\n{said}\n```\n\n"
+        (folder / f"english_{persona}.qna").write_text(text)
+    return folder
+
+
+def figure(text, row):
+    """The figures with and without knowledge, in a row of the table."""
+    found = re.search(rf"^{re.escape(row)}  +([\d.]+|nan)  +([\d.]+|nan)$", text, re.MULTILINE)
+    return [float(value) for value in found.groups()]
+
+
+def test_dialogue(tmp_path):
+    for package in ("matplotlib", "tokenizers", "yaml"):
+        pytest.importorskip(package)
+    files = {f"{chatterbot.FOLDER}{name}.yml": digest for name, digest in chatterbot.FILES.items()}
+    fetched(chatterbot.PACKAGE, files)
+    small = (*DIALOGUE, "--vocabulary", "800", "--batch-size", "32", "--longest", "12")
+    text = run(tmp_path, "dialogue.py", *small, "--plot", "curves.png", "--beams", "2")
+    for name in ("with knowledge", "without knowledge"):
+        losses = [float(found) for found in re.findall(rf"^{name}: step .* training loss ([\d.]+)", text, re.MULTILINE)]
+        assert len(losses) == 3
+        assert losses[-1] < losses[0] - 0.5
+    assert all(1 < value < 800 for value in figure(text, "perplexity"))
+    assert all(0 <= value <= 1 for value in figure(text, "distinct-2"))
+    assert re.search(r"\d+ facts that training turns state; some are found for \d+ of the test turns", text)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_dialogue_with_personas(tmp_path, personas):
+    """Only the facts say who answers. A run that is stopped goes on as if nothing had been, and its model talks."""
+    pytest.importorskip("tokenizers")
+    options = ("--data", str(personas), *DIALOGUE, "--steps", "120", "--log-every", "40", "--lr", "0.01", "--plot", "")
+    text = run(tmp_path, "dialogue.py", *options, hide=("tqdm",))
+    assert "96 turns to train with, 12 to validate, 12 to test" in text
+    assert "no progress bar, for tqdm is not installed" in text
+    perplexities, hits = figure(text, "perplexity, facts found"), figure(text, "exact match, facts found, %")
+    assert perplexities[0] < perplexities[1] - 0.05
+    assert hits[0] == 100
+    assert hits[1] <= 60
+    kept = (*options, "--save", "run")
+    code, stopped = refused(tmp_path, "dialogue.py", *kept, "--stop-after", "50")
+    assert (code, stopped) == (1, "with knowledge: stopped after step 50\n")
+    again = run(tmp_path, "dialogue.py", *kept, hide=("tqdm",))
+    assert "with knowledge: going on after step 50" in again
+    tables = [re.sub(r"  [\d.]+ s$", "", part, flags=re.MULTILINE).split("on test turns")[1] for part in (text, again)]
+    assert tables[0] == tables[1]
+    code, other = refused(tmp_path, "dialogue.py", *kept, "--seed", "1")
+    assert code == 1
+    assert "is of a run with other options" in other
+    command = [sys.executable, str(EXAMPLES / "dialogue.py"), "--save", "run", "--chat", "--persona"]
+    said = "Who are you, 7?\n\nDo you eat 9?\n"
+    talks = {
+        persona: subprocess.run(
+            [*command, persona], cwd=tmp_path, input=said, capture_output=True, text=True, timeout=300, check=True
+        ).stdout.splitlines()
+        for persona in PERSONAS
+    }
+    assert talks["dry"][1:] == ["bot> i'm a program.", "bot> i don't have a mouth.", "bye"]
+    assert talks["warm"][1:] == ["bot> i'm your friend!", "bot> i like you!", "bye"]
+    done = subprocess.run([*command, "odd"], cwd=tmp_path, input="", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "no persona 'odd': there are dry, warm\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--data", "missing.tar"), "argument --data: 'missing.tar' is no file or folder"),
+        (("--held-out", "0.5"), "argument --held-out: '0.5' is not a number above 0 and below 0.5"),
+        (("--beams", "2", "--temperature", "1"), "argument --temperature: a beam search draws nothing"),
+        (("--features", "30"), "argument --features: 30 is not a multiple of the 4 heads"),
+        (("--plot", "curves.txt"), "argument --plot: 'curves.txt' does not end in any of .png"),
+    ],
+)
+def test_dialogue_refuses_before_it_trains(arguments, text, tmp_path):
+    code, said = refused(tmp_path, "dialogue.py", *arguments)
+    assert code == 2
+    assert text in said
+
+
+def test_dialogue_without_data_is_one_line(tmp_path):
+    pytest.importorskip("tokenizers")
+    code, text = refused(tmp_path, "dialogue.py", "--data", str(tmp_path))
+    assert code == 1
+    assert text == f"dialogue.py: {tmp_path}: holds no files english_*.qna\n"
 
 
 def test_sentence_embeddings(tmp_path):

@@ -1,6 +1,7 @@
 """Datasets, samplers, the loader with its workers, files of data; digits in the package, other sets by download."""
 
 from minigrad.data import transforms
+from minigrad.data.chatterbot import load_chatterbot
 from minigrad.data.cmudict import load_cmudict
 from minigrad.data.collate import default_collate, pad_collate
 from minigrad.data.dataset import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
@@ -43,6 +44,7 @@ __all__ = [
     "default_collate",
     "item_rng",
     "load_arrays",
+    "load_chatterbot",
     "load_cmudict",
     "load_csv",
     "load_digits",

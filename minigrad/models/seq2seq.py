@@ -259,6 +259,7 @@ class Seq2Seq(Module):
         target_lengths: Tensor | None = None,
         memory_lengths: Tensor | None = None,
         cache: DecoderCache | None = None,
+        **more: Any,
     ) -> Tensor:
         """Features of each token of a target, of which `logits` makes those of the next one.
 
@@ -272,6 +273,8 @@ class Seq2Seq(Module):
             (batch,), how many tokens of each sequence count.
         cache : DecoderCache, optional
             Grows by the tokens.
+        **more
+            What a decoder that was put in the place of `decoder` takes beside these.
 
         Returns
         -------
@@ -294,7 +297,7 @@ class Seq2Seq(Module):
                 new = ops.asarray(target_lengths).to("cpu").numpy()
             bias = self.target_relative(target.shape[1], int(np.max(start + new)), start)
         lengths = {"key_lengths": target_lengths, "memory_lengths": memory_lengths}
-        return self.decoder(x, memory, bias=bias, cache=cache, **lengths)  # type: ignore[no-any-return]
+        return self.decoder(x, memory, bias=bias, cache=cache, **lengths, **more)  # type: ignore[no-any-return]
 
     def forward(
         self,
