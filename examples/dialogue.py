@@ -24,10 +24,10 @@ from minigrad import optim
 from minigrad.data.chatterbot import load_chatterbot
 from minigrad.data.download import DataError
 from minigrad.io import load_checkpoint, save_checkpoint
-from minigrad.knowledge.dialogue import DialogueModel
-from minigrad.knowledge.linking import EntityLinker, fold, words
-from minigrad.knowledge.lookup import TripleLookup
-from minigrad.knowledge.stated_facts import SELF, stated_facts
+from minigrad.knowledge.language.dialogue import DialogueModel
+from minigrad.knowledge.language.linking import EntityLinker, fold, words
+from minigrad.knowledge.language.lookup import TripleLookup
+from minigrad.knowledge.language.stated_facts import SELF, stated_facts
 from minigrad.models import Seq2SeqConfig, generate
 
 try:

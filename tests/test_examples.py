@@ -18,7 +18,7 @@ import minigrad as mg
 from minigrad.data import DataError, chatterbot, cmudict, load_digits
 from minigrad.data.mnist import PARTS, format_idx
 from minigrad.data.packages import package_files
-from minigrad.knowledge import graph as knowledge_graph
+from minigrad.knowledge.graphs import graph as knowledge_graph
 from minigrad.models import GPT, CharacterTokenizer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"

@@ -19,7 +19,7 @@ import minigrad as mg
 from minigrad import knowledge
 from minigrad.data import DataError
 from minigrad.errors import DTypeError, ShapeError
-from minigrad.knowledge import graph as graph_module
+from minigrad.knowledge.graphs import graph as graph_module
 
 Array = np.ndarray[Any, Any]
 N, R = 5, 3

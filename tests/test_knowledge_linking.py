@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from minigrad.data import DataError
 from minigrad.data.chatterbot import parse_chatterbot
 from minigrad.knowledge import EntityLinker, Mention, TripleLookup, words
-from minigrad.knowledge.linking import fold
-from minigrad.knowledge.stated_facts import SELF, stated_facts
+from minigrad.knowledge.language.linking import fold
+from minigrad.knowledge.language.stated_facts import SELF, stated_facts
 
 WORD = st.sampled_from(["a", "b", "c", "New", "york", "été"])
 NAME = st.lists(WORD, min_size=1, max_size=4).map(tuple)

@@ -107,7 +107,7 @@ def test_evaluation_is_that_of_brute_force(
 
 
 def test_evaluation_holds_no_more_scores_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minigrad.knowledge.ranking.SCORES", 3 * N + 1)
+    monkeypatch.setattr("minigrad.knowledge.graphs.ranking.SCORES", 3 * N + 1)
     table = Table(np.zeros((N, 2 * R, N)))
     knowledge.evaluate(table, facts([[h, 0, t] for h in range(N) for t in range(N)]))
     assert table.largest == 3

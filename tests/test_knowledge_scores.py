@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import knowledge, nn, optim
 from minigrad.errors import DTypeError, ShapeError
-from minigrad.knowledge import distances
-from minigrad.knowledge.bilinear import conjugate, times
-from minigrad.knowledge.rotation import turns
+from minigrad.knowledge.graphs import distances
+from minigrad.knowledge.graphs.bilinear import conjugate, times
+from minigrad.knowledge.graphs.rotation import turns
 from minigrad.nn import functional as F
 from minigrad.testing import gradcheck
 

@@ -13,7 +13,7 @@ import minigrad as mg
 from minigrad import nn
 from minigrad.errors import DTypeError, ShapeError
 from minigrad.knowledge import KnowledgeDecoder, TripleAttention
-from minigrad.knowledge.dialogue import DialogueModel
+from minigrad.knowledge.language.dialogue import DialogueModel
 from minigrad.models import Seq2SeqConfig, generate
 from minigrad.testing import gradcheck
 

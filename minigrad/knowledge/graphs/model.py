@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad.errors import DTypeError, ShapeError, message
-from minigrad.knowledge.queries import QueryBatch
+from minigrad.knowledge.graphs.queries import QueryBatch
 from minigrad.nn import init
 from minigrad.nn.checks import as_tensor, extent, finite
 from minigrad.nn.dropout import Dropout

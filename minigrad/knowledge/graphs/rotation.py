@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from minigrad import ops
-from minigrad.knowledge.bilinear import conjugate, times
-from minigrad.knowledge.distances import moduli
-from minigrad.knowledge.model import KnowledgeModel
+from minigrad.knowledge.graphs.bilinear import conjugate, times
+from minigrad.knowledge.graphs.distances import moduli
+from minigrad.knowledge.graphs.model import KnowledgeModel
 from minigrad.tensor import Tensor
 
 __all__ = ["RotatE"]

@@ -12,7 +12,7 @@ from typing import Any
 from minigrad.data.download import DataError
 from minigrad.data.packages import package_files
 from minigrad.errors import message
-from minigrad.knowledge.triples import Names, TripleSet, parse_lines
+from minigrad.knowledge.graphs.triples import Names, TripleSet, parse_lines
 
 __all__ = ["Graph", "load_graph", "read_graph"]
 

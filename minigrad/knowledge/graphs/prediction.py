@@ -8,10 +8,10 @@ import numpy as np
 
 from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, message
-from minigrad.knowledge.graph import Graph
-from minigrad.knowledge.model import KnowledgeModel
-from minigrad.knowledge.queries import Queries
-from minigrad.knowledge.triples import TripleSet
+from minigrad.knowledge.graphs.graph import Graph
+from minigrad.knowledge.graphs.model import KnowledgeModel
+from minigrad.knowledge.graphs.queries import Queries
+from minigrad.knowledge.graphs.triples import TripleSet
 from minigrad.nn.checks import extent
 from minigrad.nn.mode import evaluation
 

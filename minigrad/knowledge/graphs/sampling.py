@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad import random
 from minigrad.errors import ShapeError, message
-from minigrad.knowledge.triples import TripleSet
+from minigrad.knowledge.graphs.triples import TripleSet
 from minigrad.nn.checks import extent
 from minigrad.random import Generator
 from minigrad.tensor import Tensor

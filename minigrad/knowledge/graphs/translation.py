@@ -7,8 +7,8 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.errors import message
-from minigrad.knowledge.distances import manhattan, root, squares
-from minigrad.knowledge.model import KnowledgeModel
+from minigrad.knowledge.graphs.distances import manhattan, root, squares
+from minigrad.knowledge.graphs.model import KnowledgeModel
 from minigrad.nn import init
 from minigrad.tensor import Tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.errors import ShapeError, describe, message
-from minigrad.knowledge.retrieval import TripleAttention
+from minigrad.knowledge.language.retrieval import TripleAttention
 from minigrad.nn.kv_cache import DecoderCache
 from minigrad.nn.module import Module
 from minigrad.nn.normalization import LayerNorm

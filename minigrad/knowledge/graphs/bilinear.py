@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minigrad import ops
-from minigrad.knowledge.model import KnowledgeModel
+from minigrad.knowledge.graphs.model import KnowledgeModel
 from minigrad.tensor import Tensor
 
 __all__ = ["ComplEx", "DistMult"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from minigrad.knowledge.linking import fold, words
+from minigrad.knowledge.language.linking import fold, words
 
 __all__ = ["SELF", "stated_facts"]
 
@@ -63,7 +63,7 @@ def stated_facts(question: str, answer: str) -> list[tuple[str, str, str]]:
 
     Examples
     --------
-    >>> from minigrad.knowledge.stated_facts import stated_facts
+    >>> from minigrad.knowledge.language.stated_facts import stated_facts
     >>> stated_facts("Who wrote Frankenstein?", "Mary Shelley.")
     [('frankenstein', 'written by', 'mary shelley')]
     >>> stated_facts("Do you eat?", "I don't have a mouth. I am a program, you know!")

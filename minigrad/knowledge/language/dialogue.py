@@ -9,7 +9,7 @@ from typing import Any
 from minigrad import ops
 from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, message
-from minigrad.knowledge.decoder import KnowledgeDecoder
+from minigrad.knowledge.language.decoder import KnowledgeDecoder
 from minigrad.models.seq2seq import IGNORED, Seq2Seq, Seq2SeqConfig, Seq2SeqDecoding
 from minigrad.nn import init
 from minigrad.nn.checks import extent
@@ -97,7 +97,7 @@ class DialogueModel(Seq2Seq):
     Examples
     --------
     >>> import minigrad as mg
-    >>> from minigrad.knowledge.dialogue import DialogueModel
+    >>> from minigrad.knowledge.language.dialogue import DialogueModel
     >>> from minigrad.models import Seq2SeqConfig
     >>> model = DialogueModel(Seq2SeqConfig(20, features=8, num_encoder_layers=1, num_decoder_layers=1, num_heads=2))
     >>> history = {"source": mg.tensor([[5, 6, 7, 8]]), "turns": mg.tensor([[1, 1, 0, 0]])}

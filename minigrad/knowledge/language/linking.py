@@ -128,7 +128,7 @@ def fold(word: str) -> str:
 
     Examples
     --------
-    >>> from minigrad.knowledge.linking import fold
+    >>> from minigrad.knowledge.language.linking import fold
     >>> fold("Straße"), fold("ﬁx"), fold("don’t")
     ('strasse', 'fix', "don't")
     """
