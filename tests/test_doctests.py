@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 
 import pytest
@@ -11,6 +12,8 @@ import minigrad.nn
 from minigrad.ops.registry import Op
 
 SKIPPED = {"minigrad._core"}
+if importlib.util.find_spec("cupy") is None:
+    SKIPPED |= {"minigrad.backend.cuda", "minigrad.backend.cupy"}
 
 
 def modules():

@@ -30,10 +30,10 @@ from minigrad.knowledge.language.stated_facts import stated_facts
 from minigrad.knowledge.language.visible_matrix import SentenceTree, pad_trees, sentence_tree
 
 __all__ = [
-    "ComplEx", "DialogueModel", "DistMult", "EntityLinker", "FusionEncoder", "FusionLayer", "Graph", "KBert", "KnowledgeDecoder",
-    "KnowledgeEmbedding", "KnowledgeModel", "LinkPredictor", "Mention", "Names", "NegativeSampler", "Queries",
-    "QueryBatch", "Ranking", "RotatE", "SentenceTree", "TransE", "TransH", "TripleAttention", "TripleLookup",
-    "TripleSet", "all_entity_bce", "all_entity_cross_entropy", "evaluate", "load_graph", "margin_ranking_loss",
-    "pad_trees", "plot_embedding", "principal_components", "ranks", "read_graph", "self_adversarial_loss",
-    "sentence_tree", "softplus_loss", "stated_facts", "words",
+    "ComplEx", "DialogueModel", "DistMult", "EntityLinker", "FusionEncoder", "FusionLayer", "Graph", "KBert",
+    "KnowledgeDecoder", "KnowledgeEmbedding", "KnowledgeModel", "LinkPredictor", "Mention", "Names",
+    "NegativeSampler", "Queries", "QueryBatch", "Ranking", "RotatE", "SentenceTree", "TransE", "TransH",
+    "TripleAttention", "TripleLookup", "TripleSet", "all_entity_bce", "all_entity_cross_entropy", "evaluate",
+    "load_graph", "margin_ranking_loss", "pad_trees", "plot_embedding", "principal_components", "ranks",
+    "read_graph", "self_adversarial_loss", "sentence_tree", "softplus_loss", "stated_facts", "words",
 ]  # fmt: skip
