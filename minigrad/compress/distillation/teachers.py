@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops, optim
+from minigrad.compress.distillation.means import wide
 from minigrad.compress.distillation.soft_targets import KINDS
 from minigrad.compress.distillation.taps import pick
-from minigrad.compress.structured.means import wide
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import extent, number, positive
 from minigrad.nn.module import Module
