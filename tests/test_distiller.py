@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import pickle
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -688,3 +689,22 @@ def test_a_dataset_goes_through_the_loader() -> None:
     trainer = train.Trainer(distiller, distiller.loss, lr=0.01)
     history = trainer.fit(data.TensorDataset(*examples()), epochs=2, verbose=0)
     assert len(history["loss"]) == 2
+
+
+@pytest.mark.parametrize("way", ["copy", "pickle"])
+def test_copies_after_a_call_go_on_without_its_graph(way: str) -> None:
+    distiller = make()
+    x, y = (mg.asarray(part) for part in examples())
+    output = distiller(x)
+    other = copy.deepcopy(distiller) if way == "copy" else pickle.loads(pickle.dumps(distiller))
+    with pytest.raises(ValueError, match="outputs is no outputs of the last call"):
+        other.loss(output, y)
+    assert other.loss(other(x), y).item() == distiller.loss(output, y).item()
+    assert other.teacher is not distiller.teacher
+
+
+def test_terms_and_masks_that_are_none_are_refused() -> None:
+    with pytest.raises(TypeError, match="terms is a Hint, needs a list of terms"):
+        compress.Distiller(net(5, 3), net(8, 3), terms=compress.Hint("0"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="mask is 3, needs a function of the model's inputs"):
+        compress.Distiller(net(5, 3), net(8, 3), mask=3)  # type: ignore[arg-type]

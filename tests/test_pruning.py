@@ -129,6 +129,7 @@ def test_what_is_left_alone() -> None:
     [
         ({"amount": 1.5}, ValueError, "amount is 1.5, needs a share from 0 to 1"),
         ({"amount": float("nan")}, ValueError, "amount is nan, needs a share from 0 to 1"),
+        ({"amount": -1}, ValueError, "amount is -1, needs at least 0"),
         ({"amount": True}, TypeError, "amount is True, needs a share from 0 to 1, or a number of weights"),
         ({"amount": 10**6}, ValueError, "amount is 1000000, needs from 0 to the 288 weights there are"),
         ({"amount": 0.5, "threshold": 1.0}, ValueError, "amount and threshold is given, needs one of them"),
@@ -256,7 +257,7 @@ def test_the_masks_are_those_of_torch(scope: str, amount: float) -> None:
     every=st.integers(1, 20),
 )  # fmt: skip
 def test_the_cubic_schedule(final: float, initial: float, begin: int, length: int, every: int) -> None:
-    initial = min(initial, final)
+    initial, begin = min(initial, final), begin if length else max(begin, 1)  # the last step is 1 or later
     schedule = compress.CubicSchedule(final, initial=initial, begin=begin, end=begin + length, every=every)
     amounts = [schedule.amount(step) for step in range(begin, begin + length + 3)]
     assert amounts == sorted(amounts)
@@ -285,6 +286,7 @@ def test_schedules_refuse() -> None:
     for make, text in (
         (lambda: compress.CubicSchedule(1.5, end=3), "CubicSchedule: final is 1.5, needs a share"),
         (lambda: compress.CubicSchedule(0.5, begin=4, end=3), "begin and end is 4 and 3, needs 0 <= begin <= end"),
+        (lambda: compress.OneShot(0.5, 0), "OneShot: begin and end is 0 and 0, needs .* an end of at least 1"),
         (lambda: compress.CubicSchedule(0.5, end=3, initial=0.6), "initial is 0.6, needs at most the final 0.5"),
         (lambda: compress.CubicSchedule(0.5, end=3, every=0), "every is 0, needs at least 1"),
         (lambda: compress.GeometricSchedule(1.0, rounds=2, every=3), "final is 1, needs less"),

@@ -494,6 +494,49 @@ def test_refused(remove: Any, make: Any, text: str) -> None:
     assert all(t._array is before[name] for name, t, _ in model._tensors())
 
 
+SMALL: dict[str, Any] = {"vocab_size": 11, "features": 8, "num_layers": 2, "num_heads": 2, "tied": False}
+
+
+@pytest.mark.parametrize(
+    ("remove", "model", "exclude", "text"),
+    [
+        (compress.shrink_embedding, GPT(GPTConfig(max_length=8, **SMALL)), ["decoder"], "layer 'head' is a "),
+        (compress.remove_features, Llama(LlamaConfig(hidden_features=8, **SMALL)), ["decoder"], "layer 'head' is a "),
+        (
+            compress.remove_layers,
+            GPT(GPTConfig(max_length=8, **SMALL)),
+            ["decoder.layers.0", "head"],
+            "stopped by 'decoder.layers.1.self_attention.output': a ",
+        ),
+    ],
+)
+def test_layers_with_weights_of_another_form_are_refused(
+    remove: Any, model: Any, exclude: list[str], text: str
+) -> None:
+    """What such a layer shows as its weight is made anew, and to cut it would change nothing."""
+    made = compress.quantize(copy.deepcopy(model), embeddings=False, exclude=exclude)
+    ids = mg.tensor([[1, 2, 3]])
+    before = {name: t._array for name, t, _ in made._tensors()}, made(ids).detach().numpy()
+    with pytest.raises(ValueError, match=f"{remove.__name__}: .*needs units that can be followed") as caught:
+        remove(made, 0.5 if remove is compress.remove_layers else [0, 1])
+    assert text in str(caught.value)
+    assert all(t._array is before[0][name] for name, t, _ in made._tensors())
+    assert np.array_equal(made(ids).detach().numpy(), before[1])
+
+
+def test_a_mask_that_does_not_fit_changes_nothing() -> None:
+    model = mlp(3, 4, 2)
+    model[1].weight.mask = np.ones(3)
+    with pytest.raises(mg.ShapeError, match=r"remove_neurons: 1.weight: mask is \(3,\), needs \(4, 2\)"):
+        compress.remove_neurons(model, 0.5)
+    assert model[0].weight.shape == (3, 4)
+
+
+@pytest.mark.parametrize("amount", [np.float32(0.5), np.float16(0.5), np.float64(0.5)])
+def test_shares_of_numpy_are_shares(amount: Any) -> None:
+    assert len(compress.remove_neurons(mlp(3, 4, 2), amount)["0"]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [

@@ -110,7 +110,7 @@ def check_plan(
             raise ValueError(message(who, "threshold", "nan", "a number"))
         return None, edge, None
     amount = 0.5 if amount is None else amount
-    count_of(who, amount, 2**62)
+    count_of(who, amount)
     return amount, None, None
 
 

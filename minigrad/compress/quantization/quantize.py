@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from minigrad.compress.become import become
 from minigrad.compress.quantization.quantized_dense import QuantizedDense, checked_bits
 from minigrad.compress.quantization.quantized_embedding import QuantizedEmbedding
 from minigrad.errors import message
@@ -19,7 +20,6 @@ __all__ = ["quantize"]
 M = TypeVar("M", bound=Module)
 
 NAME = "quantize"
-KEPT = ("_name", "_is_plain", "_pre_hooks", "_hooks", "is_checkpointed", "training")
 
 
 def quantize(
@@ -112,7 +112,7 @@ def quantize(
         need = "one with a Dense, a layer with projections, or an Embedding, that is not excluded"
         raise ValueError(message(NAME, "model", f"a {type(model).__name__} without layers to quantize", need))
     for layer, quantized in made:
-        _become(layer, quantized)
+        become(layer, quantized)
     model.eval()
     model.requires_grad_(False)
     return model
@@ -129,13 +129,3 @@ def _excluded(modules: dict[str, Module], exclude: Iterable[str]) -> set[str]:
             raise ValueError(message(NAME, "exclude", repr(name), "the path of a module, as named_modules gives them"))
         left |= found
     return left
-
-
-def _become(layer: Any, other: Module) -> None:
-    """Turn a layer into another one, so that all that shares it, its name and its hooks are kept."""
-    own = vars(layer)
-    kept = {name: own[name] for name in KEPT if name in own}
-    own.clear()
-    own.update(vars(other))
-    own.update(kept)
-    layer.__class__ = type(other)

@@ -94,6 +94,7 @@ class Units:
         """Raise where a tensor waits for its shape, or the units do not divide its axis."""
         for share in self.shares:
             check_initialized(who, share.name, share.tensor)
+            mask_of(share.tensor, f"{who}: {share.name}")
             if share.tensor.shape[share.axis] % (share.repeats * self.count):
                 need = (
                     f"a multiple of {share.repeats * self.count} on axis {share.axis}, for the units of {self.name!r}"

@@ -13,6 +13,7 @@ from minigrad.compress.structured.units import Array, Units, keep_all, kept_ids
 from minigrad.errors import describe, message
 from minigrad.models.bert import Bert, BertForMaskedLM
 from minigrad.models.language_model import LanguageModel
+from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
 from minigrad.nn.module import Module
 
@@ -98,6 +99,8 @@ def _rows(tree: Tree, model: Any) -> tuple[Units, Embedding]:
     units = Units(name, table.num_embeddings)
     units.add(f"{name}.weight", table.weight, 0)
     if isinstance(model, LanguageModel) and model.head is not None:
+        if not is_plain(model.head, Dense):
+            raise tree.refuse("head", Unknown("head", f"a {type(model.head).__name__} in the place of a linear map"))
         units.add("head.weight", model.head.weight, 1)
         units.add("head.bias", model.head.bias, 0)
         units.settle.append(lambda count: setattr(model.head, "units", count))
