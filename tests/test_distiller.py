@@ -406,6 +406,22 @@ def test_a_mean_teacher_follows() -> None:
     assert not any(p.requires_grad for p in mean.model.parameters())
 
 
+def test_a_mean_teacher_has_the_masks_of_its_student_and_none_of_its_own() -> None:
+    student = net(5, 3)
+    compress.prune(student, 0.5)
+    teacher = compress.EMATeacher(student, 0.5)
+    teacher.update()
+    assert compress.sparsity(teacher.model).zeros >= compress.sparsity(student).zeros
+    compress.remove_masks(student)
+    with mg.no_grad():
+        for p in student.parameters():
+            p[...] = 1.0
+    for _ in range(40):
+        teacher.update()
+    for p in teacher.model.parameters():
+        np.testing.assert_allclose(p.numpy(), 1.0, rtol=1e-6)
+
+
 def test_a_mean_teacher_does_not_count_steps_that_an_overflow_skips() -> None:
     student = net(5, 3)
     mean = compress.EMATeacher(student, 0.5)

@@ -207,6 +207,41 @@ def test_gathered_scores_are_their_formulas(sparse: bool, decay: float) -> None:
         compress.Taylor(2.0)
 
 
+class Given(compress.Score):
+    """Scores by a function of the weights."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def of(self, target: Any) -> Any:
+        return self.function(target.parameter)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        mg.abs,
+        lambda p: mg.abs(p.detach()).tolist(),
+        lambda p: (abs(p.detach().numpy()) * 1e6).astype(np.int64),
+        lambda p: abs(p.detach().numpy()) > np.median(abs(p.detach().numpy())),
+    ],
+)
+def test_scores_of_ones_own_may_be_any_real_numbers(function: Any) -> None:
+    model, other = model_of(), model_of()
+    for amount in (0.25, 0.5):
+        compress.prune(model, amount, scope="layer")
+        compress.prune(other, amount, scope="layer", scores=Given(function))
+    assert compress.sparsity(other).pruned == 0.5
+    if function is mg.abs:
+        assert all(np.array_equal(keep, compress.masks(other)[name]) for name, keep in compress.masks(model).items())
+
+
+@pytest.mark.parametrize("value", ["x", 1j])
+def test_scores_that_are_no_real_numbers_are_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"scores of 0.weight is .*, needs real numbers"):
+        compress.prune(model_of(), 0.5, scores=Given(lambda p: np.full(p.shape, value)))
+
+
 def test_random_scores_follow_the_seed() -> None:
     found = []
     for seed in (1, 1, 2):
@@ -297,6 +332,8 @@ def test_schedules_refuse() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             make()
+    with pytest.raises(ValueError, match="Pruner: rewind is to step 3, needs one before step 3, the last that prunes"):
+        compress.Pruner(compress.OneShot(0.5, 3), rewind=compress.Rewind(3))
     with pytest.raises(TypeError, match=r"Pruner: schedule is .*, needs a schedule of pruning"):
         compress.Pruner(0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Pruner: rewind is .*, needs a compress.Rewind"):

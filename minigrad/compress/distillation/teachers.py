@@ -155,6 +155,8 @@ class EMATeacher(Callback):
         self.average = optim.EMA(student, decay)
         student.state_dict()  # raises for parameters without a shape
         self.model = copy.deepcopy(student).requires_grad_(False)
+        for p in self.model.parameters():
+            p.mask = None  # the averages are 0 where the student's masks of now say so
         self._step = 0
 
     def update(self) -> None:

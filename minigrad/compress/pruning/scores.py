@@ -112,7 +112,7 @@ class _Gathered(Score):
         if target.name not in self.sums:
             grad = target.parameter._grad
             if grad is None:
-                hint = "Call backward first, or update(...) in each step"
+                hint = "Call backward first, or update(...) in each step, and exclude what is frozen"
                 raise GradError(message(type(self).__name__, f"the gradient of {target.name}", "None", "one", hint))
             g: Any = grad._array
             return self.term(_wide(target.parameter._array), _wide(g.dense() if isinstance(g, RowSparse) else g))
