@@ -642,3 +642,15 @@ def test_operations() -> None:
     assert str(after).startswith(f"{after.flops / 1e6:.2f} MFLOPs")
     with pytest.raises(ValueError, match="repeats is 0"):
         compress.measure(model, ids, repeats=0)
+    with pytest.raises(TypeError, match="measure: model is 'gpt', needs a module"):
+        compress.measure("gpt", ids)  # type: ignore[arg-type]
+
+
+def test_operations_of_quantized_and_sparse_layers() -> None:
+    """Rounding saves none, zeros that are left out do."""
+    model, x = mlp(32, 64, 8), mg.ones((2, 5, 32))
+    compress.prune(model, 0.75, scope="layer")
+    whole = 2 * 10 * (32 * 64 + 64 * 8)
+    assert compress.measure(model, x, repeats=1).flops == whole
+    assert compress.measure(compress.quantize(copy.deepcopy(model)), x, repeats=1).flops == whole
+    assert compress.measure(compress.sparsify(model, 0.5), x, repeats=1).flops == whole // 4

@@ -149,9 +149,8 @@ class Average:
         weights, buffers = _tensors(self._who, model)
         self._fit(call, weights, self._weights)
         self._fit(call, buffers, self._buffers)
-        self._leave_out(
-            weights if model is self.model else dict(self.model.named_parameters())
-        )  # a mask may have come after the last update
+        # a mask may have come after the last update; those of another model are its own
+        self._leave_out(weights if model is self.model else dict(self.model.named_parameters()))
         return weights, buffers
 
     def _write(self, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:

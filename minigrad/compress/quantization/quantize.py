@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from minigrad.compress.become import become
 from minigrad.compress.quantization.quantized_dense import QuantizedDense, checked_bits
 from minigrad.compress.quantization.quantized_embedding import QuantizedEmbedding
-from minigrad.errors import message
+from minigrad.errors import layer_path, message
 from minigrad.nn.deferred import check_initialized
 from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
@@ -103,11 +103,15 @@ def quantize(
     for path, layer in modules.items():
         if path in left:
             continue
-        if type(layer) in (Dense, Projection):
-            check_initialized(NAME, f"{path}.weight" if path else "weight", layer.weight)  # type: ignore[attr-defined]
-            made.append((layer, QuantizedDense.of(layer, **ways)))
-        elif embeddings and type(layer) is Embedding:
-            made.append((layer, QuantizedEmbedding.of(layer, **ways)))
+        dense = type(layer) in (Dense, Projection)
+        if not dense and not (embeddings and type(layer) is Embedding):
+            continue
+        check_initialized(NAME, f"{path}.weight" if path else "weight", layer.weight)  # type: ignore[attr-defined]
+        token = layer_path.set(path)  # what an error says
+        try:
+            made.append((layer, (QuantizedDense if dense else QuantizedEmbedding).of(layer, **ways)))
+        finally:
+            layer_path.reset(token)
     if not made and not any(isinstance(layer, (QuantizedDense, QuantizedEmbedding)) for layer in modules.values()):
         need = "one with a Dense, a layer with projections, or an Embedding, that is not excluded"
         raise ValueError(message(NAME, "model", f"a {type(model).__name__} without layers to quantize", need))
@@ -120,7 +124,8 @@ def quantize(
 
 def _excluded(modules: dict[str, Module], exclude: Iterable[str]) -> set[str]:
     """The paths that are left alone."""
-    if isinstance(exclude, str):
+    given: Any = exclude
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(message(NAME, "exclude", repr(exclude), "a list of paths"))
     left: set[str] = set()
     for name in exclude:
