@@ -724,3 +724,19 @@ def test_terms_and_masks_that_are_none_are_refused() -> None:
         compress.Distiller(net(5, 3), net(8, 3), terms=compress.Hint("0"))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="mask is 3, needs a function of the model's inputs"):
         compress.Distiller(net(5, 3), net(8, 3), mask=3)  # type: ignore[arg-type]
+
+
+def test_what_is_no_list_is_refused() -> None:
+    model = net(5, 3)
+    with pytest.raises(TypeError, match="Ensemble: teachers is a Sequential, needs several modules, in a list"):
+        compress.Ensemble(model)
+    with pytest.raises(TypeError, match="Ensemble: teachers is None, needs several modules"):
+        compress.Ensemble(None)  # type: ignore[arg-type]
+    assert len(compress.Ensemble(nn.ModuleList([model])).teachers) == 1
+    for wrong in ("0", None):
+        with pytest.raises(TypeError, match=r"capture: taps is .*, needs a list of them"):
+            compress.capture(model, wrong).__enter__()  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="layer_map: mapping is 3, needs a name, or the layers themselves"):
+        compress.layer_map(1, 2, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="copy_layers: layers of the student is Sequential without any"):
+        compress.copy_layers(model, model)
