@@ -387,6 +387,38 @@ def test_a_trainer_prunes_and_resumes_bit_for_bit(scores: str, options: dict[str
         assert all(x.numpy().tobytes() == b[name].numpy().tobytes() for name, x in a.items())
 
 
+def test_a_pruner_is_for_one_model() -> None:
+    pruner = compress.Pruner(compress.CubicSchedule(0.8, end=4))
+    models = [nn.Sequential([nn.Dense(3, in_features=4)]) for _ in range(2)]
+    data = np.ones((6, 4), np.float32), np.zeros(6, np.int64)
+
+    def fit(model: nn.Module) -> None:
+        train.Trainer(model, callbacks=[pruner]).fit(data, batch_size=3, epochs=1, verbose=0)
+
+    fit(models[0])
+    before = compress.sparsity(models[0]).pruned
+    with pytest.raises(ValueError, match="Pruner: the model is another one than before, needs the one that it prunes"):
+        fit(models[1])
+    assert compress.sparsity(models[0]).pruned == before < 0.75
+    fit(models[0])
+    assert compress.sparsity(models[0]).pruned == pytest.approx(0.8, abs=0.05)
+
+
+def test_sums_of_another_shape_are_refused() -> None:
+    model = nn.Sequential([nn.Dense(6, "relu", in_features=4), nn.Dense(3, in_features=6)])
+    pruner = compress.Pruner(compress.OneShot(0.5, 9), scores="movement", model=model)
+    for smaller in (False, True):
+        if smaller:
+            compress.remove_neurons(model, 0.5)
+        model.zero_grad()
+        model(mg.ones((2, 4))).sum().backward()
+        if smaller:
+            with pytest.raises(ShapeError, match=r"Movement: the sum of 0.weight is of shape \(4, 6\), needs \(4, 3\)"):
+                pruner.before_update()
+        else:
+            pruner.before_update()
+
+
 def test_a_step_that_overflows_does_not_count() -> None:
     trainer, pruner = made("taylor", precision="fp16")
     assert trainer.scaler is not None

@@ -153,6 +153,10 @@ class Pruner(Callback):
     # --- what a trainer calls ---------------------------------------------------------------------------------------
 
     def on_train_begin(self, logs: Logs) -> None:
+        own = {id(p) for p in self.model.parameters()}
+        if any(id(target.parameter) not in own for target in self._targets or ()):
+            hint = "Make a pruner for each model"
+            raise ValueError(message("Pruner", "the model", "another one than before", "the one that it prunes", hint))
         self._seen = self.trainer.step
         if self.rewind is not None and self.rewind.step == 0 and self.trainer.resumed is None:
             self.begin()
