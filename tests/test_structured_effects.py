@@ -561,6 +561,8 @@ def test_shares_of_numpy_are_shares(amount: Any) -> None:
         ({"indices": {"1": [0]}}, ValueError, "a layer in indices is '1', needs one of '0'"),
         ({"amount": 0.5, "layers": ["7"]}, ValueError, "layers is '7', needs the path of a layer"),
         ({"amount": 0.5, "exclude": "0"}, TypeError, "exclude is '0', needs a sequence of paths"),
+        ({"amount": 0.5, "exclude": None}, TypeError, "exclude is None, needs a sequence of paths"),
+        ({"amount": 0.5, "scores": "activation", "data": 3}, TypeError, "data is 3, needs a list of batches"),
         ({"amount": 0.5, "layers": ["1"]}, ValueError, "the last of its Sequential, whose units are outputs"),
     ],
 )
@@ -569,6 +571,31 @@ def test_arguments_are_checked(options: Any, kind: Any, text: str) -> None:
     with pytest.raises(kind) as caught:
         compress.remove_neurons(model, **options)
     assert text in str(caught.value)
+    assert model[0].units == 4
+
+
+@pytest.mark.parametrize("keep", [[0.5], [True, False], "0", None, 3])
+def test_units_to_keep_are_ints(keep: Any) -> None:
+    model, table = mlp(3, 4, 2), nn.Embedding(4, 3)
+    with pytest.raises(TypeError, match=r"remove_units: keep is .*, needs a sequence of ints"):
+        compress.remove_units(model[0], model[1], keep)
+    with pytest.raises(TypeError, match=r"shrink_embedding: keep is .*, needs a sequence of ints"):
+        compress.shrink_embedding(table, keep)
+    with pytest.raises(ValueError, match="remove_units: keep is empty, needs at least one unit"):
+        compress.remove_units(model[0], model[1], [])
+    assert model[0].weight.shape == table.weight.mT.shape == (3, 4)
+
+
+@pytest.mark.parametrize("scores", ["l1", "l2", "taylor", "activation"])
+def test_units_without_a_score_are_refused(scores: str) -> None:
+    """They would go, or stay, by chance."""
+    model = mlp(3, 4, 2, activation="tanh")
+    model(mg.ones((2, 3))).sum().backward()
+    with mg.no_grad():
+        for layer in model:
+            layer.weight[0, 1] = np.nan
+    with pytest.raises(ValueError, match="remove_neurons: scores of '0' is NaN, needs numbers"):
+        compress.remove_neurons(model, 0.5, scores=scores, data=[mg.ones((2, 3))] if scores == "activation" else None)
     assert model[0].units == 4
 
 
@@ -588,7 +615,7 @@ def test_other_arguments_are_checked() -> None:
             ([net.a, nn.Dense(3, in_features=3)], net.b[0], [0]),
             "producer 1 is a layer of 3 units, while",
         ),
-        ((net.a, net.b[0], []), "at most 3, so that 1 of 4 are left"),
+        ((net.a, net.b[0], []), "keep is empty, needs at least one unit"),
         ((net.a, [net.b[0], net.b[0]], [0]), "one of them twice"),
         ((net.a, [], [0]), "at least one layer each"),
         ((net.a, nn.Dense(2), [0]), "consumer 0.weight is uninitialized"),

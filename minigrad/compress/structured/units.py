@@ -17,7 +17,7 @@ from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
-__all__ = ["Array", "Kept", "Share", "Units", "is_count", "keep_all", "kept_ids", "take"]
+__all__ = ["Array", "Kept", "Share", "Units", "is_count", "keep_all", "kept_ids", "sorted_ids", "take"]
 
 Array = np.ndarray[Any, Any]
 
@@ -146,7 +146,7 @@ def take(t: Tensor, places: Array, axis: int) -> None:
 
 def kept_ids(who: str, name: str, given: Any, count: int, *, minimum: int = 1) -> Array:
     """The units that are left when some are taken out: sorted, and at least so many."""
-    gone = ids(who, name, given, count)
+    gone = sorted_ids(who, name, given, count)
     left: Array = np.setdiff1d(np.arange(count), gone)
     if len(left) < minimum:
         need = f"at most {count - minimum}, so that {minimum} of {count} are left"
@@ -159,8 +159,8 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def ids(who: str, name: str, given: Any, count: int) -> Array:
-    """Ids of units, each once; negative ones count from the end."""
+def sorted_ids(who: str, name: str, given: Any, count: int) -> Array:
+    """Ids of units, sorted, each once; negative ones count from the end."""
     if isinstance(given, Tensor):
         given = given.numpy()
     found = np.asarray(list(given) if isinstance(given, Iterable) and not isinstance(given, np.ndarray) else given)
@@ -173,4 +173,4 @@ def ids(who: str, name: str, given: Any, count: int) -> Array:
     found = found % count
     if len(np.unique(found)) != len(found):
         raise ValueError(message(who, name, describe(given if isinstance(given, Sequence) else found), "each once"))
-    return found
+    return np.sort(found)
