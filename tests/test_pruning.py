@@ -151,6 +151,20 @@ def test_what_is_refused(arguments: dict[str, Any], kind: type[Exception], text:
     assert all(np.array_equal(before[name], w) for name, w in weights(model).items())
 
 
+def test_memory_that_is_read_only_is_refused_before_anything_is_pruned() -> None:
+    model = model_of()
+    *_, last = (p for p in model.parameters() if p.ndim > 1)
+    before = weights(model)
+    last._array.flags.writeable = False
+    with pytest.raises(ValueError, match=r"prune: .*weight: a parameter is read-only, needs memory to write to"):
+        compress.prune(model, 0.5)
+    assert not compress.masks(model)
+    assert all(np.array_equal(before[name], w) for name, w in weights(model).items())
+    last.mask = np.zeros(last.shape, np.bool_)
+    with pytest.raises(ValueError, match=r"apply_masks: .*weight: a parameter is read-only"):
+        compress.apply_masks(model)
+
+
 def test_weights_that_are_not_there_or_no_numbers() -> None:
     with pytest.raises(ShapeError, match="weight"):
         compress.prune(nn.Dense(3))

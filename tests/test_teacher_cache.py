@@ -220,6 +220,17 @@ def test_another_function_of_the_output_is_another_teacher(tmp_path: Path) -> No
             cache(other)
 
 
+def test_another_function_inside_of_the_teacher_is_another_teacher(tmp_path: Path) -> None:
+    def cache(function: Any) -> None:
+        teacher = nn.Sequential([net(8, 3, seed=1), nn.Lambda(function)])
+        compress.Distiller(net(5, 3), teacher).cache(tmp_path / "cache", dataset())
+
+    for _ in range(2):
+        cache(lambda y: y * 2.0)
+    with pytest.raises(DataError, match="of another teacher, needs one of this teacher"):
+        cache(lambda y: y * 3.0)
+
+
 @pytest.mark.parametrize("change", ["weights", "layers", "term", "count"])
 def test_another_teacher_or_other_examples_are_refused(change: str, tmp_path: Path) -> None:
     path = tmp_path / "cache"

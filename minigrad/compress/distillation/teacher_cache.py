@@ -183,10 +183,13 @@ class TeacherCache:
 
 
 def checksum(teacher: Module, extra: Iterable[str]) -> str:
-    """A sum of all that decides what a teacher says: its layers, its weights, and what is taken of it."""
+    """A sum of all that decides what a teacher says: its layers, functions and weights, and what is taken of it."""
     total = hashlib.sha256()
     shown = re.sub(r" at 0x[0-9a-f]+", "", repr(teacher))
     total.update(json.dumps([shown, list(extra)]).encode())
+    for path, module in teacher.named_modules():
+        own = {name: code_of(value) for name, value in vars(module).items() if hasattr(value, "__code__")}
+        total.update(json.dumps([path, own]).encode())
     for name, t in [*teacher.named_parameters(), *teacher.named_buffers()]:
         array = np.ascontiguousarray(t.detach().numpy())
         total.update(json.dumps([name, list(array.shape), str(array.dtype)]).encode())

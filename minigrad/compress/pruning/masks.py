@@ -12,7 +12,7 @@ from minigrad.nn.masks import mask_of
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 
-__all__ = ["apply_masks", "masks", "remove_masks", "set_mask"]
+__all__ = ["apply_masks", "masks", "need_memory", "remove_masks", "set_mask"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,11 +40,16 @@ def set_mask(p: Parameter, keep: Array, where: str = "set_mask") -> None:
     ValueError
         If the parameter lies in memory that is read-only.
     """
-    if not p._array.flags.writeable:
-        raise ValueError(message(where, "a parameter", "read-only", "memory to write to"))
+    need_memory(p, where)
     p.mask = keep
     np.copyto(p._array, 0, where=~keep)
     tape.mark_changed(p)
+
+
+def need_memory(p: Parameter, where: str) -> None:
+    """Raise where a parameter cannot be written to."""
+    if not getattr(p._array.flags, "writeable", True):
+        raise ValueError(message(where, "a parameter", "read-only", "memory to write to"))
 
 
 def apply_masks(model: Module) -> None:
@@ -63,6 +68,7 @@ def _apply(who: str, model: Module) -> None:
     for name, p in _parameters(who, model):
         keep = mask_of(p, f"{who}: {name}")
         if keep is not None:
+            need_memory(p, f"{who}: {name}")
             np.copyto(p._array, 0, where=~keep)
             tape.mark_changed(p)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad.compress.pruning.masks import set_mask
+from minigrad.compress.pruning.masks import need_memory, set_mask
 from minigrad.compress.pruning.scores import Score, find_score
 from minigrad.compress.pruning.selection import count_of, lowest, pattern_gone
 from minigrad.compress.pruning.sparsity import Sparsity, sparsity
@@ -126,6 +126,8 @@ def prune_targets(
     communicator: Any = None,
 ) -> None:
     """Give the targets their masks; with several ranks those of rank 0, by the scores of all."""
+    for target in targets:
+        need_memory(target.parameter, f"prune: {target.name}")
     keeps = [mask_of(target.parameter, f"prune: {target.name}") for target in targets]
     found = [
         _checked(target, values, keep)
