@@ -339,3 +339,26 @@ def test_statistics_stay_where_they_cannot_be_computed(loader):
     assert [t.tolist() for t in model.buffers()] == before
     assert not model[0].training
     assert model[0].momentum is not None
+
+
+def test_masks_of_another_model_leave_the_averages_alone():
+    """What is copied into a masked model is 0 there, and nowhere else."""
+    layer, pruned, plain = (nn.Dense(2, bias=False, in_features=1) for _ in range(3))
+    put(layer.weight, mg.tensor([[1.0, 3.0]]))
+    ema = optim.EMA(layer, 0.5)
+    ema.update()
+    pruned.weight.mask = np.array([True, False])
+    ema.copy_to(pruned)
+    assert pruned.weight.tolist() == [[1.0, 0.0]]
+    ema.copy_to(plain)
+    assert plain.weight.tolist() == [[1.0, 3.0]]
+
+
+def test_masks_of_the_model_hold_in_every_copy():
+    layer, plain = (nn.Dense(2, bias=False, in_features=1) for _ in range(2))
+    put(layer.weight, mg.tensor([[1.0, 3.0]]))
+    ema = optim.EMA(layer, 0.5)
+    ema.update()
+    layer.weight.mask = np.array([False, True])  # after the last update
+    ema.copy_to(plain)
+    assert plain.weight.tolist() == [[0.0, 3.0]]

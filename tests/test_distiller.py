@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import pickle
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -405,6 +406,22 @@ def test_a_mean_teacher_follows() -> None:
     assert not any(p.requires_grad for p in mean.model.parameters())
 
 
+def test_a_mean_teacher_has_the_masks_of_its_student_and_none_of_its_own() -> None:
+    student = net(5, 3)
+    compress.prune(student, 0.5)
+    teacher = compress.EMATeacher(student, 0.5)
+    teacher.update()
+    assert compress.sparsity(teacher.model).zeros >= compress.sparsity(student).zeros
+    compress.remove_masks(student)
+    with mg.no_grad():
+        for p in student.parameters():
+            p[...] = 1.0
+    for _ in range(40):
+        teacher.update()
+    for p in teacher.model.parameters():
+        np.testing.assert_allclose(p.numpy(), 1.0, rtol=1e-6)
+
+
 def test_a_mean_teacher_does_not_count_steps_that_an_overflow_skips() -> None:
     student = net(5, 3)
     mean = compress.EMATeacher(student, 0.5)
@@ -688,3 +705,38 @@ def test_a_dataset_goes_through_the_loader() -> None:
     trainer = train.Trainer(distiller, distiller.loss, lr=0.01)
     history = trainer.fit(data.TensorDataset(*examples()), epochs=2, verbose=0)
     assert len(history["loss"]) == 2
+
+
+@pytest.mark.parametrize("way", ["copy", "pickle"])
+def test_copies_after_a_call_go_on_without_its_graph(way: str) -> None:
+    distiller = make()
+    x, y = (mg.asarray(part) for part in examples())
+    output = distiller(x)
+    other = copy.deepcopy(distiller) if way == "copy" else pickle.loads(pickle.dumps(distiller))
+    with pytest.raises(ValueError, match="outputs is no outputs of the last call"):
+        other.loss(output, y)
+    assert other.loss(other(x), y).item() == distiller.loss(output, y).item()
+    assert other.teacher is not distiller.teacher
+
+
+def test_terms_and_masks_that_are_none_are_refused() -> None:
+    with pytest.raises(TypeError, match="terms is a Hint, needs a list of terms"):
+        compress.Distiller(net(5, 3), net(8, 3), terms=compress.Hint("0"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="mask is 3, needs a function of the model's inputs"):
+        compress.Distiller(net(5, 3), net(8, 3), mask=3)  # type: ignore[arg-type]
+
+
+def test_what_is_no_list_is_refused() -> None:
+    model = net(5, 3)
+    with pytest.raises(TypeError, match="Ensemble: teachers is a Sequential, needs several modules, in a list"):
+        compress.Ensemble(model)
+    with pytest.raises(TypeError, match="Ensemble: teachers is None, needs several modules"):
+        compress.Ensemble(None)  # type: ignore[arg-type]
+    assert len(compress.Ensemble(nn.ModuleList([model])).teachers) == 1
+    for wrong in ("0", None):
+        with pytest.raises(TypeError, match=r"capture: taps is .*, needs a list of them"):
+            compress.capture(model, wrong).__enter__()  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="layer_map: mapping is 3, needs a name, or the layers themselves"):
+        compress.layer_map(1, 2, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="copy_layers: layers of the student is Sequential without any"):
+        compress.copy_layers(model, model)

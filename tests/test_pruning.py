@@ -129,6 +129,7 @@ def test_what_is_left_alone() -> None:
     [
         ({"amount": 1.5}, ValueError, "amount is 1.5, needs a share from 0 to 1"),
         ({"amount": float("nan")}, ValueError, "amount is nan, needs a share from 0 to 1"),
+        ({"amount": -1}, ValueError, "amount is -1, needs at least 0"),
         ({"amount": True}, TypeError, "amount is True, needs a share from 0 to 1, or a number of weights"),
         ({"amount": 10**6}, ValueError, "amount is 1000000, needs from 0 to the 288 weights there are"),
         ({"amount": 0.5, "threshold": 1.0}, ValueError, "amount and threshold is given, needs one of them"),
@@ -148,6 +149,20 @@ def test_what_is_refused(arguments: dict[str, Any], kind: type[Exception], text:
         compress.prune(model, **arguments)
     assert not compress.masks(model)
     assert all(np.array_equal(before[name], w) for name, w in weights(model).items())
+
+
+def test_memory_that_is_read_only_is_refused_before_anything_is_pruned() -> None:
+    model = model_of()
+    *_, last = (p for p in model.parameters() if p.ndim > 1)
+    before = weights(model)
+    last._array.flags.writeable = False
+    with pytest.raises(ValueError, match=r"prune: .*weight: a parameter is read-only, needs memory to write to"):
+        compress.prune(model, 0.5)
+    assert not compress.masks(model)
+    assert all(np.array_equal(before[name], w) for name, w in weights(model).items())
+    last.mask = np.zeros(last.shape, np.bool_)
+    with pytest.raises(ValueError, match=r"apply_masks: .*weight: a parameter is read-only"):
+        compress.apply_masks(model)
 
 
 def test_weights_that_are_not_there_or_no_numbers() -> None:
@@ -206,6 +221,41 @@ def test_gathered_scores_are_their_formulas(sparse: bool, decay: float) -> None:
         compress.Taylor(2.0)
 
 
+class Given(compress.Score):
+    """Scores by a function of the weights."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def of(self, target: Any) -> Any:
+        return self.function(target.parameter)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        mg.abs,
+        lambda p: mg.abs(p.detach()).tolist(),
+        lambda p: (abs(p.detach().numpy()) * 1e6).astype(np.int64),
+        lambda p: abs(p.detach().numpy()) > np.median(abs(p.detach().numpy())),
+    ],
+)
+def test_scores_of_ones_own_may_be_any_real_numbers(function: Any) -> None:
+    model, other = model_of(), model_of()
+    for amount in (0.25, 0.5):
+        compress.prune(model, amount, scope="layer")
+        compress.prune(other, amount, scope="layer", scores=Given(function))
+    assert compress.sparsity(other).pruned == 0.5
+    if function is mg.abs:
+        assert all(np.array_equal(keep, compress.masks(other)[name]) for name, keep in compress.masks(model).items())
+
+
+@pytest.mark.parametrize("value", ["x", 1j])
+def test_scores_that_are_no_real_numbers_are_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"scores of 0.weight is .*, needs real numbers"):
+        compress.prune(model_of(), 0.5, scores=Given(lambda p: np.full(p.shape, value)))
+
+
 def test_random_scores_follow_the_seed() -> None:
     found = []
     for seed in (1, 1, 2):
@@ -256,7 +306,7 @@ def test_the_masks_are_those_of_torch(scope: str, amount: float) -> None:
     every=st.integers(1, 20),
 )  # fmt: skip
 def test_the_cubic_schedule(final: float, initial: float, begin: int, length: int, every: int) -> None:
-    initial = min(initial, final)
+    initial, begin = min(initial, final), begin if length else max(begin, 1)  # the last step is 1 or later
     schedule = compress.CubicSchedule(final, initial=initial, begin=begin, end=begin + length, every=every)
     amounts = [schedule.amount(step) for step in range(begin, begin + length + 3)]
     assert amounts == sorted(amounts)
@@ -285,6 +335,7 @@ def test_schedules_refuse() -> None:
     for make, text in (
         (lambda: compress.CubicSchedule(1.5, end=3), "CubicSchedule: final is 1.5, needs a share"),
         (lambda: compress.CubicSchedule(0.5, begin=4, end=3), "begin and end is 4 and 3, needs 0 <= begin <= end"),
+        (lambda: compress.OneShot(0.5, 0), "OneShot: begin and end is 0 and 0, needs .* an end of at least 1"),
         (lambda: compress.CubicSchedule(0.5, end=3, initial=0.6), "initial is 0.6, needs at most the final 0.5"),
         (lambda: compress.CubicSchedule(0.5, end=3, every=0), "every is 0, needs at least 1"),
         (lambda: compress.GeometricSchedule(1.0, rounds=2, every=3), "final is 1, needs less"),
@@ -295,6 +346,8 @@ def test_schedules_refuse() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             make()
+    with pytest.raises(ValueError, match="Pruner: rewind is to step 3, needs one before step 3, the last that prunes"):
+        compress.Pruner(compress.OneShot(0.5, 3), rewind=compress.Rewind(3))
     with pytest.raises(TypeError, match=r"Pruner: schedule is .*, needs a schedule of pruning"):
         compress.Pruner(0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Pruner: rewind is .*, needs a compress.Rewind"):
@@ -346,6 +399,38 @@ def test_a_trainer_prunes_and_resumes_bit_for_bit(scores: str, options: dict[str
         a, b = whole.model.state_dict(), second.model.state_dict()
         assert a.keys() == b.keys()
         assert all(x.numpy().tobytes() == b[name].numpy().tobytes() for name, x in a.items())
+
+
+def test_a_pruner_is_for_one_model() -> None:
+    pruner = compress.Pruner(compress.CubicSchedule(0.8, end=4))
+    models = [nn.Sequential([nn.Dense(3, in_features=4)]) for _ in range(2)]
+    data = np.ones((6, 4), np.float32), np.zeros(6, np.int64)
+
+    def fit(model: nn.Module) -> None:
+        train.Trainer(model, callbacks=[pruner]).fit(data, batch_size=3, epochs=1, verbose=0)
+
+    fit(models[0])
+    before = compress.sparsity(models[0]).pruned
+    with pytest.raises(ValueError, match="Pruner: the model is another one than before, needs the one that it prunes"):
+        fit(models[1])
+    assert compress.sparsity(models[0]).pruned == before < 0.75
+    fit(models[0])
+    assert compress.sparsity(models[0]).pruned == pytest.approx(0.8, abs=0.05)
+
+
+def test_sums_of_another_shape_are_refused() -> None:
+    model = nn.Sequential([nn.Dense(6, "relu", in_features=4), nn.Dense(3, in_features=6)])
+    pruner = compress.Pruner(compress.OneShot(0.5, 9), scores="movement", model=model)
+    for smaller in (False, True):
+        if smaller:
+            compress.remove_neurons(model, 0.5)
+        model.zero_grad()
+        model(mg.ones((2, 4))).sum().backward()
+        if smaller:
+            with pytest.raises(ShapeError, match=r"Movement: the sum of 0.weight is of shape \(4, 6\), needs \(4, 3\)"):
+                pruner.before_update()
+        else:
+            pruner.before_update()
 
 
 def test_a_step_that_overflows_does_not_count() -> None:

@@ -345,3 +345,87 @@ def test_the_report_counts_times_and_draws(tmp_path: Path) -> None:
     assert (empty.total, empty.pruned, empty.weights) == (0.0, 0.0, 0)
     with pytest.raises(TypeError, match=r"sparsity: model is .*, needs a module"):
         compress.sparsity(3)  # type: ignore[arg-type]
+
+
+# --- what a stranger tries --------------------------------------------------------------------------------------------
+
+
+def write_table(path: Path, table: Any, parts: dict[str, Any]) -> None:
+    metadata = {"format": "minigrad.sparse", "version": "1", "tensors": json.dumps(table)}
+    io.save_weights(path, parts, metadata=metadata)
+
+
+@pytest.mark.parametrize("shape", [[1, 2**44], [1, 2**30], [1, 3 * 2**12]])
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path: Path, shape: list[int]) -> None:
+    empty = np.zeros(0, np.uint8)
+    parts = {"w:indptr": np.zeros(2, np.uint8), "w:indices": empty, "w:values": empty}
+    write_table(tmp_path / "a.safetensors", {"w": {"form": "csr", "shape": shape}}, parts)
+    with pytest.raises(DataError, match=f"w has 2 bytes for {shape[1]} elements"):
+        compress.load_sparse(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("columns", [2**12 - 1, 2**15])
+def test_rows_that_are_all_zeros_come_back(tmp_path: Path, columns: int) -> None:
+    x = np.zeros((2, columns), np.float32)
+    compress.save_sparse(tmp_path / "a.safetensors", {"w": x})
+    assert np.array_equal(compress.load_sparse(tmp_path / "a.safetensors")["w"].numpy(), x)
+    form, parts = forms.encoded(x, x != 0)
+    assert forms.smallest(x.shape, 4, 0) == (form, sum(part.nbytes for part in parts.values()))
+
+
+def test_masks_of_a_state_may_be_bools_and_must_fit(tmp_path: Path) -> None:
+    w, keep = np.arange(12, dtype=np.float32).reshape(3, 4), np.arange(12).reshape(3, 4) % 2 == 0
+    compress.save_sparse(tmp_path / "a.safetensors", {"w": w * keep, "w.mask": keep})
+    layer = nn.Dense(4, bias=False, in_features=3)
+    layer.load_state_dict({f"weight{k[1:]}": v for k, v in compress.load_sparse(tmp_path / "a.safetensors").items()})
+    assert np.array_equal(compress.masks(layer)["weight"], keep)
+    for mask in (np.ones(1, np.uint8), np.ones((3, 4), np.float32)):
+        with pytest.raises(ShapeError, match=r"save_sparse: model is a state in which w\.mask is"):
+            compress.save_sparse(tmp_path / "b.safetensors", {"w": w, "w.mask": mask})
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("columns", [9] * 24),
+        ("columns", [-1] * 24),
+        ("ends", [0, 99, 99, 99, 99, 99, 24]),
+        ("ends", [0, 4, 8, 9, 9, 9, 23]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_state_that_is_no_sparse_matrix_is_refused(name: str, values: list[int], dtype: str) -> None:
+    layer = compress.SparseDense(nn.Dense(6, in_features=4))
+    layer.load_state_dict({**layer.state_dict(), name: mg.tensor(values, dtype=mg.int32)})
+    with pytest.raises(ValueError, match=r"columns and ends.* do not fit the values"):
+        layer(mg.ones((2, 4), dtype=dtype))
+
+
+@pytest.mark.parametrize("model", ["gpt", "llama"])
+def test_a_head_becomes_sparse_too(model: str) -> None:
+    from minigrad.models import GPT, GPTConfig, Llama, LlamaConfig
+
+    sizes: dict[str, Any] = {"vocab_size": 11, "features": 8, "num_layers": 1, "num_heads": 2, "tied": False}
+    made: Any = GPT(GPTConfig(max_length=8, **sizes)) if model == "gpt" else Llama(LlamaConfig(**sizes))
+    compress.prune(made.eval(), 0.9)
+    ids = mg.tensor([[1, 2, 3]])
+    wanted, weight = made(ids).detach(), made.head.weight.detach()
+    compress.sparsify(made, 0.5)
+    assert isinstance(made.head, compress.SparseDense)
+    assert np.array_equal(made.head.weight.numpy(), weight.numpy())
+    np.testing.assert_allclose(made(ids).detach().numpy(), wanted.numpy(), rtol=1e-5, atol=1e-6)
+    assert len(made.generate(ids, max_new_tokens=2)[0]) > 0
+
+
+def test_sparsify_keeps_hooks_and_modes() -> None:
+    model = nn.Sequential([nn.Dense(8, in_features=8), nn.Dense(2, in_features=8)]).eval()
+    seen: list[str] = []
+    remove = model[0].register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
+    compress.sparsify(model, 0.0)
+    _ = model(mg.ones((1, 8)))
+    assert seen == ["SparseDense"]
+    assert not model[0].training
+    remove()
+    _ = model(mg.ones((1, 8)))
+    assert seen == ["SparseDense"]

@@ -494,6 +494,49 @@ def test_refused(remove: Any, make: Any, text: str) -> None:
     assert all(t._array is before[name] for name, t, _ in model._tensors())
 
 
+SMALL: dict[str, Any] = {"vocab_size": 11, "features": 8, "num_layers": 2, "num_heads": 2, "tied": False}
+
+
+@pytest.mark.parametrize(
+    ("remove", "model", "exclude", "text"),
+    [
+        (compress.shrink_embedding, GPT(GPTConfig(max_length=8, **SMALL)), ["decoder"], "layer 'head' is a "),
+        (compress.remove_features, Llama(LlamaConfig(hidden_features=8, **SMALL)), ["decoder"], "layer 'head' is a "),
+        (
+            compress.remove_layers,
+            GPT(GPTConfig(max_length=8, **SMALL)),
+            ["decoder.layers.0", "head"],
+            "stopped by 'decoder.layers.1.self_attention.output': a ",
+        ),
+    ],
+)
+def test_layers_with_weights_of_another_form_are_refused(
+    remove: Any, model: Any, exclude: list[str], text: str
+) -> None:
+    """What such a layer shows as its weight is made anew, and to cut it would change nothing."""
+    made = compress.quantize(copy.deepcopy(model), embeddings=False, exclude=exclude)
+    ids = mg.tensor([[1, 2, 3]])
+    before = {name: t._array for name, t, _ in made._tensors()}, made(ids).detach().numpy()
+    with pytest.raises(ValueError, match=f"{remove.__name__}: .*needs units that can be followed") as caught:
+        remove(made, 0.5 if remove is compress.remove_layers else [0, 1])
+    assert text in str(caught.value)
+    assert all(t._array is before[0][name] for name, t, _ in made._tensors())
+    assert np.array_equal(made(ids).detach().numpy(), before[1])
+
+
+def test_a_mask_that_does_not_fit_changes_nothing() -> None:
+    model = mlp(3, 4, 2)
+    model[1].weight.mask = np.ones(3)
+    with pytest.raises(mg.ShapeError, match=r"remove_neurons: 1.weight: mask is \(3,\), needs \(4, 2\)"):
+        compress.remove_neurons(model, 0.5)
+    assert model[0].weight.shape == (3, 4)
+
+
+@pytest.mark.parametrize("amount", [np.float32(0.5), np.float16(0.5), np.float64(0.5)])
+def test_shares_of_numpy_are_shares(amount: Any) -> None:
+    assert len(compress.remove_neurons(mlp(3, 4, 2), amount)["0"]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
@@ -518,6 +561,8 @@ def test_refused(remove: Any, make: Any, text: str) -> None:
         ({"indices": {"1": [0]}}, ValueError, "a layer in indices is '1', needs one of '0'"),
         ({"amount": 0.5, "layers": ["7"]}, ValueError, "layers is '7', needs the path of a layer"),
         ({"amount": 0.5, "exclude": "0"}, TypeError, "exclude is '0', needs a sequence of paths"),
+        ({"amount": 0.5, "exclude": None}, TypeError, "exclude is None, needs a sequence of paths"),
+        ({"amount": 0.5, "scores": "activation", "data": 3}, TypeError, "data is 3, needs a list of batches"),
         ({"amount": 0.5, "layers": ["1"]}, ValueError, "the last of its Sequential, whose units are outputs"),
     ],
 )
@@ -526,6 +571,31 @@ def test_arguments_are_checked(options: Any, kind: Any, text: str) -> None:
     with pytest.raises(kind) as caught:
         compress.remove_neurons(model, **options)
     assert text in str(caught.value)
+    assert model[0].units == 4
+
+
+@pytest.mark.parametrize("keep", [[0.5], [True, False], "0", None, 3])
+def test_units_to_keep_are_ints(keep: Any) -> None:
+    model, table = mlp(3, 4, 2), nn.Embedding(4, 3)
+    with pytest.raises(TypeError, match=r"remove_units: keep is .*, needs a sequence of ints"):
+        compress.remove_units(model[0], model[1], keep)
+    with pytest.raises(TypeError, match=r"shrink_embedding: keep is .*, needs a sequence of ints"):
+        compress.shrink_embedding(table, keep)
+    with pytest.raises(ValueError, match="remove_units: keep is empty, needs at least one unit"):
+        compress.remove_units(model[0], model[1], [])
+    assert model[0].weight.shape == table.weight.mT.shape == (3, 4)
+
+
+@pytest.mark.parametrize("scores", ["l1", "l2", "taylor", "activation"])
+def test_units_without_a_score_are_refused(scores: str) -> None:
+    """They would go, or stay, by chance."""
+    model = mlp(3, 4, 2, activation="tanh")
+    model(mg.ones((2, 3))).sum().backward()
+    with mg.no_grad():
+        for layer in model:
+            layer.weight[0, 1] = np.nan
+    with pytest.raises(ValueError, match="remove_neurons: scores of '0' is NaN, needs numbers"):
+        compress.remove_neurons(model, 0.5, scores=scores, data=[mg.ones((2, 3))] if scores == "activation" else None)
     assert model[0].units == 4
 
 
@@ -545,7 +615,7 @@ def test_other_arguments_are_checked() -> None:
             ([net.a, nn.Dense(3, in_features=3)], net.b[0], [0]),
             "producer 1 is a layer of 3 units, while",
         ),
-        ((net.a, net.b[0], []), "at most 3, so that 1 of 4 are left"),
+        ((net.a, net.b[0], []), "keep is empty, needs at least one unit"),
         ((net.a, [net.b[0], net.b[0]], [0]), "one of them twice"),
         ((net.a, [], [0]), "at least one layer each"),
         ((net.a, nn.Dense(2), [0]), "consumer 0.weight is uninitialized"),
@@ -599,3 +669,15 @@ def test_operations() -> None:
     assert str(after).startswith(f"{after.flops / 1e6:.2f} MFLOPs")
     with pytest.raises(ValueError, match="repeats is 0"):
         compress.measure(model, ids, repeats=0)
+    with pytest.raises(TypeError, match="measure: model is 'gpt', needs a module"):
+        compress.measure("gpt", ids)  # type: ignore[arg-type]
+
+
+def test_operations_of_quantized_and_sparse_layers() -> None:
+    """Rounding saves none, zeros that are left out do."""
+    model, x = mlp(32, 64, 8), mg.ones((2, 5, 32))
+    compress.prune(model, 0.75, scope="layer")
+    whole = 2 * 10 * (32 * 64 + 64 * 8)
+    assert compress.measure(model, x, repeats=1).flops == whole
+    assert compress.measure(compress.quantize(copy.deepcopy(model)), x, repeats=1).flops == whole
+    assert compress.measure(compress.sparsify(model, 0.5), x, repeats=1).flops == whole // 4

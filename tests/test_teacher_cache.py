@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 import os
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +132,105 @@ def test_files_that_are_no_cache(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+HEADERS: list[Any] = [
+    [],
+    "[" * 100_000,
+    {"count": "x"},
+    {"count": 0},
+    {"count": True},
+    {"positional": None},
+    {"arrays": {}},
+    {"arrays": []},
+    *(
+        {"arrays": [entry, {"name": teacher_cache.SEEN, "shape": [4], "dtype": "uint32"}]}
+        for entry in (
+            {"name": "", "shape": [-4, -3], "dtype": "float32"},
+            {"name": "", "shape": [4, 0, 2**70], "dtype": "float32"},
+            {"name": "", "shape": [4, 3.0], "dtype": "float32"},
+            {"name": "", "shape": [4] + [1] * 99, "dtype": "float32"},
+            {"name": "", "shape": [5, 3], "dtype": "float32"},
+            {"name": "", "shape": [], "dtype": "float32"},
+            {"name": [], "shape": [4, 3], "dtype": "float32"},
+            {"name": teacher_cache.SEEN, "shape": [4], "dtype": "uint32"},
+            {"name": "", "shape": [4, 3], "dtype": "object"},
+        )
+    ),
+    {"arrays": [{"name": "", "shape": [4, 3], "dtype": "float32"}]},
+    {"arrays": [{"name": teacher_cache.SEEN, "shape": [4], "dtype": "float32"}]},
+]
+
+
+@pytest.mark.parametrize("number", range(len(HEADERS)))
+def test_headers_that_say_what_cannot_be_are_one_clear_error(number: int, tmp_path: Path) -> None:
+    """All sums of the file are right."""
+    path, header = tmp_path / "teacher", HEADERS[number]
+    if isinstance(header, dict):
+        seen = [{"name": teacher_cache.SEEN, "shape": [4], "dtype": "uint32"}]
+        header = {"count": 4, "key": "key", "positional": 1, "arrays": seen, **header}
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    whole = teacher_cache.MAGIC + teacher_cache.LENGTH.pack(len(text)) + text + struct.pack("<I", zlib.crc32(text))
+    entries = header["arrays"] if isinstance(header, dict) else []
+    with contextlib.suppress(TypeError, ValueError):  # what has no size has no bytes either
+        sums = []
+        for entry, place in zip(entries, teacher_cache.places(entries, len(whole)), strict=True):
+            whole = whole.ljust(place, b"\0") + bytes(min(max(teacher_cache.size_of(entry), 0), 1000))
+            sums.append(zlib.crc32(whole[place:]))
+        whole += struct.pack(f"<{len(sums)}I", *sums)
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"malformed .*needs what Distiller.cache has written"):
+        teacher_cache.TeacherCache.open(path)
+
+
+def test_a_folder_is_no_cache(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="needs a file that is there"):
+        make().cache(tmp_path, dataset())
+
+
+@pytest.mark.parametrize(
+    ("index", "text"),
+    [
+        (np.ones((4, 6), np.float32), r"index is float32 \(4, 6\), needs a number, an int, for each example"),
+        (np.zeros((4, 1), np.int64), r"index is int64 \(4, 1\), needs a number"),
+        (np.ones(4, np.bool_), r"index is bool \(4,\), needs a number"),
+        (np.int64(3), r"index is int64 \(\), needs a number"),
+        (np.array([0, -1, 2, 3]), "index is from -1 to 3, needs numbers from 0 to 23"),
+        (np.array([0, 1, 2, 24]), "index is from 0 to 24, needs numbers from 0 to 23"),
+    ],
+)
+def test_what_is_no_number_of_an_example_is_refused(index: Any, text: str, tmp_path: Path) -> None:
+    distiller = make()
+    distiller.cache(tmp_path / "cache", dataset())
+    with pytest.raises(ValueError, match=text):
+        distiller(mg.asarray(index), mg.asarray(examples()[0][:4]))
+
+
+def test_another_function_of_the_output_is_another_teacher(tmp_path: Path) -> None:
+    def cache(output: Any) -> Any:
+        made = compress.Distiller(net(5, 3), net(8, 3, seed=1), output=output)
+        made.cache(tmp_path / "cache", dataset())
+        return made
+
+    def times(factor: float) -> Any:
+        return lambda y: y * factor
+
+    cache(times(2.0))
+    cache(times(2.0))
+    for other in (times(3.0), lambda y: y, lambda y, factor=2.0: y * factor, lambda y: y / 2.0, mg.relu):
+        with pytest.raises(DataError, match="of another teacher, needs one of this teacher"):
+            cache(other)
+
+
+def test_another_function_inside_of_the_teacher_is_another_teacher(tmp_path: Path) -> None:
+    def cache(function: Any) -> None:
+        teacher = nn.Sequential([net(8, 3, seed=1), nn.Lambda(function)])
+        compress.Distiller(net(5, 3), teacher).cache(tmp_path / "cache", dataset())
+
+    for _ in range(2):
+        cache(lambda y: y * 2.0)
+    with pytest.raises(DataError, match="of another teacher, needs one of this teacher"):
+        cache(lambda y: y * 3.0)
+
+
 @pytest.mark.parametrize("change", ["weights", "layers", "term", "count"])
 def test_another_teacher_or_other_examples_are_refused(change: str, tmp_path: Path) -> None:
     path = tmp_path / "cache"
@@ -142,7 +245,7 @@ def test_another_teacher_or_other_examples_are_refused(change: str, tmp_path: Pa
         distiller = compress.Distiller(net(5, 3), net(8, 3, seed=1, dropout=0.5))
     else:
         own = dataset(23)
-    with pytest.raises(DataError, match=f"of other {'examples' if change == 'count' else 'teacher'}"):
+    with pytest.raises(DataError, match=f"of {'other examples' if change == 'count' else 'another teacher'}"):
         distiller.cache(path, own)
 
 
@@ -176,7 +279,7 @@ def test_training_without_numbers_is_refused_and_evaluation_asks_the_teacher(tmp
     assert sum(distiller.asked) == 24
     np.testing.assert_allclose(by_cache["loss"], by_teacher["loss"], rtol=1e-6)
     assert trainer.predict(mg.asarray(examples()[0])).shape == (24, 3)
-    with pytest.raises(ValueError, match="index is up to 99"):
+    with pytest.raises(ValueError, match="index is from 99 to 99"):
         distiller(mg.tensor([99]), mg.asarray(examples()[0][:1]))
 
 

@@ -91,7 +91,7 @@ class LanguageModel(Module):
         if self.split_head is not None:
             return self.split_head.logits(hidden, self.output_weight())  # type: ignore[no-any-return]
         head: Any = self.tokens if self.head is None else self.head
-        if hasattr(head, "int8_weight"):  # by compress.quantize: its weight would be made anew in every call
+        if hasattr(head, "project"):  # by compress.quantize or sparsify: its weight would be made anew in every call
             return head.project(hidden)  # type: ignore[no-any-return]
         return ops.linear(hidden, self.output_weight())
 

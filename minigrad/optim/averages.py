@@ -121,7 +121,7 @@ class Average:
                 tape.mark_changed(t)
 
     def copy_to(self, model: Module) -> None:
-        """Write averages and buffers into a model like the one that is averaged.
+        """Write averages and buffers into a model like the one that is averaged; its own masks leave out what they do.
 
         Parameters
         ----------
@@ -136,11 +136,12 @@ class Average:
         self._write(*self._ready("copy_to", model))
 
     def _leave_out(self, weights: Mapping[str, Parameter]) -> None:
-        """Set the averages of what masks leave out to 0."""
+        """Set the averages of what the masks of the model leave out to 0."""
         for name, p in weights.items():
             keep = mask_of(p, f"{self._who}: {name}")
-            if keep is not None:
-                np.copyto(self._weights[name], 0, where=~keep)
+            own = self._weights.get(name)
+            if keep is not None and own is not None and own.shape == keep.shape:
+                np.copyto(own, 0, where=~keep)
 
     def _ready(self, call: str, model: Module) -> tuple[dict[str, Parameter], dict[str, Tensor]]:
         if not self.updates:
@@ -148,13 +149,17 @@ class Average:
         weights, buffers = _tensors(self._who, model)
         self._fit(call, weights, self._weights)
         self._fit(call, buffers, self._buffers)
-        self._leave_out(weights)  # a mask may have come after the last update
+        # a mask may have come after the last update; those of another model are its own
+        self._leave_out(weights if model is self.model else dict(self.model.named_parameters()))
         return weights, buffers
 
     def _write(self, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         for tensors, values in ((weights, self._weights), (buffers, self._buffers)):
             for name, t in tensors.items():
                 t._array[...] = values[name].astype(t.dtype, copy=False)
+                keep = mask_of(t, f"{self._who}: {name}")
+                if keep is not None:
+                    np.copyto(t._array, 0, where=~keep)
                 tape.mark_changed(t)
 
     def _fit(self, call: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minigrad import amp, dtypes, nn, ops
+from minigrad.compress.distillation.means import wide
 from minigrad.compress.distillation.soft_targets import soft_target_loss
 from minigrad.compress.distillation.taps import pick
-from minigrad.compress.structured.means import wide
 from minigrad.errors import message
 from minigrad.tensor import Tensor
 from minigrad.train.accumulate import denominator

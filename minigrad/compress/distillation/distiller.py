@@ -11,7 +11,7 @@ from minigrad.compress.distillation.distillation_loss import OUTPUT, Call, Disti
 from minigrad.compress.distillation.features import Term
 from minigrad.compress.distillation.soft_targets import check_kind
 from minigrad.compress.distillation.taps import capture, check_tap, pick
-from minigrad.compress.distillation.teacher_cache import Indexed, TeacherCache, checksum
+from minigrad.compress.distillation.teacher_cache import Indexed, TeacherCache, checksum, code_of
 from minigrad.compress.distillation.teachers import EMATeacher, Ensemble
 from minigrad.errors import describe, layer_path, message
 from minigrad.io.files import FilePath
@@ -143,6 +143,10 @@ class Distiller(Module):
         self.kind = self._kind_of(self._hard.module) if kind is None else kind
         check_kind(NAME, self.kind, direction)
         self.direction, self.output, self.mask = direction, output, mask
+        if not (mask is None or callable(mask)):
+            raise TypeError(message(NAME, "mask", describe(mask), "a function of the model's inputs"))
+        if isinstance(terms, Module) or not isinstance(terms, Iterable):
+            raise TypeError(message(NAME, "terms", describe(terms), "a list of terms"))
         self.student = student
         self.terms = list(terms)
         self.follows = isinstance(teacher, EMATeacher)
@@ -238,6 +242,10 @@ class Distiller(Module):
         self._call = call
         return call.output
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are without the last call and its graph."""
+        return {**vars(self), "_call": None}
+
     def _taps(self, which: str) -> list[str]:
         return [tap for term in self.terms if (tap := getattr(term, which)) is not None]
 
@@ -301,7 +309,7 @@ class Distiller(Module):
         indexed = Indexed(dataset)
         self._cache = None
         taps = list(dict.fromkeys([OUTPUT, *self._taps("teacher_tap")]))
-        key = checksum(self.teacher, [*taps, str(self.output) if not callable(self.output) else "a function"])
+        key = checksum(self.teacher, [*taps, code_of(self.output) if callable(self.output) else str(self.output)])
         self._cache = TeacherCache.make(
             path, indexed, key, self._run_teacher, batch_size=batch_size, collate=collate, refresh=refresh
         )

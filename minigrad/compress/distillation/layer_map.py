@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from minigrad.compress.distillation.features import AttentionMaps, Hint, Term
@@ -45,6 +45,8 @@ def layer_map(student_layers: int, teacher_layers: int, mapping: Mapping = "unif
     own = extent("layer_map", "student_layers", student_layers)
     count = extent("layer_map", "teacher_layers", teacher_layers)
     if not isinstance(mapping, str):
+        if not isinstance(mapping, Iterable):
+            raise TypeError(message("layer_map", "mapping", describe(mapping), "a name, or the layers themselves"))
         found = [integer("layer_map", "mapping", layer) for layer in mapping]
         if len(found) != own or not all(0 <= layer < count for layer in found):
             need = f"{own} layers of the teacher, from 0 to {count - 1}"
@@ -113,7 +115,7 @@ def tinybert_terms(
     Hint 'layers.1', 'layers.3'
     AttentionMaps 'layers.1.self_attention:weights', 'layers.3.self_attention:weights', weight=0.5
     """
-    own, others = _layers("student", student), _layers("teacher", teacher)
+    own, others = (_layers("tinybert_terms", *pair) for pair in (("student", student), ("teacher", teacher)))
     chosen = layer_map(len(own), len(others), mapping)
     pairs = [(own[i], others[j]) for i, j in enumerate(chosen)]
     if projection is None:
@@ -165,7 +167,7 @@ def copy_layers(student: Module, teacher: Module, mapping: Mapping = "uniform") 
     >>> copy_layers(student, nn.TransformerEncoder(6, 2, 16, features=8))
     [2, 5]
     """
-    own, others = _layers("student", student), _layers("teacher", teacher)
+    own, others = (_layers("copy_layers", *pair) for pair in (("student", student), ("teacher", teacher)))
     chosen = layer_map(len(own), len(others), mapping)
     state = teacher.state_dict()
     paths = [path for path, _ in others]
@@ -177,12 +179,12 @@ def copy_layers(student: Module, teacher: Module, mapping: Mapping = "uniform") 
     return chosen
 
 
-def _layers(name: str, model: Any) -> list[tuple[str, TransformerEncoderLayer]]:
+def _layers(who: str, name: str, model: Any) -> list[tuple[str, TransformerEncoderLayer]]:
     """The layers of a Transformer, with their paths, in their order."""
     if not isinstance(model, Module):
-        raise TypeError(message("tinybert_terms", name, describe(model), "a Module"))
+        raise TypeError(message(who, name, describe(model), "a Module"))
     found = [(path, m) for path, m in model.named_modules() if isinstance(m, TransformerEncoderLayer)]
     if not found:
         got = f"{type(model).__name__} without any"
-        raise ValueError(message("tinybert_terms", f"layers of the {name}", got, "TransformerEncoderLayer in it"))
+        raise ValueError(message(who, f"layers of the {name}", got, "TransformerEncoderLayer in it"))
     return found

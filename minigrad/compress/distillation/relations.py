@@ -6,7 +6,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad.compress.distillation.features import Term
-from minigrad.compress.structured.means import wide
+from minigrad.compress.distillation.means import wide
 from minigrad.errors import ShapeError, message
 from minigrad.tensor import Tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad import ops
-from minigrad.compress.structured.means import check_shapes, row_mean, wide
+from minigrad.compress.distillation.means import check_shapes, row_mean, wide
 from minigrad.errors import message
 from minigrad.nn.checks import positive
 from minigrad.tensor import Tensor

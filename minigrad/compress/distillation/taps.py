@@ -56,6 +56,9 @@ def capture(model: Module, taps: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     >>> {tap: x.shape for tap, x in found.items()}
     {'layers.0': (2, 5, 16), 'layers.1.self_attention:weights': (2, 4, 5, 5)}
     """
+    given: Any = taps
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(message("capture", "taps", describe(given), "a list of them"))
     found: dict[str, Tensor] = {}
     wanted = dict.fromkeys(taps)
     modules = dict(model.named_modules()) if wanted else {}

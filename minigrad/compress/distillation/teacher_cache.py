@@ -25,7 +25,7 @@ from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train.batch import converted, leaves, split
 
-__all__ = ["Indexed", "TeacherCache", "checksum"]
+__all__ = ["Indexed", "TeacherCache", "checksum", "code_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -119,12 +119,12 @@ class TeacherCache:
         if refresh or not target.exists():
             write(target, key, len(indexed), filled(indexed, run, batch_size, collate))
         found = cls.open(target)
-        for what, got, need in (("teacher", found.key, key), ("examples", found.count, len(indexed))):
+        for got, need, other, own in (
+            (found.key, key, "another teacher", "this teacher"),
+            (found.count, len(indexed), "other examples", "these examples"),
+        ):
             if got != need:
-                hint = "Delete it, or pass refresh=True"
-                raise DataError(
-                    message("Distiller.cache", str(path), f"of other {what}", f"that of these {what}", hint)
-                )
+                raise DataError(message("Distiller.cache", str(path), f"of {other}", f"one of {own}", ANEW))
         return found
 
     @classmethod
@@ -140,6 +140,7 @@ class TeacherCache:
         try:
             with open(target, "rb") as file:
                 header, start = read_header(file, target)
+                check_header(header)
                 entries = header["arrays"]
                 offsets = list(places(entries, start))
                 end = offsets[-1] + size_of(entries[-1])
@@ -151,11 +152,11 @@ class TeacherCache:
                 for entry, place, need in zip(entries, offsets, wanted):
                     if sum_of(file, place, size_of(entry)) != need:
                         raise _damaged(target, f"with other bytes in {entry['name']!r} than were written")
-        except FileNotFoundError:
+            return cls(target, header, start)
+        except (FileNotFoundError, IsADirectoryError):
             raise DataError(message("TeacherCache", "path", str(target), "a file that is there")) from None
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise _damaged(target, f"malformed ({error!r})") from error
-        return cls(target, header, start)
 
     def read(self, index: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
         """What the teacher made of examples, by their numbers; their inputs must be those that it has seen.
@@ -166,8 +167,11 @@ class TeacherCache:
             If they are not.
         """
         numbers = index.numpy()
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+            raise ValueError(message("Distiller", "index", index, "a number, an int, for each example"))
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < self.count):
-            raise ValueError(message("Distiller", "index", f"up to {numbers.max()}", f"numbers below {self.count}"))
+            got = f"from {numbers.min()} to {numbers.max()}"
+            raise ValueError(message("Distiller", "index", got, f"numbers from 0 to {self.count - 1}"))
         given = example_sums((args, sorted(kwargs.items())), len(numbers))
         odd = np.flatnonzero(given != self.arrays[SEEN][numbers])
         if odd.size:
@@ -179,15 +183,29 @@ class TeacherCache:
 
 
 def checksum(teacher: Module, extra: Iterable[str]) -> str:
-    """A sum of all that decides what a teacher says: its layers, its weights, and what is taken of it."""
+    """A sum of all that decides what a teacher says: its layers, functions and weights, and what is taken of it."""
     total = hashlib.sha256()
     shown = re.sub(r" at 0x[0-9a-f]+", "", repr(teacher))
     total.update(json.dumps([shown, list(extra)]).encode())
+    for path, module in teacher.named_modules():
+        own = {name: code_of(value) for name, value in vars(module).items() if hasattr(value, "__code__")}
+        total.update(json.dumps([path, own]).encode())
     for name, t in [*teacher.named_parameters(), *teacher.named_buffers()]:
         array = np.ascontiguousarray(t.detach().numpy())
         total.update(json.dumps([name, list(array.shape), str(array.dtype)]).encode())
         total.update(array.tobytes())
     return total.hexdigest()
+
+
+def code_of(function: Any) -> str:
+    """What tells a function from others: its instructions, and the plain values that it holds."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return type(function).__qualname__
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    held = [*code.co_consts, *(function.__defaults__ or ()), *cells]
+    plain = [value for value in held if isinstance(value, (str, float, int, type(None)))]
+    return f"{code.co_code.hex()} {code.co_names} {plain}"
 
 
 def example_sums(inputs: Any, count: int) -> Array:
@@ -291,6 +309,23 @@ def read_header(file: Any, path: Path) -> tuple[dict[str, Any], int]:
     if len(found) < 4 or struct.unpack("<I", found)[0] != zlib.crc32(text):
         raise _damaged(path, "with other bytes in its header than were written")
     return json.loads(text), len(begin) + length + 4
+
+
+def check_header(header: Any) -> None:
+    """Raise where a header does not describe arrays of so many examples, of which one has the sums of their inputs."""
+    count, entries = header["count"], header["arrays"]
+    if type(count) is not int or count < 1 or type(header["positional"]) is not int or not isinstance(entries, list):
+        raise ValueError("numbers or arrays")
+    found: dict[str, Any] = {}
+    for entry in entries:
+        shape = entry["shape"]
+        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape) or shape[:1] != [count]:
+            raise ValueError("shape")
+        if not isinstance(entry["name"], str) or entry["name"] in found:
+            raise ValueError("name")
+        found[entry["name"]] = (shape, entry["dtype"])
+    if found.get(SEEN) != ([count], "uint32"):
+        raise ValueError(SEEN)
 
 
 def places(entries: list[dict[str, Any]], start: int) -> Iterator[int]:

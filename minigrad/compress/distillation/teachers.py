@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops, optim
+from minigrad.compress.distillation.means import wide
 from minigrad.compress.distillation.soft_targets import KINDS
 from minigrad.compress.distillation.taps import pick
-from minigrad.compress.structured.means import wide
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import extent, number, positive
+from minigrad.nn.containers import ModuleList
 from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 from minigrad.train.callbacks import Callback
@@ -78,6 +79,9 @@ class Ensemble(Module):
         kind: str = "classes",
         output: Any = None,
     ) -> None:
+        given: Any = teachers
+        if (isinstance(given, Module) and not isinstance(given, ModuleList)) or not isinstance(given, Iterable):
+            raise TypeError(message("Ensemble", "teachers", describe(given), "several modules, in a list"))
         self.teachers = list(teachers)
         if not self.teachers:
             raise ValueError(message("Ensemble", "teachers", "empty", "at least one"))
@@ -103,7 +107,7 @@ class Ensemble(Module):
             raise ShapeError(message("Ensemble", "outputs", f"of shapes {shapes}", "one shape"))
         parts = [(w, x) for w, x in zip(self.weights, outputs) if w]
         if self.average == "logits" or self.kind == "regression":
-            total = parts[0][1] * parts[0][0]
+            total: Tensor = parts[0][1] * parts[0][0]
             for w, x in parts[1:]:
                 total = total + x * w
             return total
@@ -155,6 +159,8 @@ class EMATeacher(Callback):
         self.average = optim.EMA(student, decay)
         student.state_dict()  # raises for parameters without a shape
         self.model = copy.deepcopy(student).requires_grad_(False)
+        for p in self.model.parameters():
+            p.mask = None  # the averages are 0 where the student's masks of now say so
         self._step = 0
 
     def update(self) -> None:

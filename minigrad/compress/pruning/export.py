@@ -11,10 +11,10 @@ import numpy as np
 
 from minigrad.compress.pruning.forms import FORMS, FormError, decoded, encoded, pattern_of
 from minigrad.data.download import DataError
-from minigrad.errors import describe, message
+from minigrad.errors import ShapeError, describe, message
 from minigrad.io.files import FilePath
 from minigrad.io.weights import load_weights, read_metadata, save_weights
-from minigrad.nn.masks import SUFFIX, pack, unpack
+from minigrad.nn.masks import SUFFIX, pack, read_masks
 from minigrad.nn.module import Module
 from minigrad.ops import asarray
 from minigrad.tensor import Tensor
@@ -46,6 +46,8 @@ def save_sparse(path: FilePath, model: Module | Mapping[str, Any]) -> None:
         If it is neither.
     ValueError
         If the path has another ending.
+    ShapeError
+        If a mask of a state dict does not fit its tensor.
 
     Examples
     --------
@@ -69,22 +71,26 @@ def save_sparse(path: FilePath, model: Module | Mapping[str, Any]) -> None:
     if not str(path).endswith(".safetensors"):
         raise ValueError(message("save_sparse", "path", repr(str(path)), "a file that ends in .safetensors"))
     state = {name: _array(name, value) for name, value in given.items()}
+    bits = {name.removesuffix(SUFFIX): x for name, x in state.items() if name.endswith(SUFFIX)}
+    shapes = {name: x.shape for name, x in state.items()}
+    keeps, unfit = read_masks({name: x for name, x in bits.items() if name in state}, shapes)
+    if unfit:
+        raise ShapeError(message("save_sparse", "model", f"a state in which {', '.join(unfit)}", "masks that fit"))
     tensors: dict[str, Array] = {}
     table: dict[str, Any] = {}
     for name, x in state.items():
-        if name.endswith(SUFFIX) and name.removesuffix(SUFFIX) in state:
+        if name.removesuffix(SUFFIX) in keeps and name.endswith(SUFFIX):
             continue  # with its parameter
-        bits = state.get(name + SUFFIX)
+        keep = keeps.get(name)
         entry: dict[str, Any] = {"shape": list(x.shape)}
         pattern = pattern_of(x)
-        if bits is not None:
-            keep = unpack(bits, x.shape)
+        if keep is not None:
             fits = not (pattern & ~keep).any()
             pattern = keep if fits else pattern
             entry["mask"] = KEPT if fits else OWN
         entry["form"], parts = encoded(x, pattern)
-        if bits is not None and (entry["form"] == "dense" or entry["mask"] == OWN):
-            entry["mask"], parts["mask"] = OWN, bits
+        if keep is not None and (entry["form"] == "dense" or entry["mask"] == OWN):
+            entry["mask"], parts["mask"] = OWN, pack(keep)
         table[name] = entry
         tensors |= {f"{name}:{part}": array for part, array in parts.items()}
     save_weights(path, tensors, metadata={"format": FORMAT, "version": VERSION, "tensors": json.dumps(table)})

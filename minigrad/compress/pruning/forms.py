@@ -15,6 +15,7 @@ __all__ = ["FORMS", "decoded", "encoded", "pattern_of", "smallest"]
 Array = np.ndarray[Any, Any]
 FORMS = {"csr": ("indptr", "indices", "values"), "bits": ("bits", "values"), "dense": ("values",)}
 INDEX = (np.uint8, np.uint16, np.uint32)  # what counts columns, and elements
+MOST = 2**12  # elements for each byte of rows: what a small file may claim to hold is bounded
 
 
 class FormError(ValueError):
@@ -47,7 +48,9 @@ def smallest(shape: tuple[int, ...], itemsize: int, count: int) -> tuple[str, in
     if len(shape) >= 2 and size and size < 2**32:
         rows, columns = shape[0], size // shape[0]
         pointer, index = np.dtype(_unsigned(count)).itemsize, np.dtype(_unsigned(columns - 1)).itemsize
-        sizes["csr"] = (rows + 1) * pointer + count * (index + itemsize)
+        needed = (rows + 1) * pointer + count * (index + itemsize)
+        if size <= MOST * needed:
+            sizes["csr"] = needed
     form = min(sizes, key=lambda name: (sizes[name], name != "dense"))
     return form, sizes[form]
 
@@ -105,6 +108,8 @@ def _rows(parts: Mapping[str, Array], shape: tuple[int, ...], count: int) -> Arr
     width = math.prod(shape[1:])
     kinds = [part.dtype in map(np.dtype, INDEX) and part.ndim == 1 for part in (ends, columns)]
     _need(all(kinds) and len(ends) == shape[0] + 1 and len(columns) == count, "indptr or indices of another size")
+    stored = sum(parts[part].nbytes for part in FORMS["csr"])
+    _need(math.prod(shape) <= MOST * stored, f"{stored} bytes for {math.prod(shape)} elements")
     ends, columns = ends.astype(np.int64), columns.astype(np.int64)
     steps = np.diff(ends)
     _need(

@@ -12,7 +12,7 @@ from minigrad.nn.masks import mask_of
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 
-__all__ = ["apply_masks", "masks", "remove_masks", "set_mask"]
+__all__ = ["apply_masks", "masks", "need_memory", "remove_masks", "set_mask"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,27 +40,37 @@ def set_mask(p: Parameter, keep: Array, where: str = "set_mask") -> None:
     ValueError
         If the parameter lies in memory that is read-only.
     """
-    if not p._array.flags.writeable:
-        raise ValueError(message(where, "a parameter", "read-only", "memory to write to"))
+    need_memory(p, where)
     p.mask = keep
     np.copyto(p._array, 0, where=~keep)
     tape.mark_changed(p)
 
 
+def need_memory(p: Parameter, where: str) -> None:
+    """Raise where a parameter cannot be written to."""
+    if not getattr(p._array.flags, "writeable", True):
+        raise ValueError(message(where, "a parameter", "read-only", "memory to write to"))
+
+
 def apply_masks(model: Module) -> None:
     """Set every weight that a mask leaves out to 0, as each step of an optimizer does: after writing to the weights."""
-    for name, p in _parameters("apply_masks", model):
-        keep = mask_of(p, f"apply_masks: {name}")
-        if keep is not None:
-            np.copyto(p._array, 0, where=~keep)
-            tape.mark_changed(p)
+    _apply("apply_masks", model)
 
 
 def remove_masks(model: Module) -> None:
     """Drop the masks: the weights stay as they are, zeros included, and further training moves all of them."""
-    apply_masks(model)
-    for _, p in _parameters("remove_masks", model):
+    _apply("remove_masks", model)
+    for _, p in model.named_parameters():
         p.mask = None
+
+
+def _apply(who: str, model: Module) -> None:
+    for name, p in _parameters(who, model):
+        keep = mask_of(p, f"{who}: {name}")
+        if keep is not None:
+            need_memory(p, f"{who}: {name}")
+            np.copyto(p._array, 0, where=~keep)
+            tape.mark_changed(p)
 
 
 def _parameters(who: str, model: Any) -> list[tuple[str, Parameter]]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.compress.pruning.masks import set_mask
+from minigrad import dtypes
+from minigrad.compress.pruning.masks import need_memory, set_mask
 from minigrad.compress.pruning.scores import Score, find_score
 from minigrad.compress.pruning.selection import count_of, lowest, pattern_gone
 from minigrad.compress.pruning.sparsity import Sparsity, sparsity
@@ -16,6 +17,7 @@ from minigrad.compress.pruning.targets import Target, find_targets, ranks_of
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import number
 from minigrad.nn.masks import mask_of, pack, unpack
+from minigrad.tensor import Tensor
 
 __all__ = ["check_plan", "prune", "prune_targets"]
 
@@ -110,7 +112,7 @@ def check_plan(
             raise ValueError(message(who, "threshold", "nan", "a number"))
         return None, edge, None
     amount = 0.5 if amount is None else amount
-    count_of(who, amount, 2**62)
+    count_of(who, amount)
     return amount, None, None
 
 
@@ -124,6 +126,8 @@ def prune_targets(
     communicator: Any = None,
 ) -> None:
     """Give the targets their masks; with several ranks those of rank 0, by the scores of all."""
+    for target in targets:
+        need_memory(target.parameter, f"prune: {target.name}")
     keeps = [mask_of(target.parameter, f"prune: {target.name}") for target in targets]
     found = [
         _checked(target, values, keep)
@@ -150,7 +154,11 @@ def prune_targets(
 
 def _checked(target: Target, scores: Any, keep: Array | None) -> Array:
     """Scores in which what is gone already is the lowest."""
-    found = np.array(scores)
+    given = scores.detach().numpy() if isinstance(scores, Tensor) else np.asarray(scores)
+    if given.dtype not in dtypes.ALL or given.dtype in dtypes.COMPLEX:
+        raise TypeError(message("prune", f"scores of {target.name}", describe(scores), "real numbers"))
+    whole = given.dtype in dtypes.INTEGER or given.dtype == dtypes.bool  # which have no -inf
+    found = np.array(given, dtype=np.float64 if whole else None)
     if found.shape != target.parameter.shape:
         raise ShapeError(message("prune", f"scores of {target.name}", describe(found), f"{target.parameter.shape}"))
     if keep is not None:

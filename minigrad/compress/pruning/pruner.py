@@ -94,6 +94,9 @@ class Pruner(Callback):
             raise TypeError(message("Pruner", "schedule", describe(given), need))
         if not (rewind is None or isinstance(rewind, Rewind)):
             raise TypeError(message("Pruner", "rewind", describe(rewind), "a compress.Rewind, or None"))
+        if rewind is not None and rewind.step >= given.end:
+            need = f"one before step {given.end}, the last that prunes, as it would never go back"
+            raise ValueError(message("Pruner", "rewind", f"to step {rewind.step}", need))
         self.schedule, self.scope, self.exclude, self.rewind = given, scope, exclude, rewind
         _, _, self.pattern = check_plan("Pruner", None, None, scope, pattern)
         self.score = find_score("Pruner", scores)
@@ -150,6 +153,10 @@ class Pruner(Callback):
     # --- what a trainer calls ---------------------------------------------------------------------------------------
 
     def on_train_begin(self, logs: Logs) -> None:
+        own = {id(p) for p in self.model.parameters()}
+        if any(id(target.parameter) not in own for target in self._targets or ()):
+            hint = "Make a pruner for each model"
+            raise ValueError(message("Pruner", "the model", "another one than before", "the one that it prunes", hint))
         self._seen = self.trainer.step
         if self.rewind is not None and self.rewind.step == 0 and self.trainer.resumed is None:
             self.begin()

@@ -32,8 +32,9 @@ class PruningSchedule:
         self.final = self._share("final", final)
         self.begin, self.end = integer(self._who, "begin", begin), integer(self._who, "end", end)
         self.every = integer(self._who, "every", every)
-        if not 0 <= self.begin <= self.end:
-            raise ValueError(message(self._who, "begin and end", f"{begin} and {end}", "0 <= begin <= end"))
+        if not 0 <= self.begin <= self.end or not self.end:
+            need = "0 <= begin <= end, and an end of at least 1, the first step"
+            raise ValueError(message(self._who, "begin and end", f"{begin} and {end}", need))
         if self.every < 1:
             raise ValueError(message(self._who, "every", f"{every}", "at least 1"))
 

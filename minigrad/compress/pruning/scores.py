@@ -11,7 +11,7 @@ from minigrad import dtypes, random
 from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
 from minigrad.compress.pruning.targets import Target
-from minigrad.errors import GradError, describe, message
+from minigrad.errors import GradError, ShapeError, describe, message
 from minigrad.nn.checks import number
 from minigrad.tensor import Tensor
 
@@ -102,6 +102,9 @@ class _Gathered(Score):
             w = target.parameter._array
             if total is None:
                 total = self.sums[target.name] = np.zeros(w.shape, _wide(w[:0]).dtype)
+            if total.shape != w.shape:
+                got, hint = f"of shape {total.shape}", "Make the score anew, as the parameter has another shape now"
+                raise ShapeError(message(type(self).__name__, f"the sum of {target.name}", got, f"{w.shape}", hint))
             if isinstance(g, RowSparse):
                 total[g.ids] += self.term(_wide(w[g.ids]), _wide(v))
             else:
@@ -112,7 +115,7 @@ class _Gathered(Score):
         if target.name not in self.sums:
             grad = target.parameter._grad
             if grad is None:
-                hint = "Call backward first, or update(...) in each step"
+                hint = "Call backward first, or update(...) in each step, and exclude what is frozen"
                 raise GradError(message(type(self).__name__, f"the gradient of {target.name}", "None", "one", hint))
             g: Any = grad._array
             return self.term(_wide(target.parameter._array), _wide(g.dense() if isinstance(g, RowSparse) else g))

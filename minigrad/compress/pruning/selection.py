@@ -65,14 +65,15 @@ def pattern_gone(scores: Array, pattern: tuple[int, int], axis: int, name: str) 
     return np.moveaxis(gone.reshape(moved.shape), -1, axis)
 
 
-def count_of(who: str, amount: Any, size: int) -> int:
-    """How many weights of so many an amount is: a share as a float, or a number as an int."""
+def count_of(who: str, amount: Any, size: int | None = None) -> int:
+    """How many weights of so many an amount is: a share as a float, or a number as an int; without a size a check."""
     if isinstance(amount, (bool, np.bool_)) or not isinstance(amount, (int, float, np.integer, np.floating)):
         raise TypeError(message(who, "amount", repr(amount), "a share from 0 to 1, or a number of weights"))
     if isinstance(amount, (int, np.integer)):
-        if not 0 <= amount <= size:
-            raise ValueError(message(who, "amount", f"{amount}", f"from 0 to the {size} weights there are"))
+        if amount < 0 or (size is not None and amount > size):
+            need = "at least 0" if size is None else f"from 0 to the {size} weights there are"
+            raise ValueError(message(who, "amount", f"{amount}", need))
         return int(amount)
     if not (math.isfinite(amount) and 0.0 <= amount <= 1.0):
         raise ValueError(message(who, "amount", f"{amount}", "a share from 0 to 1"))
-    return round(float(amount) * size)
+    return round(float(amount) * (size or 0))

@@ -10,6 +10,7 @@ from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.autograd import is_grad_enabled
+from minigrad.compress.become import become
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import as_tensor, number
 from minigrad.nn.deferred import check_initialized
@@ -27,7 +28,8 @@ class SparseDense(Module):
     """A `Dense` layer for inference whose zeros take neither memory nor time: ``y = activation(x @ weight + bias)``.
 
     The weights lie by their outputs, as compressed sparse rows of the transposed weight. float32 inputs are multiplied
-    by a kernel of our own; anything else, and inputs that require grad, by the dense weight, made for the call.
+    by a kernel of our own; anything else, and inputs that require grad, by the dense weight, made for the call. What
+    is left out is not multiplied: a NaN or an infinity of the input that only meets zeros does not show in the output.
 
     Parameters
     ----------
@@ -90,6 +92,11 @@ class SparseDense(Module):
         self.training = layer.training
 
     @property
+    def weight(self) -> Tensor:
+        """The dense weight (in, out), made anew."""
+        return ops.asarray(self._weight())
+
+    @property
     def sparsity(self) -> float:
         """The share of weights that are left out."""
         return 1.0 - self.values.size / float(max(self.in_features * self.units, 1))
@@ -103,6 +110,8 @@ class SparseDense(Module):
         made: Tensor = y if self.activation is None else self.activation(y)
         return made
 
+    project = forward  # what models whose head it is call, in place of multiplying by its weight
+
     def _product(self, x: Tensor) -> Tensor:
         if not (x.requires_grad and is_grad_enabled()) and x.dtype == dtypes.float32 and x.size:
             array = np.ascontiguousarray(x._array).reshape(-1, self.in_features)
@@ -111,14 +120,19 @@ class SparseDense(Module):
             if made is not NotImplemented:
                 product: Tensor = tape.new_tensor(made.reshape(*x.shape[:-1], self.units))
                 return product
-        product = ops.linear(x, ops.asarray(self._weight()), self.bias)
+        product = ops.linear(x, self.weight, self.bias)
         return product
 
     def _weight(self) -> Any:
         """The dense weight (in, out)."""
-        ends = np.asarray(self.ends._array, np.int64)
+        ends, columns = np.asarray(self.ends._array, np.int64), self.columns._array
+        counts, size = np.diff(ends), self.values.size
+        inside = not size or (columns.min() >= 0 and columns.max() < self.in_features)
+        if ends[0] != 0 or ends[-1] != size or (counts < 0).any() or not inside:
+            got = "columns and ends that do not fit the values"
+            raise ValueError(message("SparseDense", "the state", got, "those of a sparse matrix"))
         made = np.zeros((self.units, self.in_features), self.values.dtype)
-        made[np.repeat(np.arange(self.units), np.diff(ends)), self.columns._array] = self.values._array
+        made[np.repeat(np.arange(self.units), counts), columns] = self.values._array
         return np.ascontiguousarray(made.T)
 
     def to_dense(self) -> Dense:
@@ -136,12 +150,14 @@ class SparseDense(Module):
 
 
 def sparsify(model: Module, above: float = FASTER) -> Module:
-    """Put a `SparseDense` in the place of every `Dense` of a model that has enough zeros, for inference.
+    """Turn every `Dense` of a model that has enough zeros into a `SparseDense`, for inference.
+
+    Projections inside attention and feed-forward networks, and subclasses, stay as they are.
 
     Parameters
     ----------
     model : Module
-        Changed in place, where it is no `Dense` itself.
+        Changed in place, as `quantize` does it.
     above : float
         The share of zeros from which on a layer is exchanged. By default 0.8, where the kernel has been measured to be
         faster for batches of 32 rows and more; for one row it is about 0.93.
@@ -149,7 +165,7 @@ def sparsify(model: Module, above: float = FASTER) -> Module:
     Returns
     -------
     Module
-        The model, or what has taken the place of it.
+        The model.
 
     Raises
     ------
@@ -172,33 +188,12 @@ def sparsify(model: Module, above: float = FASTER) -> Module:
         raise TypeError(message("sparsify", "model", describe(given), "a module"))
     if not 0.0 <= number("sparsify", "above", above) <= 1.0:
         raise ValueError(message("sparsify", "above", f"{above}", "a share from 0 to 1"))
-    made: dict[int, SparseDense] = {}
     for layer in model.modules():
         if type(layer) is Dense and layer.weight.is_initialized and _zeros(layer) >= above:
-            made[id(layer)] = SparseDense(layer)
-    if id(model) in made:
-        return made[id(model)]
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            changed = _exchanged(value, made)
-            if changed is not value:
-                setattr(module, name, changed)
+            become(layer, SparseDense(layer))
     return model
 
 
 def _zeros(layer: Dense) -> float:
     weight = layer.weight._array
     return 1.0 - int(np.count_nonzero(weight)) / max(int(weight.size), 1)
-
-
-def _exchanged(value: Any, made: dict[int, SparseDense]) -> Any:
-    """The value of an attribute with the new layers in the places of the old ones; itself where there are none."""
-    if isinstance(value, Module):
-        return made.get(id(value), value)
-    if isinstance(value, dict):
-        items = {key: _exchanged(v, made) for key, v in value.items()}
-        return items if any(items[key] is not value[key] for key in value) else value
-    if type(value) in (list, tuple):
-        found = [_exchanged(v, made) for v in value]
-        return type(value)(found) if any(a is not b for a, b in zip(found, value, strict=True)) else value
-    return value

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from minigrad.compress.become import become
 from minigrad.compress.quantization.quantized_dense import QuantizedDense, checked_bits
 from minigrad.compress.quantization.quantized_embedding import QuantizedEmbedding
-from minigrad.errors import message
+from minigrad.errors import layer_path, message
 from minigrad.nn.deferred import check_initialized
 from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
@@ -19,7 +20,6 @@ __all__ = ["quantize"]
 M = TypeVar("M", bound=Module)
 
 NAME = "quantize"
-KEPT = ("_name", "_is_plain", "_pre_hooks", "_hooks", "is_checkpointed", "training")
 
 
 def quantize(
@@ -103,16 +103,20 @@ def quantize(
     for path, layer in modules.items():
         if path in left:
             continue
-        if type(layer) in (Dense, Projection):
-            check_initialized(NAME, f"{path}.weight" if path else "weight", layer.weight)  # type: ignore[attr-defined]
-            made.append((layer, QuantizedDense.of(layer, **ways)))
-        elif embeddings and type(layer) is Embedding:
-            made.append((layer, QuantizedEmbedding.of(layer, **ways)))
+        dense = type(layer) in (Dense, Projection)
+        if not dense and not (embeddings and type(layer) is Embedding):
+            continue
+        check_initialized(NAME, f"{path}.weight" if path else "weight", layer.weight)  # type: ignore[attr-defined]
+        token = layer_path.set(path)  # what an error says
+        try:
+            made.append((layer, (QuantizedDense if dense else QuantizedEmbedding).of(layer, **ways)))
+        finally:
+            layer_path.reset(token)
     if not made and not any(isinstance(layer, (QuantizedDense, QuantizedEmbedding)) for layer in modules.values()):
         need = "one with a Dense, a layer with projections, or an Embedding, that is not excluded"
         raise ValueError(message(NAME, "model", f"a {type(model).__name__} without layers to quantize", need))
     for layer, quantized in made:
-        _become(layer, quantized)
+        become(layer, quantized)
     model.eval()
     model.requires_grad_(False)
     return model
@@ -120,7 +124,8 @@ def quantize(
 
 def _excluded(modules: dict[str, Module], exclude: Iterable[str]) -> set[str]:
     """The paths that are left alone."""
-    if isinstance(exclude, str):
+    given: Any = exclude
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(message(NAME, "exclude", repr(exclude), "a list of paths"))
     left: set[str] = set()
     for name in exclude:
@@ -129,13 +134,3 @@ def _excluded(modules: dict[str, Module], exclude: Iterable[str]) -> set[str]:
             raise ValueError(message(NAME, "exclude", repr(name), "the path of a module, as named_modules gives them"))
         left |= found
     return left
-
-
-def _become(layer: Any, other: Module) -> None:
-    """Turn a layer into another one, so that all that shares it, its name and its hooks are kept."""
-    own = vars(layer)
-    kept = {name: own[name] for name in KEPT if name in own}
-    own.clear()
-    own.update(vars(other))
-    own.update(kept)
-    layer.__class__ = type(other)

@@ -17,7 +17,7 @@ __all__ = ["check_amount", "plan"]
 
 def check_amount(who: str, amount: Any) -> float:
     """A share of the units, 0 <= amount < 1."""
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < 1:
+    if isinstance(amount, bool) or not isinstance(amount, (int, float, np.floating)) or not 0 <= amount < 1:
         raise ValueError(message(who, "amount", describe(amount), "a share of the units, 0 <= amount < 1"))
     return float(amount)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad.autograd import no_grad
+from minigrad.compress.pruning.sparse_dense import SparseDense
+from minigrad.compress.quantization.quantized_dense import QuantizedDense
 from minigrad.compress.structured.follow import is_convolution
 from minigrad.compress.structured.structure import is_linear
 from minigrad.compress.structured.units import is_count
@@ -78,7 +80,8 @@ class Cost:
 def measure(model: Module, *inputs: Any, repeats: int = 5, **options: Any) -> Cost:
     """Count the operations of a forward, and take its time.
 
-    Counted are the products of `Dense` and the other linear maps, convolutions, attention, and the logits of language
+    Counted are the products of `Dense` and the other linear maps, quantized ones as they were and sparse ones by the
+    weights that are left, convolutions, attention, and the logits of language
     models, two operations for each multiplication and addition; a layer that is called twice counts twice. What is
     linear in the features (biases, activations, norms), embeddings, recurrent layers and products in a forward of your
     own are left out.
@@ -98,6 +101,8 @@ def measure(model: Module, *inputs: Any, repeats: int = 5, **options: Any) -> Co
 
     Raises
     ------
+    TypeError
+        If the model is no module.
     ValueError
         If `repeats` is not positive.
 
@@ -110,6 +115,9 @@ def measure(model: Module, *inputs: Any, repeats: int = 5, **options: Any) -> Co
     >>> cost.flops, cost.parameters, cost.bytes  # 2 * 10 * (3 * 4 + 4 * 2)
     (400, 26, 104)
     """
+    given: Any = model
+    if not isinstance(given, Module):
+        raise TypeError(message("measure", "model", describe(given), "a module"))
     if not is_count(repeats):
         raise ValueError(message("measure", "repeats", describe(repeats), "an int of at least 1"))
     count = [0]
@@ -147,6 +155,10 @@ def _operations(module: Any, args: tuple[Any, ...], output: Any) -> int:
     """Those of one layer in one call."""
     if is_linear(module):
         return int(2 * output.size * module.weight.shape[0])
+    if isinstance(module, QuantizedDense):
+        return int(2 * output.size * module.in_features)
+    if isinstance(module, SparseDense):
+        return int(2 * output.size // module.units * module.values.size)
     if is_convolution(module):
         each = math.prod(module.kernel_size)
         if module.transposed:

@@ -10,7 +10,7 @@ import numpy as np
 from minigrad.compress.structured.choice import check_amount
 from minigrad.compress.structured.configs import check_configs, update_configs
 from minigrad.compress.structured.neurons import chosen
-from minigrad.compress.structured.structure import Tree, Unknown, is_plain, is_sequential, join
+from minigrad.compress.structured.structure import Tree, Unknown, is_linear, is_plain, is_sequential, join
 from minigrad.compress.structured.unit_scores import unit_scores
 from minigrad.compress.structured.units import Array, Units, is_count, kept_ids
 from minigrad.errors import describe, message
@@ -96,7 +96,8 @@ def remove_layers(
     elif indices is not None and not found and is_sequential(model):
         found = {"": model}
     if not found:
-        raise ValueError(message(who, "model", describe(model), "a TransformerEncoder or TransformerDecoder"))
+        need = "a TransformerEncoder or TransformerDecoder, or indices in a Sequential"
+        raise ValueError(message(who, "model", describe(model), need))
     for path, m in found.items():
         if not is_sequential(m) and not any(is_plain(m, kind) for kind in (TransformerEncoder, TransformerDecoder)):
             raise tree.refuse(path, Unknown(path, f"a {type(m).__name__}, whose forward is not known"))
@@ -155,7 +156,10 @@ def _by_scores(tree: Tree, found: Mapping[str, Any], share: float, scores: Any, 
         if isinstance(scores, Mapping):
             values = unit_scores(tree.who, m, [Units(path, count)], scores, None)[0]
         else:
-            each = [_writes(join(path, f"layers.{i}"), layer) for i, layer in enumerate(m.layers)]
+            try:
+                each = [_writes(join(path, f"layers.{i}"), layer) for i, layer in enumerate(m.layers)]
+            except Unknown as unknown:
+                raise tree.refuse(path, unknown) from None
             values = np.concatenate(unit_scores(tree.who, m, each, scores, None))
         number = max(count - round(share * count), min(minimum, count))
         kept[path] = np.sort(np.argsort(-values, kind="stable")[:number])
@@ -168,6 +172,9 @@ def _writes(name: str, layer: Any) -> Units:
     for part in ("self_attention", "cross_attention", "feed_forward"):
         output = getattr(getattr(layer, part, None), "output", None)
         if output is not None:
+            if not is_linear(output):
+                why = f"a {type(output).__name__} in the place of a linear map, whose weights have no scores"
+                raise Unknown(f"{name}.{part}.output", why)
             units.add(f"{name}.{part}.output.weight", output.weight, 0, is_read=True)
             units.add(f"{name}.{part}.output.bias", output.bias, 0, is_read=True)
     return units

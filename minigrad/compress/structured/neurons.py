@@ -9,7 +9,7 @@ from minigrad.compress.structured.choice import plan
 from minigrad.compress.structured.configs import check_configs, update_configs
 from minigrad.compress.structured.follow import follow, is_convolution, make_units, read_units, scale_units
 from minigrad.compress.structured.structure import Tree, Unknown, is_linear, is_plain, join, need_elementwise
-from minigrad.compress.structured.units import Units, keep_all, kept_ids
+from minigrad.compress.structured.units import Units, keep_all, sorted_ids
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.containers import ModuleDict, ModuleList
 from minigrad.nn.dense import Dense
@@ -129,7 +129,7 @@ def chosen(
     """Those among the layers found that are asked for."""
     paths = [path for path, _ in tree]
     for argument, names in (("layers", layers or ()), ("exclude", exclude)):
-        if isinstance(names, str):
+        if isinstance(names, str) or not isinstance(names, Iterable):
             raise TypeError(message(tree.who, argument, repr(names), "a sequence of paths"))
         for name in names:
             if name not in paths:
@@ -277,8 +277,7 @@ def remove_units(
     twice = {(id(s.tensor), s.axis) for s in units.shares}
     if len(twice) != len(units.shares):
         raise ShapeError(message(who, "layers", "one of them twice", "each once"))
-    given = [int(i) for i in keep]
-    gone = sorted(set(range(units.count)) - {i % units.count if -units.count <= i < units.count else i for i in given})
-    kept_ids(who, "keep", given, units.count, minimum=0)  # refuses what is no unit, or there twice
-    kept = kept_ids(who, "keep", gone, units.count)
+    kept = sorted_ids(who, "keep", keep, units.count)
+    if not kept.size:
+        raise ValueError(message(who, "keep", "empty", "at least one unit"))
     keep_all(who, [(units, kept)])

@@ -44,9 +44,17 @@ def unit_scores(who: str, model: Module, found: Sequence[Units], scores: Any, da
         need = "batches, for scores='activation'" if data is None else "none without scores='activation'"
         raise ValueError(message(who, "data", describe(data), need))
     if scores == "activation":
-        return _activations(who, model, found, data)
-    measure = {"l1": _l1, "l2": _l2, "taylor": _taylor}[scores]
-    return [measure(who, units) for units in found]
+        if not isinstance(data, Iterable):
+            raise TypeError(message(who, "data", describe(data), "a list of batches, or a loader"))
+        made = _activations(who, model, found, data)
+    else:
+        measure = {"l1": _l1, "l2": _l2, "taylor": _taylor}[scores]
+        made = [measure(who, units) for units in found]
+    for units, own in zip(found, made, strict=True):
+        if np.isnan(own).any():
+            hint = "Are its weights, and what it computes, finite?"
+            raise ValueError(message(who, f"scores of {units.name!r}", "NaN", "numbers", hint))
+    return made
 
 
 def _given(who: str, units: Units, scores: Mapping[str, Any]) -> Array:

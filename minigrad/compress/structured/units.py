@@ -17,7 +17,7 @@ from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.tensor import Tensor
 
-__all__ = ["Array", "Kept", "Share", "Units", "is_count", "keep_all", "kept_ids", "take"]
+__all__ = ["Array", "Kept", "Share", "Units", "is_count", "keep_all", "kept_ids", "sorted_ids", "take"]
 
 Array = np.ndarray[Any, Any]
 
@@ -94,6 +94,7 @@ class Units:
         """Raise where a tensor waits for its shape, or the units do not divide its axis."""
         for share in self.shares:
             check_initialized(who, share.name, share.tensor)
+            mask_of(share.tensor, f"{who}: {share.name}")
             if share.tensor.shape[share.axis] % (share.repeats * self.count):
                 need = (
                     f"a multiple of {share.repeats * self.count} on axis {share.axis}, for the units of {self.name!r}"
@@ -145,7 +146,7 @@ def take(t: Tensor, places: Array, axis: int) -> None:
 
 def kept_ids(who: str, name: str, given: Any, count: int, *, minimum: int = 1) -> Array:
     """The units that are left when some are taken out: sorted, and at least so many."""
-    gone = ids(who, name, given, count)
+    gone = sorted_ids(who, name, given, count)
     left: Array = np.setdiff1d(np.arange(count), gone)
     if len(left) < minimum:
         need = f"at most {count - minimum}, so that {minimum} of {count} are left"
@@ -158,8 +159,8 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def ids(who: str, name: str, given: Any, count: int) -> Array:
-    """Ids of units, each once; negative ones count from the end."""
+def sorted_ids(who: str, name: str, given: Any, count: int) -> Array:
+    """Ids of units, sorted, each once; negative ones count from the end."""
     if isinstance(given, Tensor):
         given = given.numpy()
     found = np.asarray(list(given) if isinstance(given, Iterable) and not isinstance(given, np.ndarray) else given)
@@ -172,4 +173,4 @@ def ids(who: str, name: str, given: Any, count: int) -> Array:
     found = found % count
     if len(np.unique(found)) != len(found):
         raise ValueError(message(who, name, describe(given if isinstance(given, Sequence) else found), "each once"))
-    return found
+    return np.sort(found)

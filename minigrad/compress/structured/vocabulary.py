@@ -9,10 +9,11 @@ import numpy as np
 
 from minigrad.compress.structured.configs import update_configs
 from minigrad.compress.structured.structure import Tree, Unknown, is_plain
-from minigrad.compress.structured.units import Array, Units, keep_all, kept_ids
+from minigrad.compress.structured.units import Array, Units, keep_all, sorted_ids
 from minigrad.errors import describe, message
 from minigrad.models.bert import Bert, BertForMaskedLM
 from minigrad.models.language_model import LanguageModel
+from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
 from minigrad.nn.module import Module
 
@@ -60,10 +61,8 @@ def shrink_embedding(model: Module, keep: Iterable[int]) -> Array:
     who = "shrink_embedding"
     tree = Tree(who, model)
     units, embedding = _rows(tree, model)
-    given = list(keep)
-    kept_ids(who, "keep", given, units.count, minimum=0)  # refuses what is no id, or there twice
-    kept = np.sort(np.asarray(given, np.int64) % units.count)
-    if not len(kept):
+    kept = sorted_ids(who, "keep", keep, units.count)
+    if not kept.size:
         raise ValueError(message(who, "keep", "empty", "at least one id"))
     padding = embedding.padding_idx
     if padding is not None and padding not in kept:
@@ -98,6 +97,8 @@ def _rows(tree: Tree, model: Any) -> tuple[Units, Embedding]:
     units = Units(name, table.num_embeddings)
     units.add(f"{name}.weight", table.weight, 0)
     if isinstance(model, LanguageModel) and model.head is not None:
+        if not is_plain(model.head, Dense):
+            raise tree.refuse("head", Unknown("head", f"a {type(model.head).__name__} in the place of a linear map"))
         units.add("head.weight", model.head.weight, 1)
         units.add("head.bias", model.head.bias, 0)
         units.settle.append(lambda count: setattr(model.head, "units", count))

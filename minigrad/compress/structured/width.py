@@ -113,6 +113,8 @@ def _stream(model: Any) -> tuple[Units, list[Any]]:
             raise Unknown(name, f"a {type(norm).__name__}, no RMSNorm with a weight")
         units.add(f"{name}.weight", norm.weight, 0)
     if model.head is not None:
+        if not is_linear(model.head):
+            raise Unknown("head", f"a {type(model.head).__name__} in the place of a linear map")
         units.add("head.weight", model.head.weight, 0)
     return units, [norm for _, norm in norms]
 
