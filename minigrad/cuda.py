@@ -34,9 +34,10 @@ def device_count() -> int:
     True
     """
     try:
-        return _backend("device_count").count()
+        found: int = _backend("device_count").count()
     except DeviceError:
         return 0
+    return found
 
 
 def current_device() -> str:
@@ -131,7 +132,7 @@ def set_memory_limit(size: int | None = None, fraction: float | None = None) -> 
     """
     if (size is None) == (fraction is None):
         raise ValueError(message("set_memory_limit", "size, fraction", (size, fraction), "one of them"))
-    if size is not None and (not isinstance(size, int) or size < 0):
+    if size is not None and size < 0:
         raise ValueError(message("set_memory_limit", "size", size, "a number of bytes of at least 0"))
     if fraction is not None and not 0 <= fraction <= 1:
         raise ValueError(message("set_memory_limit", "fraction", fraction, "a number from 0 to 1"))

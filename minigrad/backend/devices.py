@@ -94,7 +94,7 @@ def set_item(array: Array, index: Any, values: Array) -> None:
 
 def writeable(array: Array) -> bool:
     """Whether an array may be written to; only NumPy knows some that may not."""
-    return getattr(array.flags, "writeable", True)  # type: ignore[no-any-return]
+    return getattr(array.flags, "writeable", True)
 
 
 def move(array: Array, device: Any, who: str) -> Array:

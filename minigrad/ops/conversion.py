@@ -48,7 +48,7 @@ def to_array(value: Any, dtype: Any = None, *, who: str, copy: bool | None = Non
             raise _cast_needed(who, array.dtype, wanted)
         _check_cast(array.dtype, wanted, who)
         with np.errstate(all="ignore"):
-            return dispatch.recast(array, wanted)  # type: ignore[no-any-return]
+            return dispatch.recast(array, wanted)
     return array.copy(order="K") if copy else array
 
 
@@ -311,7 +311,7 @@ def as_operand(who: str, argument: str, value: Any) -> Tensor:
 @op(dtype=keep, amp="keep")
 def _to_device(xp: Any, x: Array, /, device: str, source: str) -> Array:
     if isinstance(x, tape.TensorBase):
-        return to_device(x, device)
+        return _moved(x, device, "to")
     moved = devices.move(x, device, "to")
     return x.copy() if moved is x else moved
 
@@ -349,7 +349,7 @@ def to_device(x: Tensor, device: Any) -> Tensor:
     return _moved(x, device, "to")
 
 
-def _moved(x: Tensor, device: Any, who: str) -> Tensor:
+def _moved(x: Any, device: Any, who: str) -> Tensor:
     _, name = devices.backend_of(device, who)
     return x if x.device == name else _to_device(x, device=name, source=x.device)
 

@@ -186,7 +186,7 @@ _cross_entropy.samples(
 
 def check_smoothing(who: str, label_smoothing: Any) -> None:
     """Raise ValueError where it is no share."""
-    if not isinstance(label_smoothing, Real) or not 0 <= label_smoothing <= 1:
+    if not isinstance(label_smoothing, Real) or not 0 <= float(label_smoothing) <= 1:
         raise ValueError(message(who, "label_smoothing", describe(label_smoothing), "a number from 0 to 1"))
 
 
