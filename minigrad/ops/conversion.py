@@ -240,7 +240,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | 
         wanted = obj.dtype if dtype is None else dtypes.as_dtype(dtype, "asarray")
         if copy is False and wanted != obj.dtype:
             raise _cast_needed("asarray", obj.dtype, wanted)
-        moved = obj if device is None else _moved(obj, device, "asarray")  # type: ignore[arg-type]
+        moved = obj if device is None else _moved(obj, device, "asarray")
         return astype(moved, wanted, copy=bool(copy))  # type: ignore[arg-type]
     return new(to_array(obj, dtype, who="asarray", copy=copy), device=device, who="asarray")
 
