@@ -168,9 +168,14 @@ class ProcessCommunicator(Communicator):
 
 def limit(timeout: float | None) -> float:
     """How long a rank waits for the others, in seconds."""
-    wait = float(os.environ.get("MINIGRAD_TIMEOUT") or TIMEOUT) if timeout is None else timeout
+    given: Any = (os.environ.get("MINIGRAD_TIMEOUT") or TIMEOUT) if timeout is None else timeout
+    try:
+        wait = float(given)
+    except (TypeError, ValueError):
+        wait = 0.0
     if not wait > 0:
-        raise ValueError(message("parallel.init", "timeout", f"{wait:g}", "seconds, more than 0"))
+        name = "MINIGRAD_TIMEOUT" if timeout is None else "timeout"
+        raise ValueError(message("parallel.init", name, f"{given}", "seconds, more than 0"))
     return min(wait, LONGEST)
 
 
