@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import amp, nn, ops, optim, parallel
+from minigrad.errors import ShapeError
 
 Array = np.ndarray[Any, Any]
 DTYPES: dict[str, Any] = {
@@ -285,6 +287,34 @@ def deferred() -> Any:
     x = np.random.default_rng(world.rank).normal(size=(4, 2)).astype(np.float32)
     model(mg.asarray(x)).mean().backward()
     return [p.grad.tolist() for p in model.parameters()], [p.tolist() for p in model.parameters()]
+
+
+def unlike_arrays(how: str, first: Any, second: Any) -> str:
+    """What a collective says of ranks that come with arrays of as many bytes, but of other shapes or dtypes."""
+    world = parallel.init()
+    x = np.ones(*(second if world.rank else first))
+    given = {"rows": [1, x.size - 1] if world.rank else [x.size - 1, 1]} if how == "reduce_scatter" else {}
+    try:
+        getattr(world, how)(x, **given)
+    except (parallel.ParallelError, ShapeError) as error:
+        return str(error)
+    return "nothing"
+
+
+def no_answer() -> Any:
+    """Something that no pickle holds."""
+    return lambda: None
+
+
+def copies() -> list[Any]:
+    """What becomes of a copy of a wrapped model, and of one with a layer that knows its ranks."""
+    made = parallel.DataParallel(nn.Sequential([nn.Dense(2, in_features=2), nn.BatchNorm1D(2)]), sync_batch_norm=True)
+    try:
+        copy.deepcopy(made)
+    except TypeError as error:
+        said = str(error)
+    other: Any = copy.deepcopy(made.module)
+    return [said, other[1].statistics.communicator is parallel.init(), other[0].weight is not made.module[0].weight]
 
 
 def unlike_models() -> Any:

@@ -160,7 +160,8 @@ def test_a_failure_ends_all(program: Path, how: str, status: int, words: str, tr
         (None, "No module named not_there", 0),
         # the others fail at once, and wait until it is told
         ("class Slow(Exception):\n    def __str__(self):\n        import time\n        time.sleep(0.5)\n"
-         "        return 'told'\nfrom minigrad import parallel\nparallel.init().barrier()\nraise Slow", "Slow: told", 1),
+         "        return 'told'\nfrom minigrad import parallel\nparallel.init().barrier()\nraise Slow",
+         "Slow: told", 1),
         ("from minigrad import parallel\nparallel.init()\n", "MINIGRAD_TIMEOUT is soon, needs seconds, more than 0", 1),
     ],
 )  # fmt: skip

@@ -72,13 +72,15 @@ def create() -> int:
     """Open a file without a name; not as 0 to 2, which are free where a stream is closed, and what prints writes to."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("minigrad-data")
-        if fd > 2:
-            return fd
-        file: Any = os.fdopen(fd, "rb")
     else:
-        file = tempfile.TemporaryFile()
-    with file:
-        return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3)
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def reserve(fd: int, size: int) -> None:

@@ -418,6 +418,13 @@ class DataParallel(Module):
             bucket.give(used[: len(bucket.parameters)])
             del used[: len(bucket.parameters)]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.communicator.size > 1:
+            hint = "Copy or pickle model.module, or its state_dict"
+            need = "none: its ranks average the gradients of these parameters"
+            raise TypeError(message("DataParallel", None, "a copy", need, hint))
+        return super().__reduce_ex__(protocol)
+
     def extra_repr(self) -> str:
         """The ranks."""
         return f"{self.communicator!r}"

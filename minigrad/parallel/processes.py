@@ -24,6 +24,7 @@ TIMEOUT = 1800.0  # seconds that a rank waits for the others
 LONGEST = 1e9  # of them: it is counted in nanoseconds
 SPIN = 50e-6  # seconds that it spins before it sleeps, where each has a processor of its own
 CALLS = ("barrier", "allreduce", "reduce_scatter", "all_gather", "broadcast")
+SIGNS = 10_000  # numbers for a collective, what is combined and how
 OPS, KINDS = list(shared.ops), list(shared.kinds)
 
 
@@ -94,10 +95,10 @@ class ProcessCommunicator(Communicator):
         try:
             getattr(self._channel, name)(*args)
         except shared.Failure as failure:
-            raise self._error(name, peer, *failure.args) from None
+            raise self._error(name, peer, args[-1], *failure.args) from None
 
-    def _error(self, name: str, peer: int | None, reason: str, *details: Any) -> ParallelError:
-        """What to say of a failure."""
+    def _error(self, name: str, peer: int | None, own: Any, reason: str, *details: Any) -> ParallelError:
+        """What to say of a failure; `own`: the sign of this rank, in a collective."""
         who = {"push": "send", "pull": "recv", "exchange": "sendrecv"}.get(name, name)
         whom = "the other ranks" if peer is None else f"rank {peer}"
         if reason == "ended":
@@ -111,22 +112,24 @@ class ProcessCommunicator(Communicator):
         if reason == "unlike":
             rank, sign = details
             other = f"rank {rank} came to {describe_sign(*sign)}"
+            if sign[0] != own and sign[0] % SIGNS == own % SIGNS:
+                other += " of another dtype or shape" + (" or with other rows" if name == "reduce_scatter" else "")
             return ParallelError(f"{who}: {other}. All ranks call the same collectives in the same order")
         return ParallelError(f"{who}: an earlier call did not come to its end, so the ranks are out of step")
 
     def _allreduce(self, x: Array, out: Array, kind: int, op: str) -> None:
-        what = sign("allreduce", kind, op)
+        what = sign("allreduce", kind, op, self._form)
         self._call("allreduce", x, out, x.itemsize, kind, shared.ops[op], what)
 
     def _reduce_scatter(self, x: Array, out: Array, ends: Array, kind: int, op: str) -> None:
-        what = sign("reduce_scatter", kind, op)
+        what = sign("reduce_scatter", kind, op, self._form)
         self._call("reduce_scatter", x, out, ends, x.itemsize, kind, shared.ops[op], what)
 
     def _all_gather(self, x: Array, out: Array, ends: Array) -> None:
         self._call("all_gather", x, out, ends, sign("all_gather"))
 
     def _broadcast(self, x: Array, root: int) -> None:
-        self._call("broadcast", x, root, sign("broadcast"))
+        self._call("broadcast", x, root, sign("broadcast", form=self._form))
 
     def _barrier(self) -> None:
         self._call("barrier", sign("barrier"))
@@ -144,6 +147,7 @@ class ProcessCommunicator(Communicator):
         starts = np.zeros(len(groups), np.int64)
         if self.rank == 0:
             starts[:] = self.block.allocate(*map(len, groups))
+        self._form = 0
         self._broadcast(starts.view(np.uint8), 0)
         for start, group in zip(starts.tolist(), groups):
             if self.rank in group:
@@ -184,13 +188,14 @@ def round_up(size: int) -> int:
     return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
-def sign(name: str, kind: int = 0, op: str = "sum") -> int:
+def sign(name: str, kind: int = 0, op: str = "sum", form: int = 0) -> int:
     """A collective as a number that the ranks compare."""
-    return (CALLS.index(name) * 100 + kind) * 10 + shared.ops[op]
+    return form * SIGNS + (CALLS.index(name) * 100 + kind) * 10 + shared.ops[op]
 
 
 def describe_sign(what: int, size: int, root: int) -> str:
     """The words for it."""
+    what %= SIGNS
     name, kind, op = CALLS[what // 1000], KINDS[what // 10 % 100], OPS[what % 10]
     if name == "barrier":
         return "barrier"

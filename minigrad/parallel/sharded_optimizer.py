@@ -166,7 +166,8 @@ class ShardedOptimizer(Optimizer):
 
     def _broadcast(self, params: list[Tensor], owner: int) -> None:
         if len(params) == 1 and params[0]._array.flags.c_contiguous:
-            self.communicator.broadcast(params[0]._array, owner, out=params[0]._array)
+            flat = params[0]._array.reshape(-1)
+            self.communicator.broadcast(flat, owner, out=flat)
             return
         flat = np.concatenate([np.ravel(p._array) for p in params])
         self.communicator.broadcast(flat, owner, out=flat)
