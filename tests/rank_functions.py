@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import os
 import signal
 import sys
@@ -299,6 +300,22 @@ def unlike_arrays(how: str, first: Any, second: Any) -> str:
     except (parallel.ParallelError, ShapeError) as error:
         return str(error)
     return "nothing"
+
+
+def memory_of_groups(number: int) -> list[int]:
+    """The memory of the block before groups are made and dropped, and after."""
+    world: Any = parallel.init()
+    x = np.ones(1000)
+    sizes = []
+    for times in (1, number):
+        for _ in range(times):
+            world.split(world.rank % 2).allreduce(x)
+            world.duplicate().sendrecv(x, (world.rank + 1) % world.size, (world.rank - 1) % world.size)
+        gc.collect()
+        world.barrier()
+        sizes.append(os.fstat(world.block.fd).st_blocks * 512)
+        world.barrier()
+    return sizes
 
 
 def no_answer() -> Any:

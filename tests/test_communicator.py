@@ -147,6 +147,13 @@ def test_arrays_that_differ_are_not_mixed(how: str, first: Any, second: Any, wor
     assert any(re.search(words, text) for text in said), said
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel takes no memory back from a file")
+def test_groups_that_are_dropped_give_their_memory_back() -> None:
+    with parallel.Group(3, threads_each=1, timeout=60.0) as made:
+        for before, after in made.run(functions.memory_of_groups, 8):
+            assert after == before
+
+
 def test_what_no_pickle_holds() -> None:
     with parallel.Group(2, threads_each=1, timeout=60.0) as made:
         with pytest.raises((AttributeError, pickle.PicklingError), match="<lambda>"):
@@ -311,7 +318,7 @@ def test_every_instruction_set_combines_alike(dtype: str) -> None:
 
 def test_a_timeout_is_a_time() -> None:
     block = start.Block(1)
-    with pytest.raises(ValueError, match="timeout is 0, needs seconds, more than 0"):
+    with pytest.raises(ValueError, match="timeout is 0.0, needs seconds, more than 0"):
         block.communicator(0, 0.0)
     assert int(block.communicator(0, float("inf")).allreduce(3)) == 3
     with pytest.raises(ValueError, match="the number of ranks is 0"):

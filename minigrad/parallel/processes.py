@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
+import weakref
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,7 +33,7 @@ OPS, KINDS = list(shared.ops), list(shared.kinds)
 class Block:
     """The memory of a world of processes: a file without a name, which the kernel frees with the last of them.
 
-    It grows as groups are made, and is passed on as a descriptor.
+    It grows as groups are made, gives back what those used that all ranks have dropped, and is passed on as a descriptor.
 
     Parameters
     ----------
@@ -90,6 +92,7 @@ class ProcessCommunicator(Communicator):
         self.timeout, self.spin = timeout, spin
         region = block.map(start, shared.region_bytes(self.size)[1])
         self._channel = shared.Channel(block.world, region, np.array(ranks, np.int32), rank, timeout, spin)
+        weakref.finalize(self, release, os.getpid(), self._channel, region.base.obj).atexit = False
 
     def _call(self, name: str, *args: Any, peer: int | None = None) -> None:
         try:
@@ -168,6 +171,13 @@ class ProcessCommunicator(Communicator):
             print(f"minigrad: rank {me} ends all{': ' if reason else ''}{reason}", file=sys.stderr, flush=True)
         self.block.world.stop(me + 1)
         raise SystemExit(1)
+
+
+def release(owner: int, channel: shared.Channel, memory: Any) -> None:
+    """Give back the memory of a group that no rank has any more; its place in the block stays empty."""
+    if os.getpid() == owner and channel.leave() and hasattr(mmap, "MADV_REMOVE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_REMOVE)
 
 
 def limit(timeout: float | None) -> float:
