@@ -334,6 +334,32 @@ def copies() -> list[Any]:
     return [said, other[1].statistics.communicator is parallel.init(), other[0].weight is not made.module[0].weight]
 
 
+def thawed(size: int) -> list[list[float]]:
+    """The gradients of a model whose first layer is trained from the second step on, and frozen again in the third."""
+    ranks = team(size)
+    if ranks is None:
+        return []
+    mg.random.seed(0)
+    plain = nn.Sequential(
+        [nn.Embedding(6, 3, sparse=True), nn.Dense(3, "tanh", in_features=3), nn.Dense(1, in_features=3)]
+    )
+    frozen = [*plain[0].parameters(), *plain[1].parameters()]  # type: ignore[index]
+    for p in frozen:
+        p.requires_grad = False
+    model = parallel.DataParallel(plain, ranks, bucket_size=16)
+    ids = mg.tensor(np.arange(12).reshape(12, 1) % 5)[ranks.rank * 12 // size : (ranks.rank + 1) * 12 // size]
+    found = []
+    for trained in (False, True, False):
+        for p in frozen:
+            p.requires_grad = trained
+        model.zero_grad()
+        (model(ids) ** 2).mean().backward()
+        assert list(model.state_dict()) == list(plain.state_dict())
+        grads = [np.zeros(p.shape) if p.grad is None else np.asarray(p.grad._array) for p in plain.parameters()]
+        found.append(np.concatenate([np.ravel(g) for g in grads]).tolist())
+    return found
+
+
 def unlike_models() -> Any:
     """Ranks with other models."""
     return parallel.DataParallel(nn.Dense(1, in_features=2 + parallel.init().rank))

@@ -318,7 +318,7 @@ def test_every_instruction_set_combines_alike(dtype: str) -> None:
 
 def test_a_timeout_is_a_time() -> None:
     block = start.Block(1)
-    with pytest.raises(ValueError, match="timeout is 0.0, needs seconds, more than 0"):
+    with pytest.raises(ValueError, match=r"timeout is 0\.0, needs seconds, more than 0"):
         block.communicator(0, 0.0)
     assert int(block.communicator(0, float("inf")).allreduce(3)) == 3
     with pytest.raises(ValueError, match="the number of ranks is 0"):

@@ -33,7 +33,7 @@ OPS, KINDS = list(shared.ops), list(shared.kinds)
 class Block:
     """The memory of a world of processes: a file without a name, which the kernel frees with the last of them.
 
-    It grows as groups are made, gives back what those used that all ranks have dropped, and is passed on as a descriptor.
+    It grows as groups are made, gives back what those used that no rank has any more, and is passed on as a descriptor.
 
     Parameters
     ----------

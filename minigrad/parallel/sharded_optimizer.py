@@ -56,7 +56,8 @@ class ShardedOptimizer(Optimizer):
     Raises
     ------
     TypeError
-        If `make` gives no optimizer, or one that has a step of its own (`LBFGS`), which needs all parameters.
+        If `make` gives no optimizer, or one that has a step of its own (`LBFGS`), which needs all parameters, or if
+        `model` is no `DataParallel`.
     ValueError
         If `model` waits for its first batch.
 
@@ -95,6 +96,8 @@ class ShardedOptimizer(Optimizer):
             raise TypeError(message("ShardedOptimizer", "make", describe(type(made).__name__), need))
         self.optimizer: Optimizer = made
         self.defaults, self.param_groups, self.state = made.defaults, made.param_groups, made.state
+        if model is not None and not isinstance(model, DataParallel):
+            raise TypeError(message("ShardedOptimizer", "model", model, "a DataParallel"))
         if communicator is None:
             communicator = init() if model is None else model.communicator
         self.communicator = communicator
