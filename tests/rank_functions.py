@@ -302,6 +302,16 @@ def unlike_arrays(how: str, first: Any, second: Any) -> str:
     return "nothing"
 
 
+def onto_itself(shift: int) -> bool:
+    """Whether a sum is right whose result lies over what is summed, some elements before or behind."""
+    n = 500_000
+    x = np.arange(n + abs(shift), dtype=np.float32)
+    first, last = x[:n], x[-n:]
+    own, out = (first, last) if shift > 0 else (last, first)
+    wanted = 2 * own
+    return bool((parallel.init().allreduce(own, out=out) == wanted).all())
+
+
 def memory_of_groups(number: int) -> list[int]:
     """The memory of the block before groups are made and dropped, and after."""
     world: Any = parallel.init()

@@ -154,6 +154,12 @@ def test_groups_that_are_dropped_give_their_memory_back() -> None:
             assert after == before
 
 
+@pytest.mark.parametrize("shift", [-300_000, -1, 0, 1, 300_000])
+def test_a_result_may_lie_over_what_is_summed(shift: int) -> None:
+    with parallel.Group(2, threads_each=1, timeout=60.0) as made:
+        assert made.run(functions.onto_itself, shift) == [True, True]
+
+
 def test_what_no_pickle_holds() -> None:
     with parallel.Group(2, threads_each=1, timeout=60.0) as made:
         with pytest.raises((AttributeError, pickle.PicklingError), match="<lambda>"):

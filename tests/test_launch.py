@@ -118,6 +118,13 @@ def test_a_rank_gets_its_share(program: Path) -> None:
         assert out == f"{ranks} ['-n', 'a b'] __main__ beside True\n"
 
 
+def test_a_script_finds_itself(tmp_path: Path) -> None:
+    """As with ``python``, also once it has gone to another folder."""
+    (tmp_path / "program.py").write_text("import os; os.chdir('/'); print(open(__file__).read().count('chdir'))")
+    run = start("-n", 1, "program.py", folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert run.communicate(timeout=60) == ("2\n", "")
+
+
 def test_a_module(program: Path) -> None:
     run = start("-n", 1, "-m", "program", "tell", folder=program.parent, PYTHONPATH=str(ROOT))
     out, err = run.communicate(timeout=60)

@@ -140,6 +140,9 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_what_does_not_fit_is_refused(group: Ranks) -> None:
+    for function in (parallel.slice_in, parallel.gather_out):
+        with pytest.raises(AxisError, match=r"axis is 2, needs an axis of x float32 \(2, 2\)"):
+            function(mg.ones((2, 2)), parallel.init(), 2)
     texts = group.run(functions.wrong)[2]
     for text, words in zip(
         texts,

@@ -95,6 +95,8 @@ class Communicator(abc.ABC):
         array = self._array(who, x)
         kind, flat = self._reducible(who, array, op)
         result = self._result(who, array, out)
+        if out is not None and out is not array and np.may_share_memory(flat, out):
+            flat = flat.copy()  # else what is read later would be written over
         self._allreduce(flat, result.reshape(-1).view(flat.dtype), kind, op)
         return self._answer(x, result)
 
@@ -470,7 +472,7 @@ def form(*numbers: int) -> int:
 
 def kind_of(array: Array) -> int:
     """A number for a dtype."""
-    return ord(array.dtype.kind) << 8 | array.dtype.itemsize
+    return ord(array.dtype.kind) << 8 | int(array.dtype.itemsize)
 
 
 def _bytes(array: Array) -> Array:

@@ -90,7 +90,7 @@ class ProcessCommunicator(Communicator):
     def __init__(self, block: Block, start: int, ranks: list[int], rank: int, timeout: float, spin: float) -> None:
         self.block, self.ranks, self.size, self.rank = block, ranks, len(ranks), rank
         self.timeout, self.spin = timeout, spin
-        region = block.map(start, shared.region_bytes(self.size)[1])
+        region: Any = block.map(start, shared.region_bytes(self.size)[1])
         self._channel = shared.Channel(block.world, region, np.array(ranks, np.int32), rank, timeout, spin)
         weakref.finalize(self, release, os.getpid(), self._channel, region.base.obj).atexit = False
 

@@ -48,7 +48,7 @@ def run(world: shared.World, rank: int, kind: str, target: str) -> int:
         else:
             if not sys.flags.safe_path:
                 sys.path[0] = os.path.dirname(os.path.realpath(target))
-            runpy.run_path(target, run_name="__main__")
+            runpy.run_path(os.path.abspath(target), run_name="__main__")  # so __file__ holds wherever the script goes
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         if status:
