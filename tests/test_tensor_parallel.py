@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import parallel
+from minigrad.errors import AxisError
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the ranks get this path
 functions = importlib.import_module("split_functions")
