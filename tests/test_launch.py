@@ -196,6 +196,21 @@ def test_a_closed_stream_is_not_the_memory_of_the_ranks(program: Path, fd: int) 
     assert ("__main__ beside" in run.stdout) == (fd != 1)
 
 
+def test_a_failed_rank_that_does_not_end(tmp_path: Path) -> None:
+    """A thread holds it, and the other rank computes: nothing else tells of the failure."""
+    (tmp_path / "program.py").write_text(
+        "import threading, time\nfrom minigrad import parallel\nworld = parallel.init()\nworld.barrier()\n"
+        "if world.rank == 0:\n    threading.Thread(target=time.sleep, args=(100,)).start()\n"
+        "    raise ValueError('boom')\n"
+        "time.sleep(100)\n"
+    )
+    run = start("-n", 2, tmp_path / "program.py")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode in (1, 137)
+    assert err.count("ValueError: boom") == 1
+    assert "rank 1" not in err
+
+
 def test_nohup(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "import os, signal, time\nfrom minigrad import parallel\nworld = parallel.init()\nif world.rank == 0:\n"

@@ -107,10 +107,11 @@ class Supervisor:
                 code = self._settle(rank, first=not statuses)
                 if code:
                     statuses[rank] = code
-                    if self.deadline is None:
-                        self.harder = [signal.SIGKILL, signal.SIGTERM]
-                        self.deadline = time.monotonic() + SOON
-                        spared = self.deadline + LAST
+            # one that has failed may not end: a thread of its own may hold it
+            if self.deadline is None and (statuses or self.block.world.stopped()):
+                self.harder = [signal.SIGKILL, signal.SIGTERM]
+                self.deadline = time.monotonic() + SOON
+                spared = self.deadline + LAST
             if self.deadline is not None and running and time.monotonic() >= self.deadline:
                 kept = {self.block.world.stopped() - 1} if time.monotonic() < spared else set()
                 self._end(self.harder.pop() if self.harder else signal.SIGKILL, running - kept)
