@@ -7,6 +7,7 @@ import os
 import sys
 
 from minigrad import threads
+from minigrad.parallel.processes import MOST
 from minigrad.parallel.supervisor import Supervisor
 from minigrad.parallel.worker import INTERRUPTED
 
@@ -52,10 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     options = made.parse_args(argv)
     size = threads.cores() if options.n is None else options.n
     for name, value, least in (
-        ("-n", size, 1), ("--threads", options.threads, 1), ("--max-restarts", options.max_restarts, 0)
+        ("-n", size, 1), ("--threads", options.threads, 1), ("--max-restarts", options.max_restarts, 0),
+        ("--grace", options.grace, 0),
     ):  # fmt: skip
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # nor NaN
             made.error(f"{name} is {value}, needs at least {least}")
+    if size > MOST:
+        made.error(f"-n is {size}, needs at most {MOST}")
     if not options.module and not os.path.exists(options.target):
         made.error(f"there is no file {options.target}")
     command = ["module" if options.module else "script", options.target, *options.arguments]

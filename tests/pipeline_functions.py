@@ -130,6 +130,15 @@ def crowd(size: int) -> Any:
     return pipeline.train_step(x, x, lambda out, y: (out[:, :4] - y).mean())
 
 
+def whole_numbers_between_stages() -> float:
+    """A stage that hands on ids, which have no gradient."""
+    layers = nn.Sequential([nn.Flatten(), nn.Embedding(5, 3), nn.Dense(3, in_features=3)])
+    pipeline = parallel.Pipeline(layers, micro_batches=2, stages=[1, 2])
+    loss = pipeline.train_step(mg.tensor([[1], [2], [3], [4]]), mg.ones((4, 1, 3)), nn.functional.mse_loss)
+    assert all(p.grad is not None for p in pipeline.parameters())
+    return loss
+
+
 def axes() -> Any:
     """The ranks of each axis of a mesh."""
     world = parallel.init()

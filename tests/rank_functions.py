@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import gc
 import os
 import signal
 import sys
@@ -15,6 +17,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import amp, nn, ops, optim, parallel
+from minigrad.errors import ShapeError
 
 Array = np.ndarray[Any, Any]
 DTYPES: dict[str, Any] = {
@@ -285,6 +288,86 @@ def deferred() -> Any:
     x = np.random.default_rng(world.rank).normal(size=(4, 2)).astype(np.float32)
     model(mg.asarray(x)).mean().backward()
     return [p.grad.tolist() for p in model.parameters()], [p.tolist() for p in model.parameters()]
+
+
+def unlike_arrays(how: str, first: Any, second: Any) -> str:
+    """What a collective says of ranks that come with arrays of as many bytes, but of other shapes or dtypes."""
+    world = parallel.init()
+    x = np.ones(*(second if world.rank else first))
+    given = {"rows": [1, x.size - 1] if world.rank else [x.size - 1, 1]} if how == "reduce_scatter" else {}
+    try:
+        getattr(world, how)(x, **given)
+    except (parallel.ParallelError, ShapeError) as error:
+        return str(error)
+    return "nothing"
+
+
+def onto_itself(shift: int) -> bool:
+    """Whether a sum is right whose result lies over what is summed, some elements before or behind."""
+    n = 500_000
+    x = np.arange(n + abs(shift), dtype=np.float32)
+    first, last = x[:n], x[-n:]
+    own, out = (first, last) if shift > 0 else (last, first)
+    wanted = 2 * own
+    return bool((parallel.init().allreduce(own, out=out) == wanted).all())
+
+
+def memory_of_groups(number: int) -> list[int]:
+    """The memory of the block before groups are made and dropped, and after."""
+    world: Any = parallel.init()
+    x = np.ones(1000)
+    sizes = []
+    for times in (1, number):
+        for _ in range(times):
+            world.split(world.rank % 2).allreduce(x)
+            world.duplicate().sendrecv(x, (world.rank + 1) % world.size, (world.rank - 1) % world.size)
+        gc.collect()
+        world.barrier()
+        sizes.append(os.fstat(world.block.fd).st_blocks * 512)
+        world.barrier()
+    return sizes
+
+
+def no_answer() -> Any:
+    """Something that no pickle holds."""
+    return lambda: None
+
+
+def copies() -> list[Any]:
+    """What becomes of a copy of a wrapped model, and of one with a layer that knows its ranks."""
+    made = parallel.DataParallel(nn.Sequential([nn.Dense(2, in_features=2), nn.BatchNorm1D(2)]), sync_batch_norm=True)
+    try:
+        copy.deepcopy(made)
+    except TypeError as error:
+        said = str(error)
+    other: Any = copy.deepcopy(made.module)
+    return [said, other[1].statistics.communicator is parallel.init(), other[0].weight is not made.module[0].weight]
+
+
+def thawed(size: int) -> list[list[float]]:
+    """The gradients of a model whose first layer is trained from the second step on, and frozen again in the third."""
+    ranks = team(size)
+    if ranks is None:
+        return []
+    mg.random.seed(0)
+    plain = nn.Sequential(
+        [nn.Embedding(6, 3, sparse=True), nn.Dense(3, "tanh", in_features=3), nn.Dense(1, in_features=3)]
+    )
+    frozen = [*plain[0].parameters(), *plain[1].parameters()]  # type: ignore[index]
+    for p in frozen:
+        p.requires_grad = False
+    model = parallel.DataParallel(plain, ranks, bucket_size=16)
+    ids = mg.tensor(np.arange(12).reshape(12, 1) % 5)[ranks.rank * 12 // size : (ranks.rank + 1) * 12 // size]
+    found = []
+    for trained in (False, True, False):
+        for p in frozen:
+            p.requires_grad = trained
+        model.zero_grad()
+        (model(ids) ** 2).mean().backward()
+        assert list(model.state_dict()) == list(plain.state_dict())
+        grads = [np.zeros(p.shape) if p.grad is None else np.asarray(p.grad._array) for p in plain.parameters()]
+        found.append(np.concatenate([np.ravel(g) for g in grads]).tolist())
+    return found
 
 
 def unlike_models() -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -125,8 +127,66 @@ def test_a_failure_ends_the_others(how: str, error: type[Exception], words: str)
         made.run(os.getpid)
 
 
+@pytest.mark.parametrize(
+    ("how", "first", "second", "words"),
+    [
+        ("allreduce", ((2, 3),), ((3, 2),), "came to allreduce of 6 numbers .float64, sum. of another dtype or shape"),
+        ("allreduce", (4, "f4"), (2, "c8"), "of another dtype or shape"),
+        ("allreduce", (4, "i4"), (4, "u4"), "of another dtype or shape"),
+        ("broadcast", (2, "f8"), (4, "f4"), "came to broadcast of 16 bytes from rank 0 of another dtype or shape"),
+        ("broadcast", ((),), ((1,),), "of another dtype or shape"),
+        ("reduce_scatter", ((4,),), ((4,),), "or with other rows"),
+        ("all_gather", ((2, 2, 3),), ((1, 3, 2),), "x is of another dtype or shape on rank"),
+    ],
+)
+def test_arrays_that_differ_are_not_mixed(how: str, first: Any, second: Any, words: str) -> None:
+    """As many bytes of another shape or type would give numbers, wrong ones."""
+    with parallel.Group(2, threads_each=1, timeout=60.0) as made:
+        said = made.run(functions.unlike_arrays, how, first, second)
+    assert all("another" in text for text in said), said
+    assert any(re.search(words, text) for text in said), said
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel takes no memory back from a file")
+def test_groups_that_are_dropped_give_their_memory_back() -> None:
+    with parallel.Group(3, threads_each=1, timeout=60.0) as made:
+        for before, after in made.run(functions.memory_of_groups, 8):
+            assert after == before
+
+
+@pytest.mark.parametrize("shift", [-300_000, -1, 0, 1, 300_000])
+def test_a_result_may_lie_over_what_is_summed(shift: int) -> None:
+    with parallel.Group(2, threads_each=1, timeout=60.0) as made:
+        assert made.run(functions.onto_itself, shift) == [True, True]
+
+
+def test_what_no_pickle_holds() -> None:
+    with parallel.Group(2, threads_each=1, timeout=60.0) as made:
+        with pytest.raises((AttributeError, pickle.PicklingError), match="<lambda>"):
+            made.run(lambda: None)
+        assert made.run(os.getpid) == [process.pid for process in made.processes]
+        with pytest.raises((AttributeError, pickle.PicklingError), match="no_answer"):
+            made.run(functions.no_answer)
+
+
+def test_copies_of_what_knows_its_ranks() -> None:
+    with parallel.Group(2, threads_each=1, timeout=60.0) as made:
+        for said, shared_ranks, own_weight in made.run(functions.copies):
+            assert "DataParallel: got a copy, needs none" in said
+            assert (shared_ranks, own_weight) == (True, True)
+
+
 def test_errors_name_what_does_not_fit() -> None:
     world = parallel.init()
+    for call, words in [
+        (lambda: world.split(0.5), "split: color is 0.5, needs an int or None"),  # type: ignore[arg-type]
+        (lambda: world.split(0, key=0.5), "split: key is 0.5, needs an int or None"),  # type: ignore[arg-type]
+        (lambda: world.broadcast([1], None), "broadcast: root is None, needs an int"),  # type: ignore[arg-type]
+        (lambda: world.send([1], "0"), "send: to is '0', needs an int"),  # type: ignore[arg-type]
+        (lambda: world.allreduce([1.0], out=mg.ones(1)), "out is a Tensor, needs a numpy.ndarray"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            call()
     with pytest.raises(ValueError, match="op is 'product', needs 'sum', 'mean' or 'max'"):
         world.allreduce(1.0, "product")
     with pytest.raises(DTypeError, match="mean"):
@@ -264,7 +324,7 @@ def test_every_instruction_set_combines_alike(dtype: str) -> None:
 
 def test_a_timeout_is_a_time() -> None:
     block = start.Block(1)
-    with pytest.raises(ValueError, match="timeout is 0, needs seconds, more than 0"):
+    with pytest.raises(ValueError, match=r"timeout is 0\.0, needs seconds, more than 0"):
         block.communicator(0, 0.0)
     assert int(block.communicator(0, float("inf")).allreduce(3)) == 3
     with pytest.raises(ValueError, match="the number of ranks is 0"):

@@ -54,6 +54,18 @@ def compare(group: parallel.Group, size: int, seed: int, dtype: str, options: di
             assert own_weights[name].tobytes() == found[0][2][name].tobytes()
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_what_is_trained_may_change(group: parallel.Group, size: int) -> None:
+    """As in fine-tuning: a layer that is trained later is averaged as well."""
+    ranks = group.run(functions.thawed, size)[:size]
+    wanted = functions.thawed(1)
+    assert [np.count_nonzero(np.abs(step[:-4]) > 0) > 0 for step in wanted] == [False, True, False]
+    for found in ranks:
+        assert found == ranks[0]
+        for got, want in zip(found, wanted, strict=True):
+            is_close(got, want, 1e-6)
+
+
 @given(
     size=st.integers(1, 4),
     seed=st.integers(0, 1000),

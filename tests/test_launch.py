@@ -118,6 +118,13 @@ def test_a_rank_gets_its_share(program: Path) -> None:
         assert out == f"{ranks} ['-n', 'a b'] __main__ beside True\n"
 
 
+def test_a_script_finds_itself(tmp_path: Path) -> None:
+    """As with ``python``, also once it has gone to another folder."""
+    (tmp_path / "program.py").write_text("import os; os.chdir('/'); print(open(__file__).read().count('chdir'))")
+    run = start("-n", 1, "program.py", folder=tmp_path, PYTHONPATH=str(ROOT))
+    assert run.communicate(timeout=60) == ("2\n", "")
+
+
 def test_a_module(program: Path) -> None:
     run = start("-n", 1, "-m", "program", "tell", folder=program.parent, PYTHONPATH=str(ROOT))
     out, err = run.communicate(timeout=60)
@@ -151,6 +158,84 @@ def test_a_failure_ends_all(program: Path, how: str, status: int, words: str, tr
     assert not processes(str(program))
     if os.path.isdir("/dev/shm"):
         assert set(os.listdir("/dev/shm")) <= shared
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "tracebacks"),
+    [
+        ("def f(:\n", "SyntaxError: invalid syntax", 0),
+        (None, "No module named not_there", 0),
+        # the others fail at once, and wait until it is told
+        ("class Slow(Exception):\n    def __str__(self):\n        import time\n        time.sleep(0.5)\n"
+         "        return 'told'\nfrom minigrad import parallel\nparallel.init().barrier()\nraise Slow",
+         "Slow: told", 1),
+        ("from minigrad import parallel\nparallel.init()\n", "MINIGRAD_TIMEOUT is soon, needs seconds, more than 0", 1),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_once(tmp_path: Path, text: str | None, said: str, tracebacks: int) -> None:
+    words = ["-m", "not_there"]
+    if text is not None:
+        (tmp_path / "program.py").write_text(text)
+        words = [str(tmp_path / "program.py")]
+    run = start("-n", 3, *words, MINIGRAD_TIMEOUT="soon" if "MINIGRAD" in said else "60")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1, err
+    assert err.count(said) == 1, err
+    assert err.count("Traceback") == tracebacks, err
+    assert "runpy" not in err
+
+
+@pytest.mark.parametrize("fd", [0, 1, 2])
+def test_a_closed_stream_is_not_the_memory_of_the_ranks(program: Path, fd: int) -> None:
+    """The lowest free number is given to what is opened next, and what prints would write there."""
+    (program.parent / "beside.py").write_text("WORD = 'beside'\nprint('x' * 100_000, flush=True)\n")
+    command = [sys.executable, "-m", "minigrad.launch", "-n", "2", str(program), "tell"]
+    line = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+    run = subprocess.run([sys.executable, "-c", line, str(fd), *command], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert ("__main__ beside" in run.stdout) == (fd != 1)
+
+
+def test_a_failed_rank_that_does_not_end(tmp_path: Path) -> None:
+    """A thread holds it, and the other rank computes: nothing else tells of the failure."""
+    (tmp_path / "program.py").write_text(
+        "import threading, time\nfrom minigrad import parallel\nworld = parallel.init()\nworld.barrier()\n"
+        "if world.rank == 0:\n    threading.Thread(target=time.sleep, args=(100,)).start()\n"
+        "    raise ValueError('boom')\n"
+        "time.sleep(100)\n"
+    )
+    run = start("-n", 2, tmp_path / "program.py")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode in (1, 137)
+    assert err.count("ValueError: boom") == 1
+    assert "rank 1" not in err
+
+
+def test_nohup(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import os, signal, time\nfrom minigrad import parallel\nworld = parallel.init()\nif world.rank == 0:\n"
+        "    os.kill(os.getppid(), signal.SIGHUP)\n    time.sleep(0.3)\nworld.barrier()\n"
+    )
+    command = [sys.executable, "-m", "minigrad.launch", "-n", "2", str(tmp_path / "program.py")]
+    line = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    for words, status in [(command, 129), ([sys.executable, "-c", line, *command], 0)]:
+        assert subprocess.run(words, capture_output=True, timeout=60).returncode == status
+
+
+def test_ctrl_c_while_ranks_start(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("")
+    line = (
+        "import os, signal, sys; from minigrad.parallel import supervisor\n"
+        "class Early(supervisor.Supervisor):\n"
+        "    def _start(self, rank):\n"
+        "        super()._start(rank)\n"
+        "        if rank == 1: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(Early(['script', sys.argv[1]], 2, os.environ).run())"
+    )
+    command = [sys.executable, "-c", line, str(tmp_path / "program.py")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (130, "")
+    assert run.stderr.splitlines()[1:] == ["KeyboardInterrupt"]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
@@ -232,6 +317,8 @@ def test_ctrl_c_of_a_rank_is_no_failure(program: Path) -> None:
     [
         (["-n", "0", "x.py"], "-n is 0, needs at least 1"),
         (["--threads", "0", "x.py"], "--threads is 0, needs at least 1"),
+        (["-n", "1025", "x.py"], "-n is 1025, needs at most 1024"),
+        (["--grace", "nan", "x.py"], "--grace is nan, needs at least 0"),
         (["-n", "2", "not_there.py"], "there is no file not_there.py"),
         ([], "script"),
     ],

@@ -135,6 +135,12 @@ def test_messages_that_do_not_fit_come_through(group: Ranks) -> None:
     assert found == [found[0]] * 4
 
 
+def test_stages_exchange_whole_numbers() -> None:
+    with parallel.Group(2, threads_each=1, timeout=60.0) as made:
+        losses = made.run(functions.whole_numbers_between_stages)
+    assert losses[0] == losses[1] > 0
+
+
 def test_axes_of_a_mesh(group: Ranks) -> None:
     found = group.run(functions.axes)
     assert found[1] == [

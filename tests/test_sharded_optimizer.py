@@ -164,6 +164,9 @@ def test_reduce_scatter_in_unequal_parts(group: Ranks, rows: list[int]) -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     layer = nn.Dense(1, in_features=2)
+    plain = nn.Dense(1, in_features=1)
+    with pytest.raises(TypeError, match="model is a Dense, needs a DataParallel"):
+        parallel.ShardedOptimizer(optim.SGD, plain.parameters(), model=plain, lr=0.1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="LBFGS"):
         parallel.ShardedOptimizer(optim.LBFGS, layer.parameters())
     model = parallel.DataParallel(nn.Dense(1))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import parallel
+from minigrad.errors import AxisError
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package, and the ranks get this path
 functions = importlib.import_module("split_functions")
@@ -140,6 +141,9 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 def test_what_does_not_fit_is_refused(group: Ranks) -> None:
+    for function in (parallel.slice_in, parallel.gather_out):
+        with pytest.raises(AxisError, match=r"axis is 2, needs an axis of x float32 \(2, 2\)"):
+            function(mg.ones((2, 2)), parallel.init(), 2)
     texts = group.run(functions.wrong)[2]
     for text, words in zip(
         texts,

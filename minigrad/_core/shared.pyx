@@ -178,7 +178,7 @@ cdef struct Plan:
 
 
 cdef Plan plan_for(int n):
-    """Where things lie in a region: barrier, signs, heads of the mailboxes, slots, mailboxes."""
+    """Where things lie in a region: barrier, how many have left, signs, heads of the mailboxes, slots, mailboxes."""
     cdef Plan plan
     plan.signs = 4 * LINE
     plan.mail_heads = plan.signs + BUFFERS * n * LINE
@@ -326,6 +326,10 @@ cdef class Channel:
         if code == UNLIKE:
             raise Failure(CODES[code], self.odd, (self.odd_sign[0], self.odd_sign[1], self.odd_sign[2]))
         raise Failure(CODES[code], self.waited / 1e9)
+
+    def leave(self):
+        """Note that this rank makes no more calls; whether it is the last one."""
+        return mg_add(<int32_t*>(self.base + 3 * LINE), 1) == self.size - 1
 
     cdef begin(self):
         if self.broken:

@@ -7,6 +7,7 @@ open, however that ends, so nothing can be left behind.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import mmap
 import os
@@ -68,11 +69,18 @@ class Memory:
 
 
 def create() -> int:
-    """Open a file without a name."""
+    """Open a file without a name; not as 0 to 2, which are free where a stream is closed, and what prints writes to."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("minigrad-data")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        fd = os.memfd_create("minigrad-data")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def reserve(fd: int, size: int) -> None:

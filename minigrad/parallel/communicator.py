@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class Communicator(abc.ABC):
     rank: int
     engine: str = ""  # its name
     overlaps: bool = True  # whether a duplicate may be used by a thread of its own
+    _form: int = 0  # stands for dtype and shape of what a call was given; an engine may compare those of the ranks
 
     # --- collectives ------------------------------------------------------------------------------------------------
 
@@ -94,6 +95,8 @@ class Communicator(abc.ABC):
         array = self._array(who, x)
         kind, flat = self._reducible(who, array, op)
         result = self._result(who, array, out)
+        if out is not None and out is not array and np.may_share_memory(flat, out):
+            flat = flat.copy()  # else what is read later would be written over
         self._allreduce(flat, result.reshape(-1).view(flat.dtype), kind, op)
         return self._answer(x, result)
 
@@ -140,6 +143,7 @@ class Communicator(abc.ABC):
                 need = f"{self.size} numbers whose sum is {len(array)}, the rows of x"
                 raise ShapeError(message(who, "rows", np.asarray(rows).tolist(), need))
         width = flat.size // len(array) if len(array) else 0
+        self._form = form(self._form, *ends.tolist())
         out = np.empty((ends[self.rank + 1] - ends[self.rank], *array.shape[1:]), array.dtype)
         self._reduce_scatter(flat, out.reshape(-1).view(flat.dtype), ends * width, kind, op)
         return self._answer(x, out)
@@ -171,12 +175,15 @@ class Communicator(abc.ABC):
         array = np.atleast_1d(self._array("all_gather", x))
         tail = array.shape[1:]
         width = int(np.prod(tail, dtype=np.int64)) * array.itemsize
-        own = np.array([len(array), width, CODES.index(array.dtype)], np.int64)
+        own = np.array([len(array), width, form(kind_of(array), *tail)], np.int64)
         table = np.empty((self.size, 3), np.int64)
         self._all_gather(own.view(np.uint8), table.reshape(-1).view(np.uint8), np.arange(self.size + 1) * own.nbytes)
         odd = np.flatnonzero((table[:, 1:] != own[1:]).any(axis=1))
         if odd.size:
-            got = f"of {table[odd[0], 1]} bytes a row on rank {odd[0]}, and of {width} on rank {self.rank}"
+            there, here = f"on rank {odd[0]}", f"on rank {self.rank}"
+            got = f"of {table[odd[0], 1]} bytes a row {there}, and of {width} {here}"
+            if table[odd[0], 1] == width:
+                got = f"of another dtype or shape {there} than {here}, {describe(array)}"
             raise ShapeError(message("all_gather", "x", got, "one dtype and equal extents but the first"))
         ends = np.concatenate([[0], np.cumsum(table[:, 0])])
         out = np.empty((int(ends[-1]), *tail), array.dtype)
@@ -283,12 +290,20 @@ class Communicator(abc.ABC):
         Communicator or None
             That of this rank's group.
 
+        Raises
+        ------
+        TypeError
+            If `color` or `key` is another thing.
+
         Examples
         --------
         >>> from minigrad import parallel
         >>> parallel.init().split(0).size
         1
         """
+        for name, value in (("color", color), ("key", key)):
+            if value is not None and not isinstance(value, (int, np.integer)):
+                raise TypeError(message("split", name, repr(value), "an int or None"))
         own = np.array([[color is not None, color or 0, self.rank if key is None else key]], np.int64)
         table = self.all_gather(own)
         groups: dict[int, list[int]] = {}
@@ -384,6 +399,7 @@ class Communicator(abc.ABC):
         array = np.asarray(array)
         if array.dtype not in CODES:
             raise DTypeError(message(who, "x", array, "numbers or bools, of the machine's byte order"))
+        self._form = form(kind_of(array), *array.shape)
         return array
 
     def _reducible(self, who: str, array: Array, op: str) -> tuple[int, Array]:
@@ -411,6 +427,8 @@ class Communicator(abc.ABC):
     def _result(self, who: str, array: Array, out: Array | None) -> Array:
         if out is None:
             return np.empty(array.shape, array.dtype)
+        if not isinstance(out, np.ndarray):
+            raise TypeError(message(who, "out", f"a {type(out).__name__}", "a numpy.ndarray"))
         if out.shape != array.shape or out.dtype != array.dtype:
             raise ShapeError(message(who, "out", out, f"{describe(array)}, as x"))
         if not (out.flags.c_contiguous and out.flags.writeable):
@@ -418,6 +436,8 @@ class Communicator(abc.ABC):
         return out
 
     def _check_rank(self, who: str, name: str, rank: int, *, other: bool = False) -> None:
+        if not isinstance(rank, (int, np.integer)):
+            raise TypeError(message(who, name, repr(rank), "an int"))
         if not 0 <= rank < self.size or (other and rank == self.rank):
             need = f"a rank from 0 to {self.size - 1}" + (f" other than {self.rank}" if other else "")
             raise ValueError(message(who, name, f"{rank}", need))
@@ -425,6 +445,9 @@ class Communicator(abc.ABC):
     @staticmethod
     def _answer(x: Any, result: Array) -> Any:
         return tape.new_tensor(result) if isinstance(x, Tensor) else result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a copy of a layer is on the same ranks
 
     def __repr__(self) -> str:
         return f"Communicator({self.engine}, rank {self.rank} of {self.size})"
@@ -440,6 +463,16 @@ def bounds(n: int, size: int) -> Array:
     [0, 2, 4, 7]
     """
     return n * np.arange(size + 1, dtype=np.int64) // size
+
+
+def form(*numbers: int) -> int:
+    """A number of 40 bits that stands for some, on all ranks the same."""
+    return hash(numbers) & 0xFFFFFFFFFF
+
+
+def kind_of(array: Array) -> int:
+    """A number for a dtype."""
+    return ord(array.dtype.kind) << 8 | int(array.dtype.itemsize)
 
 
 def _bytes(array: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
@@ -78,7 +78,7 @@ class DataParallel(Module):
     -----
     Gradients lie in memory that the next backward writes to: copy what is to be kept. Parameters that a backward does
     not reach count as zeros, and keep None where no rank has reached them. At least one parameter must be reached on
-    every rank. What `backward` averages must be a leaf that required grad when it was wrapped.
+    every rank. What is frozen or trained may change between steps, on all ranks alike; parameters may not come later.
 
     S. Li et al., "PyTorch distributed: experiences on accelerating data parallel training", 2020.
 
@@ -113,6 +113,7 @@ class DataParallel(Module):
         if self.compression is not None and self.compression not in dtypes.HALF:
             raise ValueError(message("DataParallel", "compression", describe(self.compression), "float16 or bfloat16"))
         self._buckets: list[Bucket | Table] = []
+        self._frozen: list[Tensor] = []  # parameters that are not trained, until they are
         self._place: dict[int, tuple[int, int]] = {}  # id of a parameter -> its bucket, its place there
         self._next = 0  # the bucket that is sent next: all ranks send them in the same order
         self._syncs, self._ready, self._sharded = True, False, False
@@ -159,6 +160,11 @@ class DataParallel(Module):
             with no_grad(), evaluation():
                 self.module(*args, **kwargs)  # completes the shapes
             self._prepare()
+        if any(p.requires_grad for p in self._frozen):
+            if self._sharded:
+                need, hint = "as frozen as when the ShardedOptimizer was made", "Make both anew"
+                raise ValueError(message("DataParallel", "a parameter", "trained now", need, hint))
+            self._watch(self._frozen)
         alone = self.communicator.size == 1
         if self.broadcast_buffers and self._syncs and not alone and self.module.training and is_grad_enabled():
             self._broadcast(self._unshared())
@@ -326,7 +332,13 @@ class DataParallel(Module):
             return
         self._broadcast([t for _, t in named])
         self._broadcast_masks()
-        trained: list[Tensor] = [p for p in self.module.parameters() if p.requires_grad]
+        self._watch(self.module.parameters())
+        self._open()
+
+    def _watch(self, parameters: Sequence[Tensor]) -> None:
+        """Put buckets for the gradients of those that are trained behind the others; the rest may be some day."""
+        trained = [p for p in parameters if p.requires_grad]
+        self._frozen = [p for p in parameters if not p.requires_grad]
         tables = {
             id(t)
             for m in self.module.modules()
@@ -334,12 +346,12 @@ class DataParallel(Module):
             for t in vars(m).values()
             if isinstance(t, Parameter)
         }
-        self._buckets = fill(trained, tables, self.bucket_size, self.compression)
-        for i, bucket in enumerate(self._buckets):
+        new = fill(trained, tables, self.bucket_size, self.compression)
+        for i, bucket in enumerate(new, len(self._buckets)):
             for place, p in enumerate(bucket.parameters):
                 self._place[id(p)] = i, place
                 p.register_post_accumulate_grad_hook(self._arrived)
-        self._open()
+        self._buckets += new
 
     def _open(self) -> None:
         """Let a thread average the gradients, where the engine allows it."""
@@ -417,6 +429,13 @@ class DataParallel(Module):
         for bucket in self._buckets:
             bucket.give(used[: len(bucket.parameters)])
             del used[: len(bucket.parameters)]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.communicator.size > 1:
+            hint = "Copy or pickle model.module, or its state_dict"
+            need = "none: its ranks average the gradients of these parameters"
+            raise TypeError(message("DataParallel", None, "a copy", need, hint))
+        return super().__reduce_ex__(protocol)
 
     def extra_repr(self) -> str:
         """The ranks."""

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any, Self
 
@@ -84,12 +85,13 @@ class Group:
         """
         if self.broken or not self.close.alive:
             raise ParallelError("Group.run: the group has ended; make another one")
+        job = ForkingPickler.dumps((function, args))
         results: list[Any] = [None] * len(self)
         waiting = dict(zip(self.pipes, range(len(self))))
         self.broken = True
         with contextlib.suppress(OSError):  # it died, which is found out below
             for pipe in self.pipes:
-                pipe.send((function, args))
+                pipe.send_bytes(job)
         failure: tuple[int, Any] | None = None
         while waiting:
             sentinels = {self.processes[rank].sentinel: rank for rank in waiting.values()}
@@ -155,11 +157,11 @@ def serve(
         while True:
             function, args = pipe.recv()
             try:
-                reply = (True, function(*args))
+                reply = ForkingPickler.dumps((True, function(*args)))
             except Exception as error:
                 block.world.stop(rank + 1)
-                reply = (False, report(error))
-            pipe.send(reply)
+                reply = ForkingPickler.dumps((False, report(error)))
+            pipe.send_bytes(reply)
 
 
 def shut(owner: int, processes: list[SpawnProcess], pipes: list[Connection]) -> None:

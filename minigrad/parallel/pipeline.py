@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from minigrad import ops
+from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad.amp.scaler import GradScaler
 from minigrad.autograd import no_grad
@@ -269,7 +269,7 @@ class Pipeline(Module):
 
     def _leaf(self, array: Any, source: int) -> Tensor:
         made: Tensor = tape.new_tensor(array)
-        if source < self.communicator.rank:
+        if source < self.communicator.rank and made.dtype in dtypes.FLOATING:
             made.requires_grad = True
         return made
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
+import weakref
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,13 +26,14 @@ TIMEOUT = 1800.0  # seconds that a rank waits for the others
 LONGEST = 1e9  # of them: it is counted in nanoseconds
 SPIN = 50e-6  # seconds that it spins before it sleeps, where each has a processor of its own
 CALLS = ("barrier", "allreduce", "reduce_scatter", "all_gather", "broadcast")
+SIGNS = 10_000  # numbers for a collective, what is combined and how
 OPS, KINDS = list(shared.ops), list(shared.kinds)
 
 
 class Block:
     """The memory of a world of processes: a file without a name, which the kernel frees with the last of them.
 
-    It grows as groups are made, and is passed on as a descriptor.
+    It grows as groups are made, gives back what those used that no rank has any more, and is passed on as a descriptor.
 
     Parameters
     ----------
@@ -87,17 +90,18 @@ class ProcessCommunicator(Communicator):
     def __init__(self, block: Block, start: int, ranks: list[int], rank: int, timeout: float, spin: float) -> None:
         self.block, self.ranks, self.size, self.rank = block, ranks, len(ranks), rank
         self.timeout, self.spin = timeout, spin
-        region = block.map(start, shared.region_bytes(self.size)[1])
+        region: Any = block.map(start, shared.region_bytes(self.size)[1])
         self._channel = shared.Channel(block.world, region, np.array(ranks, np.int32), rank, timeout, spin)
+        weakref.finalize(self, release, os.getpid(), self._channel, region.base.obj).atexit = False
 
     def _call(self, name: str, *args: Any, peer: int | None = None) -> None:
         try:
             getattr(self._channel, name)(*args)
         except shared.Failure as failure:
-            raise self._error(name, peer, *failure.args) from None
+            raise self._error(name, peer, args[-1], *failure.args) from None
 
-    def _error(self, name: str, peer: int | None, reason: str, *details: Any) -> ParallelError:
-        """What to say of a failure."""
+    def _error(self, name: str, peer: int | None, own: Any, reason: str, *details: Any) -> ParallelError:
+        """What to say of a failure; `own`: the sign of this rank, in a collective."""
         who = {"push": "send", "pull": "recv", "exchange": "sendrecv"}.get(name, name)
         whom = "the other ranks" if peer is None else f"rank {peer}"
         if reason == "ended":
@@ -111,22 +115,24 @@ class ProcessCommunicator(Communicator):
         if reason == "unlike":
             rank, sign = details
             other = f"rank {rank} came to {describe_sign(*sign)}"
+            if sign[0] != own and sign[0] % SIGNS == own % SIGNS:
+                other += " of another dtype or shape" + (" or with other rows" if name == "reduce_scatter" else "")
             return ParallelError(f"{who}: {other}. All ranks call the same collectives in the same order")
         return ParallelError(f"{who}: an earlier call did not come to its end, so the ranks are out of step")
 
     def _allreduce(self, x: Array, out: Array, kind: int, op: str) -> None:
-        what = sign("allreduce", kind, op)
+        what = sign("allreduce", kind, op, self._form)
         self._call("allreduce", x, out, x.itemsize, kind, shared.ops[op], what)
 
     def _reduce_scatter(self, x: Array, out: Array, ends: Array, kind: int, op: str) -> None:
-        what = sign("reduce_scatter", kind, op)
+        what = sign("reduce_scatter", kind, op, self._form)
         self._call("reduce_scatter", x, out, ends, x.itemsize, kind, shared.ops[op], what)
 
     def _all_gather(self, x: Array, out: Array, ends: Array) -> None:
         self._call("all_gather", x, out, ends, sign("all_gather"))
 
     def _broadcast(self, x: Array, root: int) -> None:
-        self._call("broadcast", x, root, sign("broadcast"))
+        self._call("broadcast", x, root, sign("broadcast", form=self._form))
 
     def _barrier(self) -> None:
         self._call("barrier", sign("barrier"))
@@ -144,6 +150,7 @@ class ProcessCommunicator(Communicator):
         starts = np.zeros(len(groups), np.int64)
         if self.rank == 0:
             starts[:] = self.block.allocate(*map(len, groups))
+        self._form = 0
         self._broadcast(starts.view(np.uint8), 0)
         for start, group in zip(starts.tolist(), groups):
             if self.rank in group:
@@ -166,11 +173,23 @@ class ProcessCommunicator(Communicator):
         raise SystemExit(1)
 
 
+def release(owner: int, channel: shared.Channel, memory: Any) -> None:
+    """Give back the memory of a group that no rank has any more; its place in the block stays empty."""
+    if os.getpid() == owner and channel.leave() and hasattr(mmap, "MADV_REMOVE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_REMOVE)
+
+
 def limit(timeout: float | None) -> float:
     """How long a rank waits for the others, in seconds."""
-    wait = float(os.environ.get("MINIGRAD_TIMEOUT") or TIMEOUT) if timeout is None else timeout
+    given: Any = (os.environ.get("MINIGRAD_TIMEOUT") or TIMEOUT) if timeout is None else timeout
+    try:
+        wait = float(given)
+    except (TypeError, ValueError):
+        wait = 0.0
     if not wait > 0:
-        raise ValueError(message("parallel.init", "timeout", f"{wait:g}", "seconds, more than 0"))
+        name = "MINIGRAD_TIMEOUT" if timeout is None else "timeout"
+        raise ValueError(message("parallel.init", name, f"{given}", "seconds, more than 0"))
     return min(wait, LONGEST)
 
 
@@ -179,13 +198,14 @@ def round_up(size: int) -> int:
     return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
-def sign(name: str, kind: int = 0, op: str = "sum") -> int:
+def sign(name: str, kind: int = 0, op: str = "sum", form: int = 0) -> int:
     """A collective as a number that the ranks compare."""
-    return (CALLS.index(name) * 100 + kind) * 10 + shared.ops[op]
+    return form * SIGNS + (CALLS.index(name) * 100 + kind) * 10 + shared.ops[op]
 
 
 def describe_sign(what: int, size: int, root: int) -> str:
     """The words for it."""
+    what %= SIGNS
     name, kind, op = CALLS[what // 1000], KINDS[what // 10 % 100], OPS[what % 10]
     if name == "barrier":
         return "barrier"

@@ -56,7 +56,8 @@ class ShardedOptimizer(Optimizer):
     Raises
     ------
     TypeError
-        If `make` gives no optimizer, or one that has a step of its own (`LBFGS`), which needs all parameters.
+        If `make` gives no optimizer, or one that has a step of its own (`LBFGS`), which needs all parameters, or if
+        `model` is no `DataParallel`.
     ValueError
         If `model` waits for its first batch.
 
@@ -95,6 +96,8 @@ class ShardedOptimizer(Optimizer):
             raise TypeError(message("ShardedOptimizer", "make", describe(type(made).__name__), need))
         self.optimizer: Optimizer = made
         self.defaults, self.param_groups, self.state = made.defaults, made.param_groups, made.state
+        if model is not None and not isinstance(model, DataParallel):
+            raise TypeError(message("ShardedOptimizer", "model", model, "a DataParallel"))
         if communicator is None:
             communicator = init() if model is None else model.communicator
         self.communicator = communicator
@@ -166,7 +169,8 @@ class ShardedOptimizer(Optimizer):
 
     def _broadcast(self, params: list[Tensor], owner: int) -> None:
         if len(params) == 1 and params[0]._array.flags.c_contiguous:
-            self.communicator.broadcast(params[0]._array, owner, out=params[0]._array)
+            flat = params[0]._array.reshape(-1)
+            self.communicator.broadcast(flat, owner, out=flat)
             return
         flat = np.concatenate([np.ravel(p._array) for p in params])
         self.communicator.broadcast(flat, owner, out=flat)

@@ -8,7 +8,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
-from minigrad.errors import ShapeError, message
+from minigrad.errors import AxisError, ShapeError, describe, message
 from minigrad.function import Function
 from minigrad.parallel.communicator import Communicator, bounds
 from minigrad.tensor import Tensor
@@ -58,6 +58,13 @@ class _GatherOut(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         return _SliceIn.apply(g, ctx.communicator, ctx.axis), None, None
+
+
+def along(who: str, x: Tensor, axis: int) -> int:
+    """An axis that x has."""
+    if not -x.ndim <= axis < x.ndim:
+        raise AxisError(message(who, "axis", f"{axis}", f"an axis of x {describe(x)}"))
+    return axis
 
 
 def part(array: Any, communicator: Communicator, axis: int) -> Any:
@@ -130,7 +137,7 @@ def slice_in(x: Tensor, communicator: Communicator, axis: int = -1) -> Tensor:
     >>> parallel.slice_in(mg.ones(2), parallel.init())
     tensor([1., 1.])
     """
-    made: Tensor = _SliceIn.apply(x, communicator, axis)
+    made: Tensor = _SliceIn.apply(x, communicator, along("slice_in", x, axis))
     return made
 
 
@@ -144,7 +151,7 @@ def gather_out(x: Tensor, communicator: Communicator, axis: int = -1) -> Tensor:
     >>> parallel.gather_out(mg.ones(2), parallel.init())
     tensor([1., 1.])
     """
-    made: Tensor = _GatherOut.apply(x, communicator, axis)
+    made: Tensor = _GatherOut.apply(x, communicator, along("gather_out", x, axis))
     return made
 
 

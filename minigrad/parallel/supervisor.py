@@ -18,6 +18,7 @@ from minigrad.parallel.processes import Block
 __all__ = ["Supervisor"]
 
 SOON = 0.15  # seconds in which the others of a failed rank leave by themselves; so much again after SIGTERM
+LAST = 2.0  # seconds in which the one that failed does, whose status counts
 TICK = 0.05  # seconds between two looks where nothing tells of an end
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -53,10 +54,19 @@ class Supervisor:
 
     def run(self) -> int:
         """Start the ranks and wait for all; 0, or the status of the first that failed."""
-        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        if before[signal.SIGHUP] == signal.SIG_IGN:  # nohup
+            del before[signal.SIGHUP]
+        for number in before:
+            signal.signal(number, self._on_signal)
         try:
-            for rank in range(self.size):
-                self._start(rank)
+            # Ctrl-C while a rank imports this package waits until it runs the script
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                for rank in range(self.size):
+                    self._start(rank)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return self._watch()
         finally:
             self._end(signal.SIGKILL)
@@ -88,6 +98,7 @@ class Supervisor:
         """Wait until all have ended."""
         running = set(range(self.size))
         statuses: dict[int, int] = {}  # of those that failed
+        spared = 0.0  # until when the first of them is
         if self.signal is not None:  # it came while they were started
             self._forward(self.signal)
         while running:
@@ -96,11 +107,14 @@ class Supervisor:
                 code = self._settle(rank, first=not statuses)
                 if code:
                     statuses[rank] = code
-                    if self.deadline is None:
-                        self.harder = [signal.SIGKILL, signal.SIGTERM]
-                        self.deadline = time.monotonic() + SOON
+            # one that has failed may not end: a thread of its own may hold it
+            if self.deadline is None and (statuses or self.block.world.stopped()):
+                self.harder = [signal.SIGKILL, signal.SIGTERM]
+                self.deadline = time.monotonic() + SOON
+                spared = self.deadline + LAST
             if self.deadline is not None and running and time.monotonic() >= self.deadline:
-                self._end(self.harder.pop() if self.harder else signal.SIGKILL, running)
+                kept = {self.block.world.stopped() - 1} if time.monotonic() < spared else set()
+                self._end(self.harder.pop() if self.harder else signal.SIGKILL, running - kept)
                 self.deadline = time.monotonic() + SOON
         if statuses and self.signal is not None:
             return 128 + self.signal
