@@ -10,6 +10,7 @@ import numpy as np
 
 from minigrad.data.download import DataError
 from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.knowledge.graphs.ids import as_ids
 
 __all__ = ["Names", "TripleSet"]
 
@@ -275,19 +276,27 @@ class TripleSet(Sequence[tuple[str, str, str]]):
             raise ValueError(
                 message("TripleSet", "entities", f"{n} with {m} relations", "fewer than 2**63 possible facts")
             )
-        found = np.asarray(triples, np.int64)
+        found = as_ids("TripleSet", "triples", triples)
+        if not found.size and found.ndim < 2:
+            found = found.reshape(0, 3)
+        if not found.ndim or found.shape[-1] != 3:
+            raise ShapeError(message("TripleSet", "triples", found, "3 columns: head, relation, tail"))
         made: Array = (found[..., 0] * m + found[..., 1]) * n + found[..., 2]
         return made
 
     def contains(self, triples: Any) -> Array:
-        """Which rows of ids, ``(..., 3)``, are in the set."""
+        """Which rows of ids, ``(..., 3)``, are in the set; one with an id that has no name is not."""
+        triples = as_ids("TripleSet", "triples", triples)
         if self._keys is None:
             self._keys = np.unique(self.keys(self.triples))
         wanted = self.keys(triples)
         if not self._keys.size:
             return np.zeros(wanted.shape, bool)
         at = np.minimum(np.searchsorted(self._keys, wanted), self._keys.size - 1)
-        found: Array = self._keys[at] == wanted
+        # an id out of range has the key of another triple
+        n, m = len(self.entities), len(self.relations)
+        named = ((triples >= 0) & (triples < (n, m, n))).all(axis=-1) if triples.size else True
+        found: Array = (self._keys[at] == wanted) & named
         return found
 
     def union(self, *others: TripleSet) -> TripleSet:
