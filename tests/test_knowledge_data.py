@@ -117,7 +117,7 @@ def test_files_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         knowledge.TripleSet.read(path)
     path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DataError, match=r"facts.txt.*utf-8"):
+    with pytest.raises(DataError, match=r"facts.txt.*UTF-8"):
         knowledge.TripleSet.read(path)
 
 

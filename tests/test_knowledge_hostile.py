@@ -1,8 +1,12 @@
-"""Knowledge graphs and their files, given what they were not made for."""
+"""Knowledge graphs, their files, and the layers that read them, given what they were not made for."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,9 @@ import pytest
 
 import minigrad as mg
 from minigrad import knowledge
+from minigrad.data import DataError
 from minigrad.errors import DTypeError, ShapeError
+from minigrad.models import Seq2SeqConfig
 
 WIDTHS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 HALF = [mg.float16, mg.bfloat16]
@@ -99,7 +105,8 @@ def test_a_loss_of_an_empty_batch_is_zero_and_has_a_gradient(name: str) -> None:
     loss = getattr(knowledge, name)(positive, negative)
     loss.backward()
     assert loss.item() == 0.0
-    assert positive.grad is not None and positive.grad.shape == (0,)
+    assert positive.grad is not None
+    assert positive.grad.shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [*HALF, mg.float32], ids=str)
@@ -110,3 +117,120 @@ def test_a_distance_of_zero_has_a_derivative_in_half_precision(model: str, dtype
     (mg.sum(made.score([0, 1], 0, [0, 2])) + mg.sum(made.score_queries([[0, 0], [1, 1]]))).backward()
     for parameter in made.parameters():
         assert np.isfinite(parameter.grad.numpy().astype(np.float64)).all()
+
+
+GOOD = b"a\tr\tb\n"
+THREE = {"x/train.txt": GOOD, "x/valid.txt": GOOD, "x/test.txt": GOOD}
+
+
+def archive(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w:xz") as made:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            made.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_an_error_names_the_file_that_is_missing_or_no_text(tmp_path: Path, name: str) -> None:
+    for part in {"train", "valid", "test"} - {name}:
+        (tmp_path / f"{part}.txt").write_bytes(GOOD)
+    with pytest.raises(DataError, match=rf"{name}\.txt: No such file"):
+        knowledge.read_graph(tmp_path)
+    (tmp_path / f"{name}.txt").write_bytes(GOOD + b"a\t\xff\tb\n")
+    for read in (lambda: knowledge.read_graph(tmp_path), lambda: knowledge.TripleSet.read(tmp_path / f"{name}.txt")):
+        with pytest.raises(DataError, match=rf"{name}\.txt, line 2: is not UTF-8") as caught:
+            read()
+        assert str(caught.value).count(str(tmp_path)) == 1
+
+
+def test_an_archive_has_each_file_once_and_is_not_unpacked(tmp_path: Path) -> None:
+    other = b"q\tr\tz\n"
+    with pytest.raises(DataError, match=re.escape("x/train.txt and y/train.txt, needs one train.txt")):
+        knowledge.read_graph(archive(tmp_path / "two.tar", [*THREE.items(), ("y/train.txt", other)]))
+    again = archive(tmp_path / "again.tar", [*THREE.items(), ("./x/train.txt", other)])  # as tar --update writes it
+    assert list(knowledge.read_graph(again).train) == [("q", "r", "z")]
+    inner = tmp_path / "in" / "ner"
+    inner.mkdir(parents=True)
+    outside = [(f"../../{name}", data) for name, data in THREE.items()]
+    assert len(knowledge.read_graph(archive(inner / "out.tar", outside)).train) == 1
+    assert not list(tmp_path.rglob("*.txt"))
+    with pytest.raises(DataError, match=re.escape("x/test.txt, line 1: is not UTF-8")):
+        knowledge.read_graph(archive(tmp_path / "bad.tar", list((THREE | {"x/test.txt": b"\xff"}).items())))
+
+
+def test_a_damaged_archive_is_an_error_or_read_right(tmp_path: Path) -> None:
+    data = archive(tmp_path / "good.tar", list(THREE.items())).read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        (tmp_path / "bad.tar").write_bytes(damaged[: rng.integers(len(data) // 2, len(data) + 1)])
+        with contextlib.suppress(DataError):
+            assert list(knowledge.read_graph(tmp_path / "bad.tar").train) == [("a", "r", "b")]
+
+
+TREE = knowledge.sentence_tree(["a"])
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (lambda: knowledge.read_graph("a\0b"), DataError, "null"),
+        (lambda: knowledge.TripleSet.parse("a r b", delimiter=""), ValueError, "delimiter is empty"),
+        (lambda: knowledge.Names("abc"), TypeError, "not one text"),
+        (lambda: knowledge.Names(["a", 1]), TypeError, "1 in one place"),
+        (lambda: knowledge.TripleSet([], 3.0, 1), TypeError, "how many there are"),
+        (lambda: knowledge.TripleSet([], -5, 1), TypeError, "how many there are"),
+        (lambda: knowledge.TripleSet.from_names(["abc"]), ShapeError, "three names in each"),
+        (lambda: knowledge.TripleSet.from_names([(1, "r", 5)]), TypeError, "needs texts"),
+        (lambda: knowledge.EntityLinker({"a": 1}).link("a"), TypeError, "linker(text)"),
+        (lambda: knowledge.TripleLookup([("Dune", "is", "a novel")]).about("Dune"), TypeError, "a list of one"),
+        (lambda: knowledge.sentence_tree([1, 2], [(0.5, 1.5, [3])]), TypeError, "an int"),
+        (lambda: knowledge.sentence_tree(["Tim"], [(0, 1, "CEO")]), TypeError, "not one text"),
+        (lambda: knowledge.pad_trees([TREE]), DTypeError, "ids, which are ints"),
+        (lambda: knowledge.pad_trees([knowledge.sentence_tree(["5"])]), DTypeError, "ids"),
+        (lambda: knowledge.pad_trees([knowledge.sentence_tree([1.7])]), DTypeError, "ids"),
+    ],
+)  # fmt: skip
+def test_what_would_be_read_letter_by_letter_or_rounded_is_refused(call: Any, kind: Any, text: str) -> None:
+    with pytest.raises(kind, match=re.escape(text)):
+        call()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_entities_of_tokens_come_in_every_width(width: str) -> None:
+    mg.random.seed(0)
+    layer = knowledge.KnowledgeEmbedding(300, 4, 8, padding_id=299)
+    x, ids = mg.random.normal((1, 3, 8)), np.array([[0, 120, 5]])
+    assert mg.all(layer(x, mg.asarray(ids.astype(width))) == layer(x, mg.asarray(ids)))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_triple_that_is_not_there_has_no_influence_whatever_is_in_its_place(poison: float) -> None:
+    mg.random.seed(0)
+    layer, x = knowledge.TripleAttention(2, 8, 4), mg.random.normal((2, 5, 8))
+    clean, there = mg.random.normal((3, 2, 6, 4)), np.ones((2, 6), bool)
+    there[0, 3:], there[1] = False, False
+    dirty = mg.tensor(np.where(there[None, :, :, None], clean.numpy(), poison), dtype=mg.float32, requires_grad=True)
+    found = layer(x, *dirty, mask=mg.asarray(there))
+    assert mg.all(found == layer(x, *clean, mask=mg.asarray(there)))
+    mg.sum(found * mg.random.normal(found.shape)).backward()
+    assert dirty.grad is not None
+    assert (dirty.grad.numpy()[:, ~there] == 0.0).all()
+    assert all(np.isfinite(p.grad.numpy()).all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("facts", "chosen", "kind"),
+    [
+        (0, [[0]], IndexError), (2, [[-5]], IndexError), (2, [[2]], IndexError), (2, [[True]], DTypeError),
+        (2, [[0.0]], DTypeError),
+    ],
+)  # fmt: skip
+def test_facts_that_are_none_are_refused(facts: int, chosen: Any, kind: Any) -> None:
+    config = Seq2SeqConfig(20, features=8, num_encoder_layers=1, num_decoder_layers=1, num_heads=2)
+    model = knowledge.DialogueModel(config)
+    with pytest.raises(kind, match="DialogueModel: chosen"):
+        model.read(mg.zeros((facts, 3, 2), dtype=mg.int64), mg.tensor(chosen))
