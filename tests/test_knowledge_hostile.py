@@ -234,3 +234,30 @@ def test_facts_that_are_none_are_refused(facts: int, chosen: Any, kind: Any) -> 
     model = knowledge.DialogueModel(config)
     with pytest.raises(kind, match="DialogueModel: chosen"):
         model.read(mg.zeros((facts, 3, 2), dtype=mg.int64), mg.tensor(chosen))
+
+
+def test_a_picture_writes_names_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dollars begin no formula, and an underscore hides no group."""
+    figure = pytest.importorskip("matplotlib.figure")
+    made = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **_: (made.append(self), Path(path).touch()))
+    names, groups = ["$\\bad$", "a$b$c", "_x", "y"], ["_hidden", "$\\no$", "", "_hidden"]
+    points = np.random.default_rng(0).normal(size=(4, 3))
+    picture = tmp_path / "a.png"
+    knowledge.plot_embedding(points, picture, names=names, groups=groups, label=range(4), title="$\\what$")
+    monkeypatch.undo()
+    (axes,) = made[0].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["_hidden", "$\\no$"]
+    assert {text.get_text() for text in axes.texts} == set(names)
+    made[0].savefig(picture, format="png")  # which parses formulas
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_numbers_that_a_model_lost_are_an_error() -> None:
+    model = knowledge.DistMult(3, 2, 2, initializer=lambda t: mg.nn.init.constant(t, float("nan")))
+    guess = knowledge.LinkPredictor(model, FACTS)
+    for call in (lambda: guess.predict_tails(0, 0), lambda: guess.nearest(0)):
+        with pytest.raises(ValueError, match="NaN"):
+            call()
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        knowledge.principal_components(model.entities.weight)
