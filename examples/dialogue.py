@@ -6,16 +6,19 @@ python examples/dialogue.py --save run --chat --persona witty
 """
 
 import argparse
+import lzma
 import math
 import os
 import re
 import sys
 import tarfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +47,7 @@ ROW = "{}: step {:5}   training loss {:.4f}   validation perplexity {:.2f}   {:.
 EXTRA = "pip install 'minigrad[demo,text]'"
 PICTURES = (".png", ".svg", ".pdf", ".jpg")
 LOOK = 500  # validation turns to look at while training, at most
+KEPT = {"best", "checks", "config", "facts", "longest", "losses", "model", "optimizer", "random", "run", "tokenizer"}
 NAMES = {True: "with knowledge", False: "without knowledge"}
 
 
@@ -63,11 +67,11 @@ def parse_args() -> argparse.Namespace:
     add("--data", type=a_path, metavar="PATH", default="", help="a folder or .tar of .qna files; '' for chatterbot's")
     add("--steps", type=positive, default=700, help="updates of the weights, of each model")
     add("--batch-size", type=positive, default=32, help="turns in one step")
-    add("--lr", type=float, default=2e-3, help="the largest learning rate, after a warm-up; then it falls")
+    add("--lr", type=number, default=2e-3, help="the largest learning rate, after a warm-up; then it falls")
     add("--features", type=positive, default=128, help="features of a token")
     add("--layers", type=positive, default=1, help="layers of the encoder, and of the decoder")
     add("--heads", type=positive, default=4, help="heads of attention")
-    add("--dropout", type=float, default=0.2, help="share of the features switched off in a step")
+    add("--dropout", type=part, default=0.2, help="share of the features switched off in a step")
     add("--vocabulary", type=positive, default=2000, help="tokens, at most")
     add("--turns", type=positive, default=4, help="turns of the history that are read, at most")
     add(
@@ -78,10 +82,12 @@ def parse_args() -> argparse.Namespace:
     add("--stop-after", type=positive, metavar="STEP", help="end the training there; call again with --save to go on")
     add("--no-knowledge", action="store_true", help="train the model without knowledge alone")
     add("--beams", type=positive, default=1, help="width of the search for an answer")
-    add("--temperature", type=float, default=0.0, help="above 0, answers in the chat are drawn; with --beams 1")
+    add("--temperature", type=number, default=0.0, help="above 0, answers in the chat are drawn; with --beams 1")
     add("--log-every", type=positive, default=50, help="steps between two looks at the validation turns")
     add("--seed", type=int, default=0, help="of the weights, the split, the order of the turns, and dropout")
-    add("--save", type=Path, metavar="FOLDER", help="where models are kept; a run that was stopped goes on from there")
+    add(
+        "--save", type=folder, metavar="FOLDER", help="where models are kept; a run that was stopped goes on from there"
+    )
     add("--chat", action="store_true", help="talk with the model in --save, or with the one that was just trained")
     add("--persona", default="", help="who answers in the chat, where the data have several")
     add("--plot", type=picture, metavar="PATH", default="dialogue.png", help="where to save the curves; '' for nowhere")
@@ -98,6 +104,32 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def number(text: str) -> float:
+    """A finite number, not below 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return found
+
+
+def part(text: str) -> float:
+    """A share that is not the whole."""
+    if (found := number(text)) >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not below 1")
+    return found
+
+
+def folder(text: str) -> Path:
+    """A folder that is there or can be made."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder")
+    return path
 
 
 def share(text: str) -> float:
@@ -325,7 +357,7 @@ def train(
     best, seconds, start = model.state_dict(), 0.0, 0
     file = args.save and args.save / f"{name.replace(' ', '_')}.ckpt"
     if file and file.exists():
-        state = load_checkpoint(file)
+        state = loaded(file)
         if state["run"] != of_run(args):
             raise SystemExit(f"{file} is of a run with other options; name another folder, or remove it")
         model.load_state_dict(state["model"])
@@ -368,6 +400,17 @@ def train(
             raise SystemExit(f"{name}: stopped after step {step + 1}")
     model.load_state_dict(best)
     return losses, checks
+
+
+def loaded(file: Path) -> dict[str, Any]:
+    """What a run kept."""
+    try:
+        state = load_checkpoint(file)
+    except DataError as error:
+        raise SystemExit(f"dialogue.py: {error}") from None
+    if not isinstance(state, dict) or not state.keys() >= KEPT:
+        raise SystemExit(f"{file} is not of a run of dialogue.py; name another folder, or remove it")
+    return state
 
 
 def of_run(args: argparse.Namespace) -> dict[str, object]:
@@ -447,6 +490,8 @@ def chat(model: DialogueModel, reader: Reader, args: argparse.Namespace) -> None
             f"no persona {args.persona!r}: there {'are ' + ', '.join(personas) if personas else 'is none'}"
         )
     print(f"say something{f' to the {persona} one' if persona else ''}; an empty line begins anew, Ctrl-D ends")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # what is piped in may be no text of this encoding
     history: list[str] = []
     shown = "you> " if sys.stdin.isatty() else ""
     try:
@@ -468,7 +513,7 @@ def saved(folder: Path, args: argparse.Namespace) -> tuple[DialogueModel, Reader
     file = folder / f"{NAMES[not args.no_knowledge].replace(' ', '_')}.ckpt"
     if not file.exists():
         return None
-    state = load_checkpoint(file)
+    state = loaded(file)
     knowledge = Knowledge(state["facts"], state["triples"])
     model = DialogueModel(Seq2SeqConfig(**state["config"]), turns=state["turns"], knowledge=not args.no_knowledge)
     model.load_state_dict(state["best"])
@@ -491,8 +536,10 @@ def main() -> None:
         turns = personalities(args.data) if args.data else chatterbot()
     except ImportError as missing:
         raise SystemExit(f"dialogue.py needs {missing.name}: {EXTRA}") from None
-    except (DataError, tarfile.TarError) as error:
+    except DataError as error:
         raise SystemExit(f"dialogue.py: {error}") from None
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, tarfile.TarError, zlib.error) as error:
+        raise SystemExit(f"dialogue.py: {args.data}: {error}") from None
 
     parts = split(turns, args.held_out, args.seed)
     knowledge = Knowledge.stated(parts[0], args.triples)

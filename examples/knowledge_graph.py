@@ -9,10 +9,14 @@ python examples/knowledge_graph.py --data FB15k-237.tar.gz --model complex --fea
 
 import argparse
 import gzip
+import math
+import os
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +33,7 @@ MODELS = {
 OPTIMIZERS = {"adagrad": optim.Adagrad, "adam": optim.Adam}
 LOSSES = ("cross-entropy", "bce", "margin", "softplus", "self-adversarial")
 EXTRA = "pip install 'minigrad[demo]'"
+PICTURES = (".png", ".svg", ".pdf", ".jpg")
 SHOWN = 60  # names in the picture
 
 
@@ -48,22 +53,30 @@ def parse_args() -> argparse.Namespace:
     add("--margin", type=float, default=4.0, help="of the losses that have one")
     add("--epochs", type=positive, default=256, help="passes over the data")
     add("--batch-size", type=positive, default=1024, help="queries, or right triples, in one step")
-    add("--lr", type=float, default=0.1, help="learning rate at the start")
+    add("--lr", type=number, default=0.1, help="learning rate at the start")
     add("--decay", action=argparse.BooleanOptionalAction, default=True, help="lower it to 0, a little each epoch")
     add("--optimizer", choices=sorted(OPTIMIZERS), default="adam", help="the rule of the steps")
-    add("--n3", type=float, default=0.0, help="weight of the N3 penalty")
-    add("--dropout", type=float, default=0.0, help="share of a query's numbers that are switched off in a step")
-    add("--std", type=float, help="of normally distributed first values, instead of the model's own")
+    add("--n3", type=number, default=0.0, help="weight of the N3 penalty")
+    add("--dropout", type=part, default=0.0, help="share of a query's numbers that are switched off in a step")
+    add("--std", type=number, help="of normally distributed first values, instead of the model's own")
     add("--validate-every", type=positive, default=64, help="epochs between two evaluations")
     add("--checkpoint", type=Path, help="where to save the run after each epoch, and to go on from")
     add("--seed", type=int, default=0, help="of the weights, the order of the data, and what is drawn")
-    add("--plot", default="knowledge_graph.png", metavar="PATH", help="where to save the picture; '' for nowhere")
+    add(
+        "--plot",
+        type=picture,
+        default="knowledge_graph.png",
+        metavar="PATH",
+        help="where to save the picture; '' for nowhere",
+    )
     args = parser.parse_args()
     args.scores_all = args.loss in ("cross-entropy", "bce")
     if args.reciprocal and not args.scores_all:
         parser.error(f"argument --reciprocal: with --loss {args.loss} no inverse relation would learn")
     if args.n3 and not args.scores_all:
         parser.error(f"argument --n3: needs --loss cross-entropy or bce, not {args.loss}")
+    if args.features % 2 and MODELS[args.model].is_complex:
+        parser.error(f"argument --features: --model {args.model} needs an even number, not {args.features}")
     if args.reciprocal is None:
         args.reciprocal = args.scores_all
     return args
@@ -74,6 +87,51 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def number(text: str) -> float:
+    """A finite number, not below 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return found
+
+
+def part(text: str) -> float:
+    """A share that is not the whole."""
+    if (found := number(text)) >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not below 1")
+    return found
+
+
+def picture(text: str) -> str:
+    """A path that the picture can be saved to, or nothing."""
+    path = Path(text)
+    if text and path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in any of {', '.join(PICTURES)}")
+    if text and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: is there such a folder?")
+    return text
+
+
+def of_run(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that the numbers of a checkpoint depend on; the others may change when it goes on."""
+    names = ("model", "features", "norm", "reciprocal", "loss", "optimizer")
+    return {name: getattr(args, name) for name in names} | {"data": Path(args.data).name}
+
+
+def loaded(args: argparse.Namespace) -> dict[str, Any]:
+    """What a run kept."""
+    try:
+        state = io.load_checkpoint(args.checkpoint)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{Path(__file__).name}: {error}") from None
+    if not isinstance(state, dict) or state.get("run") != of_run(args):
+        raise SystemExit(f"{args.checkpoint} is of a run with other options; name another file, or remove it")
+    return state
 
 
 def losses(
@@ -105,7 +163,7 @@ def train(model: knowledge.KnowledgeModel, graph: knowledge.Graph, args: argpars
     optimizer = OPTIMIZERS[args.optimizer](model.named_parameters(), lr=args.lr)
     known, begin, epoch = graph.known, time.perf_counter(), 0
     if args.checkpoint and args.checkpoint.exists():
-        state = io.load_checkpoint(args.checkpoint)
+        state = loaded(args)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         mg.random.set_state(state["random"])
@@ -123,7 +181,7 @@ def train(model: knowledge.KnowledgeModel, graph: knowledge.Graph, args: argpars
         epoch += 1
         if args.checkpoint:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-            io.save_checkpoint(args.checkpoint, {**state, "random": mg.random.get_state()})
+            io.save_checkpoint(args.checkpoint, {**state, "run": of_run(args), "random": mg.random.get_state()})
         evaluates = epoch % args.validate_every == 0 or epoch == args.epochs
         if evaluates or args.checkpoint:
             text = f"epoch {epoch:4}   {time.perf_counter() - begin:7.1f} s   loss {np.mean(found):.4f}"
@@ -170,7 +228,7 @@ def groups(graph: knowledge.Graph) -> list[str]:
 def spread(vectors: mg.Tensor) -> list[int]:
     """Entities whose names do not cover one another in the picture."""
     points, _ = knowledge.principal_components(vectors)
-    points = (points - points.min(axis=0)) / np.ptp(points, axis=0)
+    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-12)
     chosen: list[int] = []
     for i, (x, y) in enumerate(points):
         if all(abs(x - points[j][0]) > 0.2 or abs(y - points[j][1]) > 0.022 for j in chosen) and x < 0.85:
@@ -193,8 +251,10 @@ def main() -> None:
     try:
         graph = knowledge.read_graph(args.data) if Path(args.data).exists() else knowledge.load_graph(args.data)
         names = read_names(args.names)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise SystemExit(f"{Path(__file__).name}: {error}") from None
+    if len(graph.entities) < 2:
+        raise SystemExit(f"{Path(__file__).name}: {args.data}: has one entity, so that there is nothing to guess")
     print(graph)
     options = {"reciprocal": args.reciprocal, "dropout": args.dropout}
     if args.std is not None:
@@ -209,7 +269,9 @@ def main() -> None:
         print(f"test, {title}: {knowledge.evaluate(model, graph.test, graph.known, sides=sides)}")
     show(model, graph, names)
     try:
-        if args.plot:
+        if args.plot and args.features == 1:
+            print("no picture, for vectors of one feature have no plane")
+        elif args.plot:
             texts = [names.get(name, name).replace("_", " ") for name in graph.entities]
             title = f"{Path(args.data).name}: the entities of {type(model).__name__}"
             of = groups(graph)

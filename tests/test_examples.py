@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -18,6 +19,7 @@ import minigrad as mg
 from minigrad.data import DataError, chatterbot, cmudict, load_digits
 from minigrad.data.mnist import PARTS, format_idx
 from minigrad.data.packages import package_files
+from minigrad.io import save_checkpoint
 from minigrad.knowledge.graphs import graph as knowledge_graph
 from minigrad.models import GPT, CharacterTokenizer
 
@@ -481,6 +483,41 @@ def test_knowledge_graph_refuses_before_it_trains(tmp_path):
     assert re.fullmatch(r"knowledge_graph.py: .* 'nowhere.tar.gz', needs one of kinships, nations, umls.*\n", text)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--features", "31"), "argument --features: --model complex needs an even number, not 31"),
+        (("--dropout", "1"), "argument --dropout: '1' is not below 1"),
+        (("--lr", "nan"), "argument --lr: 'nan' is not a number of at least 0"),
+        (("--plot", "picture.doc"), "argument --plot: 'picture.doc' does not end in any of .png"),
+        (("--plot", "missing/picture.png"), "argument --plot: 'missing/picture.png' cannot be written"),
+    ],
+)
+def test_knowledge_graph_refuses_arguments(arguments, text, tmp_path):
+    code, said = refused(tmp_path, "knowledge_graph.py", *arguments)
+    assert code == 2
+    assert text in said
+
+
+def test_knowledge_graph_refuses_checkpoints_and_graphs_in_one_line(tmp_path):
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.txt").write_text("a\tr\tb\nb\tr\ta\n")
+    options = ("--data", ".", "--epochs", "1", "--features", "2", "--checkpoint", "run.ckpt", "--plot")
+    run(tmp_path, "knowledge_graph.py", *options, "")
+    code, text = refused(tmp_path, "knowledge_graph.py", *options, "", "--model", "distmult")  # of the same shapes
+    assert (code, text) == (1, "run.ckpt is of a run with other options; name another file, or remove it\n")
+    save_checkpoint(tmp_path / "run.ckpt", {"other": 1})
+    assert "other options" in refused(tmp_path, "knowledge_graph.py", *options, "")[1]
+    (tmp_path / "run.ckpt").write_bytes(b"no checkpoint")
+    code, text = refused(tmp_path, "knowledge_graph.py", *options, "")
+    assert code == 1
+    assert re.fullmatch(r"knowledge_graph.py: .*run.ckpt is malformed .*\n", text)
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.txt").write_text("a\tr\ta\n")
+    code, text = refused(tmp_path, "knowledge_graph.py", "--data", ".")
+    assert (code, text) == (1, "knowledge_graph.py: .: has one entity, so that there is nothing to guess\n")
+
+
 DIALOGUE = (
     "--log-every", "10", "--features", "32", "--layers", "1", "--heads", "2", "--dropout", "0.1", "--steps", "30"
 )  # fmt: skip
@@ -559,6 +596,9 @@ def test_dialogue_with_personas(tmp_path, personas):
     }
     assert talks["dry"][1:] == ["bot> i'm a program.", "bot> i don't have a mouth.", "bye"]
     assert talks["warm"][1:] == ["bot> i'm your friend!", "bot> i like you!", "bye"]
+    odd = b"\xff\xfe?\n\n \x00\x07\t\n" + b"x" * 100_000 + b"\n"
+    done = subprocess.run([*command, "dry"], cwd=tmp_path, input=odd, capture_output=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr, done.stdout.count(b"bot> ")) == (0, b"", 3)
     done = subprocess.run([*command, "odd"], cwd=tmp_path, input="", capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "no persona 'odd': there are dry, warm\n"
@@ -572,6 +612,9 @@ def test_dialogue_with_personas(tmp_path, personas):
         (("--beams", "2", "--temperature", "1"), "argument --temperature: a beam search draws nothing"),
         (("--features", "30"), "argument --features: 30 is not a multiple of the 4 heads"),
         (("--plot", "curves.txt"), "argument --plot: 'curves.txt' does not end in any of .png"),
+        (("--dropout", "1"), "argument --dropout: '1' is not below 1"),
+        (("--temperature", "-1"), "argument --temperature: '-1' is not a number of at least 0"),
+        (("--save", __file__), "is no folder"),
     ],
 )
 def test_dialogue_refuses_before_it_trains(arguments, text, tmp_path):
@@ -585,6 +628,27 @@ def test_dialogue_without_data_is_one_line(tmp_path):
     code, text = refused(tmp_path, "dialogue.py", "--data", str(tmp_path))
     assert code == 1
     assert text == f"dialogue.py: {tmp_path}: holds no files english_*.qna\n"
+
+
+def test_dialogue_refuses_data_and_runs_in_one_line(tmp_path, personas):
+    pytest.importorskip("tokenizers")
+    with tarfile.open(tmp_path / "qna.tar.xz", "w:xz") as made:
+        made.add(personas)
+    data = (tmp_path / "qna.tar.xz").read_bytes()
+    (tmp_path / "cut.tar.xz").write_bytes(data[: len(data) // 2])
+    (personas / "english_dry.qna").write_bytes(b"\xff")
+    kept = tmp_path / "run"
+    kept.mkdir()
+    for path in ("cut.tar.xz", "qna"):
+        code, text = refused(tmp_path, "dialogue.py", "--data", path)
+        assert code == 1
+        assert re.fullmatch(rf"dialogue.py: {path}: .*\n", text)
+    chat = ("--data", "qna.tar.xz", "--save", "run", "--chat")
+    (kept / "with_knowledge.ckpt").write_bytes(b"no checkpoint")
+    assert re.fullmatch(r"dialogue.py: .*ckpt is malformed .*\n", refused(tmp_path, "dialogue.py", *chat)[1])
+    save_checkpoint(kept / "with_knowledge.ckpt", {"other": 1})
+    for more in (chat, chat[:-1]):  # to talk, and to go on
+        assert "is not of a run of dialogue.py" in refused(tmp_path, "dialogue.py", *more)[1]
 
 
 def test_sentence_embeddings(tmp_path):

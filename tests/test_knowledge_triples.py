@@ -367,7 +367,7 @@ def test_dialogue_refuses() -> None:
         (
             {"facts": FACTS, "chosen": mg.tensor([[2], [0]])},
             IndexError,
-            r"chosen is up to 2, needs -1 for none, or facts in \[0, 2\)",
+            r"chosen is from 0 to 2, needs -1 for none, or facts in \[0, 2\)",
         ),
     ]:
         with pytest.raises(error, match=text):

@@ -16,7 +16,8 @@ FLOOR = 1e-20  # of a squared distance: below what rounding leaves of it, and it
 
 def root(x: Tensor) -> Tensor:
     """The root of squared distances, with the derivative 0 where they are 0, or by rounding a little less."""
-    return ops.sqrt(ops.maximum(x, FLOOR))
+    # FLOOR is 0 in float16, and the derivative of a root of 0 has no value
+    return ops.sqrt(ops.maximum(x, max(FLOOR, ops.finfo(x.dtype).smallest_normal)))
 
 
 def squares(q: Tensor, table: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from minigrad.data.download import DataError
 from minigrad.data.packages import package_files
 from minigrad.errors import message
-from minigrad.knowledge.graphs.triples import Names, TripleSet, parse_lines
+from minigrad.knowledge.graphs.triples import Names, TripleSet, decoded, parse_lines, read_text
 
 __all__ = ["Graph", "load_graph", "read_graph"]
 
@@ -91,7 +91,8 @@ class Graph:
 def read_graph(path: str | os.PathLike[str], *, delimiter: str = "\t") -> Graph:
     """Read ``train.txt``, ``valid.txt`` and ``test.txt`` from a folder or an archive (.tar, .tar.gz, ...).
 
-    The names are those that occur in any of the files, sorted.
+    In an archive they may lie in any folder, each once; nothing is unpacked to disk. The names are those that occur in
+    any of the files, sorted.
 
     Parameters
     ----------
@@ -107,7 +108,8 @@ def read_graph(path: str | os.PathLike[str], *, delimiter: str = "\t") -> Graph:
     Raises
     ------
     DataError
-        A file is missing, damaged or has no triples, or a line has not three names; with its number.
+        A file is missing, damaged, no UTF-8, twice in an archive, or has no triples; or a line has not three names;
+        with its number.
 
     Examples
     --------
@@ -118,7 +120,7 @@ def read_graph(path: str | os.PathLike[str], *, delimiter: str = "\t") -> Graph:
     where = os.fspath(path)
     try:
         texts = _from_folder(where) if os.path.isdir(path) else _from_archive(where)
-    except (OSError, EOFError, tarfile.TarError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
@@ -180,19 +182,24 @@ def load_graph(name: str) -> Graph:
 def _from_folder(where: str) -> dict[str, str]:
     texts = {}
     for part in PARTS:
-        with open(os.path.join(where, f"{part}.txt"), encoding="utf-8-sig") as file:
-            texts[part] = file.read()
+        file = os.path.join(where, f"{part}.txt")
+        texts[part] = read_text(file)
     return texts
 
 
 def _from_archive(where: str) -> dict[str, str]:
     texts: dict[str, str] = {}
+    places: dict[str, str] = {}
     with tarfile.open(where) as archive:
         for member in archive:
             part, _, ending = os.path.basename(member.name).partition(".")
             if part in PARTS and ending == "txt" and member.isfile():
+                place = os.path.normpath(member.name)
+                if places.setdefault(part, place) != place:
+                    got = f"{where} with {places[part]} and {place}"
+                    raise DataError(message("read_graph", "path", got, f"one {part}.txt in the archive"))
                 file: Any = archive.extractfile(member)
-                texts[part] = file.read().decode("utf-8-sig")
+                texts[part] = decoded(file.read(), f"{where}/{place}")
     missing = [f"{part}.txt" for part in PARTS if part not in texts]
     if missing:
         raise DataError(message("read_graph", "path", where, f"{', '.join(missing)} in the archive"))

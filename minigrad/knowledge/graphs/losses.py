@@ -8,6 +8,7 @@ import numpy as np
 
 from minigrad import ops
 from minigrad.errors import ShapeError, message
+from minigrad.knowledge.graphs.ids import as_ids, check_range
 from minigrad.nn.checks import as_tensor, finite, number
 from minigrad.tensor import Tensor
 
@@ -72,11 +73,15 @@ def all_entity_cross_entropy(
         raise ValueError(message(who, "per", repr(per), "'answer' or 'query'"))
     counts = np.bincount(row, minlength=x.shape[0])
     weight = np.ones(row.shape) if per == "answer" else 1.0 / counts[row]
+    if not row.size:
+        return ops.sum(x[row, answer])
+    # means of what is about 1 in size: in float16 a sum of so many terms is beyond the largest number
     total = np.bincount(row, weight, minlength=x.shape[0])  # of each query
-    picked = ops.sum(x[row, answer] * _as(weight, x)) * (1.0 - smooth)
+    share = _as(total / total.mean(), x)
+    picked = ops.mean(x[row, answer] * _as(weight / weight.mean(), x)) * (1.0 - smooth)
     if smooth:
-        picked = picked + smooth * ops.sum(ops.mean(x, axis=1) * _as(total, x))
-    return (ops.sum(ops.logsumexp(x, axis=1) * _as(total, x)) - picked) / max(1.0, float(total.sum()))
+        picked = picked + smooth * ops.mean(ops.mean(x, axis=1) * share)
+    return ops.mean(ops.logsumexp(x, axis=1) * share) - picked
 
 
 def all_entity_bce(scores: Tensor, rows: Any, answers: Any, *, label_smoothing: float = 0.0) -> Tensor:
@@ -100,7 +105,7 @@ def all_entity_bce(scores: Tensor, rows: Any, answers: Any, *, label_smoothing: 
     Returns
     -------
     Tensor
-        A scalar.
+        A scalar; 0 of an empty batch.
 
     Examples
     --------
@@ -111,10 +116,10 @@ def all_entity_bce(scores: Tensor, rows: Any, answers: Any, *, label_smoothing: 
     """
     x, row, answer = _checked("all_entity_bce", scores, rows, answers)
     smooth = _share("all_entity_bce", "label_smoothing", label_smoothing)
-    yes = (1.0 - smooth) * ops.sum(x[row, answer])
+    yes = (1.0 - smooth) * _mean(x[row, answer]) * (row.size / max(1, x.size))
     if smooth:
-        yes = yes + ops.sum(x) * (smooth / max(1, x.shape[1]))
-    return (ops.sum(ops.softplus(x)) - yes) / max(1, x.size)
+        yes = yes + _mean(x) * (smooth / max(1, x.shape[1]))
+    return _mean(ops.softplus(x)) - yes
 
 
 def margin_ranking_loss(positive: Tensor, negative: Tensor, margin: float = 1.0) -> Tensor:
@@ -134,7 +139,7 @@ def margin_ranking_loss(positive: Tensor, negative: Tensor, margin: float = 1.0)
     Returns
     -------
     Tensor
-        A scalar.
+        A scalar; 0 of an empty batch.
 
     Examples
     --------
@@ -145,7 +150,7 @@ def margin_ranking_loss(positive: Tensor, negative: Tensor, margin: float = 1.0)
     """
     right, wrong = _pair("margin_ranking_loss", positive, negative)
     gap = finite("margin_ranking_loss", "margin", margin)
-    return ops.mean(ops.relu(gap - ops.expand_dims(right, axis=1) + wrong))
+    return _mean(ops.relu(gap - ops.expand_dims(right, axis=1) + wrong))
 
 
 def softplus_loss(positive: Tensor, negative: Tensor) -> Tensor:
@@ -163,7 +168,7 @@ def softplus_loss(positive: Tensor, negative: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        A scalar.
+        A scalar; 0 of an empty batch.
 
     Examples
     --------
@@ -173,8 +178,8 @@ def softplus_loss(positive: Tensor, negative: Tensor) -> Tensor:
     tensor(0.3778)
     """
     right, wrong = _pair("softplus_loss", positive, negative)
-    total = ops.sum(ops.softplus(-right)) + ops.sum(ops.softplus(wrong))
-    return total / max(1, right.size + wrong.size)
+    share = right.size / max(1, right.size + wrong.size)
+    return share * _mean(ops.softplus(-right)) + (1.0 - share) * _mean(ops.softplus(wrong))
 
 
 def self_adversarial_loss(positive: Tensor, negative: Tensor, margin: float = 6.0, temperature: float = 1.0) -> Tensor:
@@ -202,7 +207,7 @@ def self_adversarial_loss(positive: Tensor, negative: Tensor, margin: float = 6.
     Returns
     -------
     Tensor
-        A scalar.
+        A scalar; 0 of an empty batch.
 
     Examples
     --------
@@ -215,19 +220,17 @@ def self_adversarial_loss(positive: Tensor, negative: Tensor, margin: float = 6.
     right, wrong = _pair(who, positive, negative)
     gap, alpha = finite(who, "margin", margin), finite(who, "temperature", temperature)
     share = ops.softmax(wrong.detach() * alpha, axis=1)
-    return ops.mean(ops.softplus(-(right + gap)) + ops.sum(share * ops.softplus(wrong + gap), axis=1))
+    return _mean(ops.softplus(-(right + gap)) + ops.sum(share * ops.softplus(wrong + gap), axis=1))
 
 
 def _checked(who: str, scores: Any, rows: Any, answers: Any) -> tuple[Tensor, Array, Array]:
-    x, row, answer = as_tensor(scores), np.asarray(rows, np.int64), np.asarray(answers, np.int64)
+    x, row, answer = as_tensor(scores), as_ids(who, "rows", rows), as_ids(who, "answers", answers)
     if x.ndim != 2:
         raise ShapeError(message(who, "scores", x, "a matrix (queries, entities)"))
     if row.ndim != 1 or answer.shape != row.shape:
         raise ShapeError(message(who, "answers", answer, f"one axis, as long as that of rows, which is {row.shape}"))
     for name, ids, count in (("rows", row, x.shape[0]), ("answers", answer, x.shape[1])):
-        if ids.size and (ids.min() < 0 or ids.max() >= count):
-            wrong = int(ids[(ids < 0) | (ids >= count)][0])
-            raise IndexError(message(who, name, f"{wrong}", f"an id in [0, {count})"))
+        check_range(who, name, ids, count)
     return x, row, answer
 
 
@@ -246,6 +249,11 @@ def _share(who: str, name: str, value: Any) -> float:
     if not 0.0 <= found <= 1.0:
         raise ValueError(message(who, name, f"{found}", "a number from 0 to 1"))
     return found
+
+
+def _mean(x: Tensor) -> Tensor:
+    """The mean, and 0 of nothing."""
+    return ops.mean(x) if x.size else ops.sum(x)
 
 
 def _as(array: Array, like: Tensor) -> Tensor:

@@ -276,4 +276,4 @@ def _ids(who: str, name: str, given: Any, count: int, what: str) -> Tensor:
     if array.size and (array.min() < 0 or array.max() >= count):
         wrong = array[(array < 0) | (array >= count)]
         raise IndexError(message(who, name, f"{int(wrong[0])}", f"{what} in [0, {count})"))
-    return ids
+    return ops.astype(ids, dtypes.int64, copy=False)  # a narrow type may not hold the id of an inverse

@@ -44,6 +44,8 @@ def principal_components(vectors: Any, components: int = 2) -> tuple[Array, Arra
     ------
     ShapeError
         `vectors` is no matrix, or too small for so many directions.
+    ValueError
+        There are NaN or infinite numbers among them.
 
     Examples
     --------
@@ -58,6 +60,8 @@ def principal_components(vectors: Any, components: int = 2) -> tuple[Array, Arra
         raise ShapeError(
             message("principal_components", "vectors", x, f"a matrix of at least {count} rows and columns")
         )
+    if not np.isfinite(x).all():
+        raise ValueError(message("principal_components", "vectors", "NaN or infinite in places", "finite numbers"))
     centered = x - x.mean(axis=0)
     _, sizes, directions = np.linalg.svd(centered, full_matrices=False)
     first = directions[:count]
@@ -128,7 +132,8 @@ def plot_embedding(
     axes = figure.add_subplot()
     of = np.array(["" for _ in points] if groups is None else [str(group) for group in groups])
     size = min(22.0, max(4.0, 4000.0 / len(points)))  # of many points small ones
-    for k, group in enumerate(dict.fromkeys(of.tolist())):
+    distinct = list(dict.fromkeys(of.tolist()))
+    for k, group in enumerate(distinct):
         here = points[of == group]
         axes.scatter(
             here[:, 0],
@@ -137,15 +142,19 @@ def plot_embedding(
             color=f"C{k % 10}",
             marker="osD^v"[k // 10 % 5],
             alpha=0.8,
-            label=group or None,
+            label=f"group {k}" if group else None,
         )
     for i in label:
-        text = str(i) if names is None else names[i]
-        axes.annotate(text, points[i], xytext=(3, 3), textcoords="offset points", fontsize=7)
+        name = str(i) if names is None else names[i]
+        axes.annotate(name, points[i], xytext=(3, 3), textcoords="offset points", fontsize=7, parse_math=False)
     for axis, share, number in ((axes.xaxis, shares[0], "first"), (axes.yaxis, shares[1], "second")):
         axis.set_label_text(f"{number} principal component, {share:.0%} of the variance")
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     if groups is not None:
-        axes.legend(frameon=False, fontsize=8)
+        # names of data, in which dollars begin no formula and an underscore does not mean to leave a label out
+        legend = axes.legend(frameon=False, fontsize=8)
+        for text, group in zip(legend.get_texts(), filter(None, distinct), strict=True):
+            text.set_parse_math(False)
+            text.set_text(group)
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary, format=ending)

@@ -74,6 +74,8 @@ class LinkPredictor:
         ------
         KeyError, IndexError
             A name or an id is unknown.
+        ValueError
+            A score is NaN.
         """
         return self._answers(self.entities.id(head), self.relations.id(relation), k)
 
@@ -126,5 +128,9 @@ class LinkPredictor:
 
     def _best(self, keys: Array, values: Array, k: int) -> list[tuple[str, float]]:
         """The names with the largest keys, equal ones in the order of ids; none whose key is -inf."""
+        if np.isnan(keys).any():
+            raise ValueError(
+                message("LinkPredictor", "model", "with NaN among its numbers", "scores that have an order")
+            )
         order = np.argsort(-keys, kind="stable")[: extent("LinkPredictor", "k", k)]
         return [(self.entities[i], float(values[i])) for i in order if keys[i] > -np.inf]

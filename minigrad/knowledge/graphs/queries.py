@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from minigrad import random
-from minigrad.errors import message
+from minigrad.errors import ShapeError, message
+from minigrad.knowledge.graphs.ids import as_ids, check_range
 from minigrad.knowledge.graphs.triples import TripleSet
 from minigrad.nn.checks import extent
 from minigrad.random import Generator
@@ -100,8 +101,11 @@ class Queries:
         return len(self.queries)
 
     def batch(self, indices: Any) -> QueryBatch:
-        """The queries of some indices."""
-        at = np.asarray(indices, np.int64)
+        """The queries of some indices, ``(n,)``."""
+        at = as_ids("Queries.batch", "indices", indices)
+        if at.ndim != 1:
+            raise ShapeError(message("Queries.batch", "indices", at, "one axis of indices"))
+        check_range("Queries.batch", "indices", at, len(self), "an index")
         rows, answers = self._spread(self.starts[at], self.counts[at])
         return QueryBatch(self.queries[at], rows, answers, self.counts[at])
 

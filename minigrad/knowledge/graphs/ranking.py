@@ -10,10 +10,12 @@ import numpy as np
 
 from minigrad.autograd import no_grad
 from minigrad.errors import ShapeError, message
+from minigrad.knowledge.graphs.ids import as_ids, check_range
 from minigrad.knowledge.graphs.queries import SIDES, Queries
 from minigrad.knowledge.graphs.triples import TripleSet
 from minigrad.nn.checks import extent
 from minigrad.nn.mode import evaluation
+from minigrad.tensor import Tensor
 
 __all__ = ["Ranking", "evaluate", "ranks"]
 
@@ -56,6 +58,8 @@ def ranks(scores: Any, targets: Any, known: tuple[Any, Any] | None = None, *, ti
     ------
     ShapeError
         The shapes do not fit.
+    DTypeError, IndexError
+        Targets or known answers are not integers, or out of range.
     ValueError
         Another name of a tie, or a score that is NaN.
 
@@ -68,17 +72,23 @@ def ranks(scores: Any, targets: Any, known: tuple[Any, Any] | None = None, *, ti
     """
     if ties not in TIES:
         raise ValueError(message("ranks", "ties", repr(ties), f"one of {', '.join(TIES)}"))
-    s, target = np.asarray(scores), np.asarray(targets, np.int64)
+    s = np.asarray(scores.detach().numpy() if isinstance(scores, Tensor) else scores)
+    target = as_ids("ranks", "targets", targets)
     if s.ndim != 2:
         raise ShapeError(message("ranks", "scores", s, "a matrix (queries, entities)"))
     if target.shape != s.shape[:1]:
         raise ShapeError(message("ranks", "targets", target, f"shape {s.shape[:1]}, an entity for each row of scores"))
+    check_range("ranks", "targets", target, s.shape[1], "an entity")
     if np.isnan(s).any():
         raise ValueError(message("ranks", "scores", "NaN in places", "numbers, as NaN has no rank"))
     own = np.take_along_axis(s, target[:, None], axis=1)
     higher, equal = np.count_nonzero(s > own, axis=1), np.count_nonzero(s == own, axis=1) - 1
     if known is not None:
-        rows, entities = (np.asarray(part, np.int64) for part in known)
+        rows, entities = (as_ids("ranks", "known", part) for part in known)
+        if rows.ndim != 1 or entities.shape != rows.shape:
+            raise ShapeError(message("ranks", "known", entities, f"entities of the shape of rows, {rows.shape}"))
+        check_range("ranks", "known", rows, len(s), "a row")
+        check_range("ranks", "known", entities, s.shape[1], "an entity")
         others = entities != target[rows]
         rows, entities = rows[others], entities[others]
         found, at = s[rows, entities], own[rows, 0]
@@ -161,6 +171,8 @@ def evaluate(
 
     Raises
     ------
+    ShapeError
+        The model has not as many entities or relations as there are names.
     ValueError
         There are no triples, names differ, scores are NaN, or another name of sides or ties.
 
@@ -181,6 +193,9 @@ def evaluate(
     filters = [known] if isinstance(known, TripleSet) else list(known or ())
     answers = Queries(triples.union(*filters), sides) if filters else None
     n, m = len(triples.entities), len(triples.relations)
+    for name, count in (("entities", n), ("relations", m)):  # of another number, r + m would be another question
+        if (own := getattr(model, f"num_{name}", count)) != count:
+            raise ShapeError(message("evaluate", "model", f"of {own} {name}", f"{count}, as triples name"))
     size = max(1, SCORES // n) if batch_size is None else extent("evaluate", "batch_size", batch_size)
     h, r, t = triples.triples.T
     found = {"tail": np.empty(0), "head": np.empty(0)}

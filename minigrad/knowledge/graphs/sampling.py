@@ -8,10 +8,10 @@ import numpy as np
 
 from minigrad import random
 from minigrad.errors import ShapeError, message
+from minigrad.knowledge.graphs.ids import as_ids, check_range
 from minigrad.knowledge.graphs.triples import TripleSet
 from minigrad.nn.checks import extent
 from minigrad.random import Generator
-from minigrad.tensor import Tensor
 
 __all__ = ["NegativeSampler"]
 
@@ -93,18 +93,20 @@ class NegativeSampler:
         ------
         ShapeError
             There are not three columns.
+        DTypeError
+            They are not integers.
         IndexError
-            A relation is out of range.
+            An entity or a relation is out of range.
         ValueError
             Filtered, and all triples with the same head and relation, and with the same relation and tail, are true.
         """
-        given = np.asarray(triples.numpy() if isinstance(triples, Tensor) else triples, np.int64)
+        given = as_ids("NegativeSampler", "triples", triples)
+        if not given.size and given.ndim < 2:
+            given = given.reshape(0, 3)
         if given.ndim != 2 or given.shape[1] != 3:
             raise ShapeError(message("NegativeSampler", "triples", given, "3 columns: head, relation, tail"))
-        wrong = (given[:, 1] < 0) | (given[:, 1] >= self.num_relations)
-        if wrong.any():
-            got = f"the relation {given[int(np.argmax(wrong)), 1]}"
-            raise IndexError(message("NegativeSampler", "triples", got, f"relations in [0, {self.num_relations})"))
+        check_range("NegativeSampler", "triples", given[:, 1], self.num_relations, "a relation")
+        check_range("NegativeSampler", "triples", given[:, ::2], self.num_entities, "an entity")
         made = np.repeat(given, self.negatives, axis=0)
         heads = self._uniform(len(made)) < self.head_probability[made[:, 1]]
         column = np.where(heads, 0, 2)

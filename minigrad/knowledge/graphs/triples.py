@@ -10,6 +10,8 @@ import numpy as np
 
 from minigrad.data.download import DataError
 from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.knowledge.graphs.ids import as_ids
+from minigrad.tensor import Tensor
 
 __all__ = ["Names", "TripleSet"]
 
@@ -28,6 +30,8 @@ class Names(Sequence[str]):
 
     Raises
     ------
+    TypeError
+        A name is no text, or the names are one text.
     ValueError
         A name occurs twice.
 
@@ -40,7 +44,12 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str], what: str = "name") -> None:
+        if isinstance(names, str):
+            raise TypeError(message("Names", "names", repr(names), "several names, not one text"))
         self.names, self.what = tuple(names), what
+        wrong = next((name for name in self.names if not isinstance(name, str)), "")
+        if wrong != "":
+            raise TypeError(message("Names", "names", f"{wrong!r} in one place", "texts"))
         self.ids = {name: i for i, name in enumerate(self.names)}
         if len(self.ids) < len(self.names):
             twice = next(name for i, name in enumerate(self.names) if self.ids[name] != i)
@@ -125,7 +134,7 @@ class TripleSet(Sequence[tuple[str, str, str]]):
 
     def __init__(self, triples: Any, entities: Any, relations: Any) -> None:
         self.entities, self.relations = _names(entities, "entity"), _names(relations, "relation")
-        found = np.array(triples)
+        found = np.array(triples.detach().numpy() if isinstance(triples, Tensor) else triples)
         if found.size == 0 and found.ndim < 3:
             found = np.empty((0, 3), np.int64)
         if found.ndim != 2 or found.shape[1] != 3:
@@ -164,6 +173,8 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         ------
         KeyError
             A name is not among those given.
+        TypeError
+            A name is no text.
 
         Examples
         --------
@@ -171,8 +182,8 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         >>> TripleSet.from_names([("b", "r", "a"), ("a", "r", "c")]).triples.tolist()
         [[1, 0, 0], [0, 0, 2]]
         """
-        known = [tuple(row) for row in rows]
-        wrong = next((row for row in known if len(row) != 3), None)
+        known = list(rows)
+        wrong = next((row for row in known if isinstance(row, str) or len(row) != 3), None)
         if wrong is not None:
             raise ShapeError(message("TripleSet.from_names", "rows", describe(wrong), "three names in each"))
         e = _names(
@@ -217,12 +228,7 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         TripleSet(1 triples, 2 entities, 1 relations)
         """
         where = os.fspath(path)
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
-        return cls.parse(text, entities, relations, where=where, delimiter=delimiter)
+        return cls.parse(read_text(path), entities, relations, where=where, delimiter=delimiter)
 
     @classmethod
     def parse(
@@ -275,19 +281,27 @@ class TripleSet(Sequence[tuple[str, str, str]]):
             raise ValueError(
                 message("TripleSet", "entities", f"{n} with {m} relations", "fewer than 2**63 possible facts")
             )
-        found = np.asarray(triples, np.int64)
+        found = as_ids("TripleSet", "triples", triples)
+        if not found.size and found.ndim < 2:
+            found = found.reshape(0, 3)
+        if not found.ndim or found.shape[-1] != 3:
+            raise ShapeError(message("TripleSet", "triples", found, "3 columns: head, relation, tail"))
         made: Array = (found[..., 0] * m + found[..., 1]) * n + found[..., 2]
         return made
 
     def contains(self, triples: Any) -> Array:
-        """Which rows of ids, ``(..., 3)``, are in the set."""
+        """Which rows of ids, ``(..., 3)``, are in the set; one with an id that has no name is not."""
+        triples = as_ids("TripleSet", "triples", triples)
         if self._keys is None:
             self._keys = np.unique(self.keys(self.triples))
         wanted = self.keys(triples)
         if not self._keys.size:
             return np.zeros(wanted.shape, bool)
         at = np.minimum(np.searchsorted(self._keys, wanted), self._keys.size - 1)
-        found: Array = self._keys[at] == wanted
+        # an id out of range has the key of another triple
+        n, m = len(self.entities), len(self.relations)
+        named = ((triples >= 0) & (triples < (n, m, n))).all(axis=-1) if triples.size else True
+        found: Array = (self._keys[at] == wanted) & named
         return found
 
     def union(self, *others: TripleSet) -> TripleSet:
@@ -309,8 +323,30 @@ class TripleSet(Sequence[tuple[str, str, str]]):
         return TripleSet(np.stack([h, r, t], axis=1), self.entities, self.relations)
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file."""
+    where = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
+    return decoded(data, where)
+
+
+def decoded(data: bytes, where: str) -> str:
+    """The text of bytes in UTF-8, with the ends of lines of any system."""
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{where}, line {line}: is not UTF-8 ({error.reason})") from error
+
+
 def parse_lines(text: str, where: str, delimiter: str = "\t") -> Iterator[tuple[int, tuple[str, str, str]]]:
     """The number of each line that is not empty, and its three names."""
+    if not delimiter:
+        raise ValueError(message("TripleSet", "delimiter", "empty", "what stands between the names of a line"))
     for number, line in enumerate(text.split("\n"), 1):
         fields = [field.strip() for field in line.rstrip("\r").split(delimiter)]
         if fields == [""]:
@@ -326,6 +362,8 @@ def parse_lines(text: str, where: str, delimiter: str = "\t") -> Iterator[tuple[
 def _names(given: Any, what: str, order: bool = False) -> Names:
     if isinstance(given, Names):
         return given
-    if isinstance(given, (int, np.integer)):
+    if isinstance(given, (int, np.integer)) and not isinstance(given, bool) and given >= 0:
         return Names(map(str, range(int(given))), what)
+    if not isinstance(given, Iterable):
+        raise TypeError(message("TripleSet", what, describe(given), "names, or how many there are"))
     return Names(sorted(given) if order else given, what)

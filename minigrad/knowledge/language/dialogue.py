@@ -6,9 +6,9 @@ import functools
 import math
 from typing import Any
 
-from minigrad import ops
+from minigrad import dtypes, ops
 from minigrad.autograd import no_grad
-from minigrad.errors import ShapeError, message
+from minigrad.errors import DTypeError, ShapeError, message
 from minigrad.knowledge.language.decoder import KnowledgeDecoder
 from minigrad.models.seq2seq import IGNORED, Seq2Seq, Seq2SeqConfig, Seq2SeqDecoding
 from minigrad.nn import init
@@ -208,6 +208,13 @@ class DialogueModel(Seq2Seq):
             raise ShapeError(message(NAME, "facts", facts, "shape (facts, 3, length): tokens of head, relation, tail"))
         if chosen.ndim != 2:
             raise ShapeError(message(NAME, "chosen", chosen, "shape (batch, triples)"))
+        if chosen.dtype not in dtypes.INTEGER:
+            raise DTypeError(message(NAME, "chosen", chosen, "integers: facts, or -1 for none"))
+        chosen = ops.astype(chosen, dtypes.int64, copy=False)
+        places = chosen.numpy()
+        if places.size and not -1 <= places.min() <= places.max() < facts.shape[0]:
+            need = f"-1 for none, or facts in [0, {facts.shape[0]})"
+            raise IndexError(message(NAME, "chosen", f"from {places.min()} to {places.max()}", need))
         there = chosen >= 0
         counts = facts != self.config.padding_id
         tokens = ops.where(counts[..., None], self.embedding(facts), 0.0)
@@ -218,11 +225,7 @@ class DialogueModel(Seq2Seq):
             vectors = vectors * math.sqrt(self.config.features)
         if not facts.shape[0]:
             return ops.zeros((3, *chosen.shape, vectors.shape[-1]), dtype=vectors.dtype), there
-        try:
-            picked = ops.take(vectors, ops.reshape(ops.where(there, chosen, 0), (-1,)), axis=0)
-        except IndexError:
-            need = f"-1 for none, or facts in [0, {facts.shape[0]})"
-            raise IndexError(message(NAME, "chosen", f"up to {chosen.numpy().max()}", need)) from None
+        picked = ops.take(vectors, ops.reshape(ops.where(there, chosen, 0), (-1,)), axis=0)
         picked = ops.reshape(picked, (*chosen.shape, 3, vectors.shape[-1]))
         return ops.permute_dims(picked, (2, 0, 1, 3)), there
 

@@ -161,6 +161,7 @@ class KnowledgeEmbedding(Module):
             raise ShapeError(message(NAME, "ids", ids, f"shape {x.shape[:2]}, one for each token"))
         if ids.dtype not in dtypes.INTEGER:
             raise DTypeError(message(NAME, "ids", ids, "integers"))
+        ids = ops.astype(ids, dtypes.int64, copy=False)  # unsigned integers have no -1
         there = ids != -1
         if self.padding_id is not None:
             there = there & (ids != self.padding_id)

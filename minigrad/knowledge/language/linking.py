@@ -96,6 +96,9 @@ class EntityLinker:
 
     def link(self, tokens: Sequence[str]) -> list[Mention]:
         """Find mentions in a sequence of words; `start` and `stop` count words."""
+        if isinstance(tokens, str):
+            hint = "A text is for the linker itself: linker(text)"
+            raise TypeError(message("EntityLinker.link", "tokens", describe(tokens), "a sequence of words", hint))
         folded = [fold(token) for token in tokens]
         found, start = [], 0
         while start < len(folded):

@@ -66,6 +66,9 @@ class TripleLookup:
 
     def about(self, entities: Iterable[Hashable], limit: int | None = None) -> list[Triple]:
         """The triples of some entities, each once, those of the first entity first; at most `limit`."""
+        if isinstance(entities, str):
+            got = repr(entities)
+            raise TypeError(message("TripleLookup.about", "entities", got, "several entities, such as a list of one"))
         if limit is not None and limit < 0:
             raise ValueError(message("TripleLookup", "limit", limit, "None or a number that is not negative"))
         found: dict[Triple, None] = {}

@@ -122,6 +122,8 @@ class TripleAttention(Module):
                 raise ShapeError(message(NAME, "mask", seen, f"shape ({x.shape[0]}, {count}), a bool for each triple"))
             if seen.dtype != ops.bool:
                 raise DTypeError(message(NAME, "mask", seen, "bools, True where there is a triple"))
+            # a weight of 0 times NaN is NaN
+            parts = [ops.where(seen[..., None], part, 0.0) for part in parts]
             seen = seen[:, None, None, :]
         found = self.attention(self.norm(x), ops.concat(parts, axis=-1), mask=seen)
         return x + self.dropout(found)  # type: ignore[no-any-return]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from minigrad import ops
-from minigrad.errors import ShapeError, describe, message
+from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.nn.checks import integer
 from minigrad.tensor import Tensor
 
 __all__ = ["Branch", "SentenceTree", "pad_trees", "sentence_tree"]
@@ -70,6 +71,8 @@ def sentence_tree(tokens: Sequence[Any], branches: Iterable[Branch] = ()) -> Sen
         If the sentence has no such place.
     ShapeError
         If a branch has no token.
+    TypeError
+        If a place is not of ints, or a branch's tokens are one text.
 
     Examples
     --------
@@ -87,6 +90,9 @@ def sentence_tree(tokens: Sequence[Any], branches: Iterable[Branch] = ()) -> Sen
     hanging: dict[int, list[tuple[int, int, int, tuple[Any, ...]]]] = {}
     for number, branch in enumerate(branches):
         start, stop, part = branch
+        start, stop = (integer("sentence_tree", "branches", end) for end in (start, stop))
+        if isinstance(part, str):
+            raise TypeError(message("sentence_tree", "branches", repr(part), "a sequence of tokens, not one text"))
         if not 0 <= start < stop <= len(given):
             need = f"0 <= start < stop <= {len(given)}, a place in the sentence"
             raise IndexError(message("sentence_tree", "branches", f"({start}, {stop}, ...) in one place", need))
@@ -135,6 +141,8 @@ def pad_trees(trees: Sequence[SentenceTree], padding_id: int = 0) -> tuple[Tenso
     ------
     ShapeError
         If there is no tree, or no token.
+    DTypeError
+        If tokens are not ids.
 
     Examples
     --------
@@ -151,5 +159,8 @@ def pad_trees(trees: Sequence[SentenceTree], padding_id: int = 0) -> tuple[Tenso
     visible = np.zeros((len(trees), 1, longest, longest), np.bool_)
     for i, tree in enumerate(trees):
         n = len(tree)
+        given = np.asarray(tree.tokens)
+        if n and given.dtype.kind not in "iu":
+            raise DTypeError(message("pad_trees", "trees", f"with {describe(given)} as tokens", "ids, which are ints"))
         ids[i, :n], positions[i, :n], visible[i, 0, :n, :n] = tree.tokens, tree.positions, tree.visible
     return ops.asarray(ids), ops.asarray(positions), ops.asarray(visible)
