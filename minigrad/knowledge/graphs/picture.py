@@ -153,8 +153,8 @@ def plot_embedding(
     if groups is not None:
         # names of data, in which dollars begin no formula and an underscore does not mean to leave a label out
         legend = axes.legend(frameon=False, fontsize=8)
-        for text, group in zip(legend.get_texts(), filter(None, distinct), strict=True):
-            text.set_parse_math(False)
-            text.set_text(group)
+        for entry, group in zip(legend.get_texts(), filter(None, distinct), strict=True):
+            entry.set_parse_math(False)
+            entry.set_text(group)
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary, format=ending)

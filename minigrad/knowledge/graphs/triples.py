@@ -47,7 +47,8 @@ class Names(Sequence[str]):
         if isinstance(names, str):
             raise TypeError(message("Names", "names", repr(names), "several names, not one text"))
         self.names, self.what = tuple(names), what
-        wrong = next((name for name in self.names if not isinstance(name, str)), "")
+        given: tuple[Any, ...] = self.names
+        wrong = next((name for name in given if not isinstance(name, str)), "")
         if wrong != "":
             raise TypeError(message("Names", "names", f"{wrong!r} in one place", "texts"))
         self.ids = {name: i for i, name in enumerate(self.names)}
