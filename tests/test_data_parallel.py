@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
+import pickle
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -40,14 +45,19 @@ def is_close(found: Any, wanted: Any, bound: float) -> None:
 
 def compare(group: parallel.Group, size: int, seed: int, dtype: str, options: dict[str, Any], bound: float) -> None:
     """The ranks among each other, bit for bit, and with one process on the whole batch."""
-    found = group.run(functions.train, size, seed, dtype, options)[:size]
+    agree(group.run(functions.train, size, seed, dtype, options)[:size], seed, dtype, options, bound)
+
+
+def agree(found: list[Any], seed: int, dtype: str, options: dict[str, Any], bound: float) -> None:
+    """What the ranks have found, among each other and with one process."""
     losses, grads, weights, scale = functions.train(1, seed, dtype, {**options, "overflow": None})
+    loss_scale = 1024 if options.get("scaled") else 1  # the gradients are those of the scaled loss
     for own, own_grads, own_weights, own_scale in found:
         assert own == found[0][0]
         assert own_scale == scale
         is_close(own, losses, bound)
         for name, wanted in grads.items():
-            is_close(own_grads[name], wanted, bound * options.get("scaled", 1))
+            is_close(*(g if g is None else g / loss_scale for g in (own_grads[name], wanted)), bound)
             assert wanted is None or own_grads[name].tobytes() == found[0][1][name].tobytes()
         for name, wanted in weights.items():
             is_close(own_weights[name], wanted, bound)
@@ -215,3 +225,57 @@ def test_a_part_of_a_mask(first: int, n: int, rate: float) -> None:
     part = mg.ops.dropout(mg.ones(n), rate, key=(5, 6, first)).numpy()
     assert part.tobytes() == whole[first:].tobytes()
     assert (mg.ops.keep_mask((n,), 5, 6, rate, first).numpy() == (part != 0)).all()
+
+
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+MPI_PROGRAM = """
+import pickle, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import rank_functions
+from minigrad import parallel
+world = parallel.init()
+assert world.engine == "mpi" and world.size == 4, world
+jobs = pickle.loads(Path({folder!r}, "jobs").read_bytes())
+made = [rank_functions.train(*job) for job in jobs]
+Path({folder!r}, f"rank{{world.rank}}").write_bytes(pickle.dumps(made))
+"""
+JOBS = st.tuples(
+    st.integers(1, 4),
+    st.integers(0, 1000),
+    st.sampled_from(["float32", "float64"]),
+    st.fixed_dictionaries(
+        {
+            "bucket_size": st.sampled_from([1, 100, 300, 10**6]),
+            "parts": st.integers(1, 3),
+            "clip": st.booleans(),
+            "norm": st.sampled_from(["layer", "batch"]),
+            "sparse": st.booleans(),
+            "dropout": st.sampled_from([0.0, 0.3]),
+            "batch_size": st.just(72),
+        },
+        optional={"scaled": st.just(True)},
+    ),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec")
+@given(jobs=st.lists(JOBS, min_size=8, max_size=12))
+@settings(max_examples=2, phases=[Phase.generate])  # a program each, too slow to shrink
+def test_ranks_of_mpi_equal_one_process(jobs: list[Any]) -> None:
+    pytest.importorskip("mpi4py")
+    assert MPIEXEC is not None
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "jobs").write_bytes(pickle.dumps(jobs))
+        program = Path(folder, "program.py")
+        program.write_text(MPI_PROGRAM.format(tests=str(Path(__file__).parent), folder=folder))
+        own = {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1"}
+        own["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+        own["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+        command = [MPIEXEC, "-n", "4", sys.executable, str(program)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=own, check=False)
+        assert done.returncode == 0, done.stderr
+        ranks = [pickle.loads(Path(folder, f"rank{rank}").read_bytes()) for rank in range(4)]
+    for number, (size, seed, dtype, options) in enumerate(jobs):
+        agree([made[number] for made in ranks[:size]], seed, dtype, options, BOUNDS[dtype])

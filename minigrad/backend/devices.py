@@ -87,7 +87,7 @@ def is_foreign(value: Any) -> bool:
 
 def set_item(array: Array, index: Any, values: Array) -> None:
     """``array[index] = values``."""
-    if is_foreign(array):
+    if type(array) is not numpy.backend.array_type and is_foreign(array):
         index = _backends[type(array)].placed(index)
     array[index] = values
 

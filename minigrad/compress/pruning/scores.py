@@ -84,7 +84,7 @@ class _Gathered(Score):
 
     def term(self, w: Array, g: Array) -> Array:
         """What a step adds, of weights and gradients."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: needs a method term(self, w, g)")
 
     def update(self, targets: Sequence[Target]) -> None:
         """Add a step; one with a gradient that is not finite counts for nothing, as the optimizer skips it."""
