@@ -1,5 +1,5 @@
-// Sums and maxima over the lanes of a warp and over the threads of a block of whole warps (blockDim.x of them). Every
-// thread gets the result, in the same bits: the order of a sum is fixed.
+// Sums and maxima over the lanes of a warp and over blockDim.x threads, whole warps: a block is one row of threads, or
+// has a warp for each of blockDim.y rows. Every thread gets the result, in the same bits: the order of a sum is fixed.
 
 #include "device.cuh"
 
@@ -31,6 +31,9 @@ template <class T>
 __device__ inline T block_sum(T x, T* scratch) {
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     x = warp_sum(x);
+    if (warps == 1) {
+        return x;
+    }
     __syncthreads();
     if (lane == 0) {
         scratch[threadIdx.x / 32] = x;
@@ -43,6 +46,9 @@ template <class T>
 __device__ inline T block_max(T x, T* scratch) {
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     x = warp_max(x);
+    if (warps == 1) {
+        return x;
+    }
     __syncthreads();
     if (lane == 0) {
         scratch[threadIdx.x / 32] = x;
