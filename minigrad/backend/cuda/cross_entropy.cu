@@ -20,21 +20,21 @@ struct Task {
 
     __device__ bool has(long long target) const { return target >= 0 && target < n; }
 
-    __device__ Wide<T> weight(long long target) const { return weights ? widen(weights[target]) : Wide<T>(1); }
+    __device__ Wide<T> weight(long long target) const { return weights ? to_float(weights[target]) : Wide<T>(1); }
 };
 
 // The weight of a row: 0 where it does not count, NaN where its class is none.
 template <class T>
-__device__ inline Wide<T> row_weight(const Task<T>& task, long long target) {
+DEVICE Wide<T> row_weight(const Task<T>& task, long long target) {
     if (!task.counts(target)) {
         return 0;
     }
-    return task.has(target) ? task.weight(target) : infinity<Wide<T>>() - infinity<Wide<T>>();
+    return task.has(target) ? task.weight(target) : infinity() - infinity();
 }
 
 // The loss of each row: wide and with the weight of the row, to be summed up, or as it is where `out` is not null.
 template <class T, int VALUES>
-__device__ inline void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_weights, T* out) {
+DEVICE void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_weights, T* out) {
     typedef Wide<T> A;
     A* scratch = reinterpret_cast<A*>(shared_memory);
     const long long i = own_row(), n = task.n;
@@ -45,10 +45,10 @@ __device__ inline void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_w
     const A weight = row_weight(task, target);
     A loss = weight;  // 0 or NaN
     if (task.counts(target) && task.has(target)) {
-        Row<T, VALUES> row(task.logits + i * n, n, is_aligned(task.logits, n), -infinity<A>());
+        Row<T, VALUES> row(task.logits + i * n, n, is_aligned(task.logits, n), -infinity());
         const Exponentials<A> e = exponentials(row, scratch);
         const A log_total = logarithm(e.total == 0 ? A(1) : e.total);
-        loss = (task.smoothing - 1) * weight * (widen(row.row[target]) - e.base - log_total);
+        loss = (task.smoothing - 1) * weight * (to_float(row.row[target]) - e.base - log_total);
         if (task.smoothing != 0) {
             const A shares = row.sum(scratch, [&](A v, long long j) { return (v - e.base - log_total) * task.weight(j); });
             loss += shares * (-task.smoothing / n);
@@ -56,7 +56,7 @@ __device__ inline void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_w
     }
     if (threadIdx.x == 0) {
         if (out) {
-            out[i] = narrow<T>(loss);
+            out[i] = from_float<T>(loss);
         } else {
             wide[i] = loss;
             row_weights[i] = weight;
@@ -66,7 +66,7 @@ __device__ inline void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_w
 
 // The gradient of the logits. `g` is one number, or one a row; `divisor` is null, or what a mean divides by.
 template <class T, int VALUES>
-__device__ inline void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* divisor, T* out) {
+DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* divisor, T* out) {
     typedef Wide<T> A;
     A* scratch = reinterpret_cast<A*>(shared_memory);
     const long long i = own_row(), n = task.n;
@@ -88,10 +88,10 @@ __device__ inline void gradient(const Task<T>& task, const T* g, bool each, cons
         });
         return;
     }
-    Row<T, VALUES> row(task.logits + i * n, n, is_aligned(task.logits, n), -infinity<A>());
+    Row<T, VALUES> row(task.logits + i * n, n, is_aligned(task.logits, n), -infinity());
     const Exponentials<A> e = exponentials(row, scratch);
     const A total = e.total == 0 ? A(1) : e.total;
-    A cotangent = widen(g[each ? i : 0]);
+    A cotangent = to_float(g[each ? i : 0]);
     if (divisor) {
         cotangent /= *divisor == 0 ? A(1) : *divisor;
     }
@@ -116,7 +116,7 @@ __device__ inline void gradient(const Task<T>& task, const T* g, bool each, cons
 
 // The weights of a part of the rows for each block, added up.
 template <class T>
-__device__ inline void add_weights(const Task<T>& task, long long part, Wide<T>* out) {
+DEVICE void add_weights(const Task<T>& task, long long part, Wide<T>* out) {
     typedef Wide<T> A;
     const long long start = blockIdx.x * part, end = start + part < task.rows ? start + part : task.rows;
     A total = 0;
@@ -131,7 +131,7 @@ __device__ inline void add_weights(const Task<T>& task, long long part, Wide<T>*
 
 // A part of one or two arrays for each block, added up; those of `b`, which may be null, behind those of `a`.
 template <class A>
-__device__ inline void add(const A* a, const A* b, long long n, long long part, A* out) {
+DEVICE void add(const A* a, const A* b, long long n, long long part, A* out) {
     A* scratch = reinterpret_cast<A*>(shared_memory);
     const long long start = blockIdx.x * part, end = start + part < n ? start + part : n;
     A total = 0, other = 0;
@@ -151,7 +151,7 @@ __device__ inline void add(const A* a, const A* b, long long n, long long part, 
 
 // The sum of n losses, by one block; `row_weights` is null, or what a mean divides by in parts.
 template <class T>
-__device__ inline void reduce(const Wide<T>* wide, const Wide<T>* row_weights, long long n, T* out) {
+DEVICE void reduce(const Wide<T>* wide, const Wide<T>* row_weights, long long n, T* out) {
     typedef Wide<T> A;
     A* scratch = reinterpret_cast<A*>(shared_memory);
     A total = 0, weight = 0;
@@ -162,7 +162,7 @@ __device__ inline void reduce(const Wide<T>* wide, const Wide<T>* row_weights, l
     total = block_sum(total, scratch);
     weight = block_sum(weight, scratch);
     if (threadIdx.x == 0) {
-        *out = narrow<T>(weight == 0 ? total : total / weight);
+        *out = from_float<T>(weight == 0 ? total : total / weight);
     }
 }
 

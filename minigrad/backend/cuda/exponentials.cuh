@@ -2,14 +2,9 @@
 
 #include "packs.cuh"
 
-template <class A>
-__device__ inline A infinity() {
-    return A(1) / A(0);
-}
-
 // exp as the dtype of the row can hold it: of half types two instructions do.
 template <class T>
-__device__ inline Wide<T> exponential(Wide<T> x) {
+DEVICE Wide<T> exponential(Wide<T> x) {
     if constexpr (sizeof(T) == 8) {
         return exp(x);
     } else if constexpr (sizeof(T) == 4) {
@@ -19,13 +14,13 @@ __device__ inline Wide<T> exponential(Wide<T> x) {
     }
 }
 
-__device__ inline float logarithm(float x) { return logf(x); }
+DEVICE float logarithm(float x) { return logf(x); }
 
-__device__ inline double logarithm(double x) { return log(x); }
+DEVICE double logarithm(double x) { return log(x); }
 
 // What is subtracted before exp: the maximum, or 0 where it is infinite, since inf - inf is NaN.
 template <class A>
-__device__ inline A base(A top) {
+DEVICE A base(A top) {
     return top - top == 0 ? top : A(0);
 }
 
@@ -38,9 +33,9 @@ struct Exponentials {
 // One pass (M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax", 2018): a sum that is scaled down
 // whenever a larger element comes. The row is filled up with -inf.
 template <class T, int VALUES>
-__device__ inline Exponentials<Wide<T>> exponentials(Row<T, VALUES>& row, Wide<T>* scratch) {
+DEVICE Exponentials<Wide<T>> exponentials(Row<T, VALUES>& row, Wide<T>* scratch) {
     typedef Wide<T> A;
-    A top = -infinity<A>(), total = 0;
+    A top = -infinity(), total = 0;
     const auto rescaled = [&](A next) {  // 0 times the inf that exp may give would be NaN
         return total == 0 ? A(0) : total * exponential<T>(base(top) - base(next));
     };

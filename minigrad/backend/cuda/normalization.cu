@@ -13,7 +13,7 @@ struct Moments {
 };
 
 template <class T, int VALUES, bool CENTERED>
-__device__ inline Moments<Wide<T>> moments(Row<T, VALUES>& row, Wide<T> eps, Wide<T>* scratch) {
+DEVICE Moments<Wide<T>> moments(Row<T, VALUES>& row, Wide<T> eps, Wide<T>* scratch) {
     typedef Wide<T> A;
     A mean = 0;
     if constexpr (CENTERED) {
@@ -24,7 +24,7 @@ __device__ inline Moments<Wide<T>> moments(Row<T, VALUES>& row, Wide<T> eps, Wid
 }
 
 template <class T, int VALUES, bool CENTERED>
-__device__ inline void norm(
+DEVICE void norm(
     const T* x, const T* weight, const T* bias, T* out, long long rows, long long n, Wide<T> eps) {
     typedef Wide<T> A;
     const long long i = own_row();
@@ -61,7 +61,7 @@ __device__ inline void norm(
 // Add values to a sum that a thread keeps in registers or, of a row that is long, in global memory, where `first` ones
 // replace what is there. Nobody else touches its elements.
 template <int VALUES, int SIZE, class A>
-__device__ inline void accumulate(A* held, A* memory, const A* values, long long at, long long n, bool first) {
+DEVICE void accumulate(A* held, A* memory, const A* values, long long at, long long n, bool first) {
 #pragma unroll
     for (int k = 0; k < SIZE; ++k) {
         if constexpr (VALUES > 0) {
@@ -75,7 +75,7 @@ __device__ inline void accumulate(A* held, A* memory, const A* values, long long
 // Gradients. The rows are dealt out to `slots` groups of blockDim.x threads, and each adds up those of weight and bias
 // over its own: dweight and dbias are (slots, n), to be summed over the first axis; either may be null.
 template <class T, int VALUES, bool CENTERED>
-__device__ inline void norm_vjp(
+DEVICE void norm_vjp(
     const T* g, const T* x, const T* weight, T* dx, Wide<T>* dweight, Wide<T>* dbias, long long rows, long long n,
     long long slots, Wide<T> eps) {
     typedef Wide<T> A;
@@ -146,7 +146,7 @@ __device__ inline void norm_vjp(
 
 // The sums of the columns of a matrix. A block has 32 neighbours, and blockDim.y threads for each.
 template <class T>
-__device__ inline void add_columns(const Wide<T>* x, T* out, long long rows, long long n) {
+DEVICE void add_columns(const Wide<T>* x, T* out, long long rows, long long n) {
     typedef Wide<T> A;
     A* sums = reinterpret_cast<A*>(shared_memory);
     const long long j = static_cast<long long>(blockIdx.x) * 32 + threadIdx.x;
@@ -163,7 +163,7 @@ __device__ inline void add_columns(const Wide<T>* x, T* out, long long rows, lon
         for (int k = 0; k < blockDim.y; ++k) {
             total += sums[k * 32 + threadIdx.x];
         }
-        out[j] = narrow<T>(total);
+        out[j] = from_float<T>(total);
     }
 }
 

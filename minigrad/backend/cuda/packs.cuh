@@ -15,31 +15,13 @@ using Wide = typename Sum<T>::type;
 template <class T>
 constexpr int PACK = 16 / sizeof(T);
 
-template <class T>
-__device__ inline Wide<T> widen(T x) {
-    if constexpr (sizeof(T) == 8) {
-        return x;
-    } else {
-        return to_float(x);
-    }
-}
+DEVICE float square_root(float x) { return sqrtf(x); }
 
-template <class T>
-__device__ inline T narrow(Wide<T> x) {
-    if constexpr (sizeof(T) == 8) {
-        return x;
-    } else {
-        return from_float<T>(x);
-    }
-}
-
-__device__ inline float square_root(float x) { return sqrtf(x); }
-
-__device__ inline double square_root(double x) { return sqrt(x); }
+DEVICE double square_root(double x) { return sqrt(x); }
 
 // Whether rows of n elements, one after the other from p on, can be read in packs. A null pointer has none to read.
 template <class T>
-__device__ inline bool is_aligned(const T* p, long long n) {
+DEVICE bool is_aligned(const T* p, long long n) {
     return reinterpret_cast<unsigned long long>(p) % 16 == 0 && n % PACK<T> == 0;
 }
 
@@ -51,36 +33,36 @@ union Pack {
 
 // The elements of a row from `at` on, and `fill` behind its end.
 template <class T>
-__device__ inline void load(Wide<T>* values, const T* row, long long at, long long n, bool aligned, Wide<T> fill) {
+DEVICE void load(Wide<T>* values, const T* row, long long at, long long n, bool aligned, Wide<T> fill) {
     if (aligned) {
         Pack<T> pack;
         pack.bits = *reinterpret_cast<const uint4*>(row + at);
 #pragma unroll
         for (int k = 0; k < PACK<T>; ++k) {
-            values[k] = widen(pack.values[k]);
+            values[k] = to_float(pack.values[k]);
         }
     } else {
 #pragma unroll
         for (int k = 0; k < PACK<T>; ++k) {
-            values[k] = at + k < n ? widen(row[at + k]) : fill;
+            values[k] = at + k < n ? to_float(row[at + k]) : fill;
         }
     }
 }
 
 template <class T>
-__device__ inline void store(T* row, long long at, long long n, bool aligned, const Wide<T>* values) {
+DEVICE void store(T* row, long long at, long long n, bool aligned, const Wide<T>* values) {
     if (aligned) {
         Pack<T> pack;
 #pragma unroll
         for (int k = 0; k < PACK<T>; ++k) {
-            pack.values[k] = narrow<T>(values[k]);
+            pack.values[k] = from_float<T>(values[k]);
         }
         *reinterpret_cast<uint4*>(row + at) = pack.bits;
     } else {
 #pragma unroll
         for (int k = 0; k < PACK<T>; ++k) {
             if (at + k < n) {
-                row[at + k] = narrow<T>(values[k]);
+                row[at + k] = from_float<T>(values[k]);
             }
         }
     }
@@ -88,7 +70,7 @@ __device__ inline void store(T* row, long long at, long long n, bool aligned, co
 
 // Call f(p, at) for each pack of this thread: its number and its first element.
 template <class T, int VALUES, class F>
-__device__ inline void each_pack(long long n, F f) {
+DEVICE void each_pack(long long n, F f) {
     if constexpr (VALUES > 0) {
 #pragma unroll
         for (int p = 0; p < VALUES / PACK<T>; ++p) {
@@ -158,6 +140,6 @@ struct Row {
 };
 
 // The row of this thread; at or beyond the number of rows it has nothing to do.
-__device__ inline long long own_row() {
+DEVICE long long own_row() {
     return static_cast<long long>(blockIdx.x) * blockDim.y + threadIdx.y;
 }

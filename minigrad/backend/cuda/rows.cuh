@@ -3,13 +3,13 @@
 
 #include "device.cuh"
 
-__device__ inline float larger(float a, float b) { return fmaxf(a, b); }  // of a number and NaN, the number
+DEVICE float larger(float a, float b) { return fmaxf(a, b); }  // of a number and NaN, the number
 
-__device__ inline double larger(double a, double b) { return fmax(a, b); }
+DEVICE double larger(double a, double b) { return fmax(a, b); }
 
 // Of groups of LANES neighbours, a power of two, each for itself.
 template <int LANES = 32, class T>
-__device__ inline T warp_sum(T x) {
+DEVICE T warp_sum(T x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) {
         x += __shfl_xor_sync(0xffffffffu, x, step);
@@ -18,7 +18,7 @@ __device__ inline T warp_sum(T x) {
 }
 
 template <int LANES = 32, class T>
-__device__ inline T warp_max(T x) {
+DEVICE T warp_max(T x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) {
         x = larger(x, __shfl_xor_sync(0xffffffffu, x, step));
@@ -28,7 +28,7 @@ __device__ inline T warp_max(T x) {
 
 // `scratch` is shared memory of 32 values, one a warp; it may be used again at once.
 template <class T>
-__device__ inline T block_sum(T x, T* scratch) {
+DEVICE T block_sum(T x, T* scratch) {
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     x = warp_sum(x);
     if (warps == 1) {
@@ -43,7 +43,7 @@ __device__ inline T block_sum(T x, T* scratch) {
 }
 
 template <class T>
-__device__ inline T block_max(T x, T* scratch) {
+DEVICE T block_max(T x, T* scratch) {
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     x = warp_max(x);
     if (warps == 1) {

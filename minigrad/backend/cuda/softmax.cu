@@ -6,47 +6,47 @@ extern __shared__ unsigned char shared_memory[];
 
 // `factor` has a number for each row, or is null.
 template <class T, int VALUES>
-__device__ inline void softmax(const T* x, const T* factor, T* out, long long rows, long long n) {
+DEVICE void softmax(const T* x, const T* factor, T* out, long long rows, long long n) {
     typedef Wide<T> A;
     const long long i = own_row();
     if (i >= rows) {
         return;
     }
-    Row<T, VALUES> row(x + i * n, n, is_aligned(x, n), -infinity<A>());
+    Row<T, VALUES> row(x + i * n, n, is_aligned(x, n), -infinity());
     const Exponentials<A> e = exponentials(row, reinterpret_cast<A*>(shared_memory));
-    const A scale = 1 / (e.total == 0 ? A(1) : e.total) * (factor ? widen(factor[i]) : A(1));
+    const A scale = 1 / (e.total == 0 ? A(1) : e.total) * (factor ? to_float(factor[i]) : A(1));
     row.map(out + i * n, is_aligned(out, n), [&](A v, long long) { return exponential<T>(v - e.base) * scale; });
 }
 
 template <class T, int VALUES>
-__device__ inline void log_softmax(const T* x, T* out, long long rows, long long n) {
+DEVICE void log_softmax(const T* x, T* out, long long rows, long long n) {
     typedef Wide<T> A;
     const long long i = own_row();
     if (i >= rows) {
         return;
     }
-    Row<T, VALUES> row(x + i * n, n, is_aligned(x, n), -infinity<A>());
+    Row<T, VALUES> row(x + i * n, n, is_aligned(x, n), -infinity());
     const Exponentials<A> e = exponentials(row, reinterpret_cast<A*>(shared_memory));
     const A log_total = logarithm(e.total == 0 ? A(1) : e.total);
     row.map(out + i * n, is_aligned(out, n), [&](A v, long long) { return v - e.base - log_total; });
 }
 
 template <class T, int VALUES>
-__device__ inline void logsumexp(const T* x, T* out, long long rows, long long n) {
+DEVICE void logsumexp(const T* x, T* out, long long rows, long long n) {
     typedef Wide<T> A;
     const long long i = own_row();
     if (i >= rows) {
         return;
     }
-    Row<T, VALUES> row(x + i * n, n, is_aligned(x, n), -infinity<A>());
+    Row<T, VALUES> row(x + i * n, n, is_aligned(x, n), -infinity());
     const Exponentials<A> e = exponentials(row, reinterpret_cast<A*>(shared_memory));
     if (threadIdx.x == 0) {
-        out[i] = narrow<T>(logarithm(e.total) + e.base);
+        out[i] = from_float<T>(logarithm(e.total) + e.base);
     }
 }
 
 template <class T, int VALUES>
-__device__ inline void softmax_vjp(const T* g, const T* out, T* dx, long long rows, long long n) {
+DEVICE void softmax_vjp(const T* g, const T* out, T* dx, long long rows, long long n) {
     typedef Wide<T> A;
     const long long i = own_row();
     if (i >= rows) {
@@ -74,7 +74,7 @@ __device__ inline void softmax_vjp(const T* g, const T* out, T* dx, long long ro
 }
 
 template <class T, int VALUES>
-__device__ inline void log_softmax_vjp(const T* g, const T* out, T* dx, long long rows, long long n) {
+DEVICE void log_softmax_vjp(const T* g, const T* out, T* dx, long long rows, long long n) {
     typedef Wide<T> A;
     const long long i = own_row();
     if (i >= rows) {
