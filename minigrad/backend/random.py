@@ -10,7 +10,7 @@ import numpy as np
 from minigrad import dtypes
 from minigrad._core import philox
 
-__all__ = ["below", "bits", "fill", "reals"]
+__all__ = ["affine", "below", "fill", "hits", "reals"]
 
 Array = np.ndarray[Any, Any]
 Key = tuple[int, int]
@@ -53,6 +53,8 @@ def below(shape: Shape, key: Key, low: int, span: int) -> Array:
     return x.view(np.int64)
 
 
-def bits(shape: Shape, key: Key) -> Array:
-    """Random uint32 words."""
-    return fill("bits", shape, np.uint32, key)
+def hits(shape: Shape, key: Key, chance: Array) -> Array:
+    """Bools that are True at a probability, or at one for each element, in float64; rounded to multiples of 2**-32."""
+    words = fill("bits", shape, np.uint32, key)
+    limit = np.floor(chance * 2.0**32 + 0.5)
+    return np.asarray(words < (int(limit) if limit.ndim == 0 else limit))

@@ -12,7 +12,7 @@ from minigrad import dtypes
 from minigrad.backend.cuda import capture
 from minigrad.backend.cuda.chunks import launch
 
-__all__ = ["below", "bits", "keep_mask", "offset", "reals", "threshold"]
+__all__ = ["below", "hits", "keep_mask", "offset", "reals", "threshold"]
 
 Array = Any
 Key = tuple[int, int]
@@ -76,6 +76,9 @@ def below(shape: Shape, key: Key, low: int, span: int) -> Array:
     return out.view(np.int64)
 
 
-def bits(shape: Shape, key: Key) -> Array:
-    """As `backend.random.bits`."""
-    return drawn("fill_bits", cupy.empty(shape, np.uint32), 4, key)
+def hits(shape: Shape, key: Key, chance: np.ndarray[Any, Any]) -> Array:
+    """As `backend.random.hits`."""
+    if chance.ndim == 0:
+        return ~keep_mask(shape, *key, float(chance))
+    words = drawn("fill_bits", cupy.empty(shape, np.uint32), 4, key)
+    return words < cupy.asarray(np.floor(chance * 2.0**32 + 0.5))
