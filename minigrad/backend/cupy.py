@@ -124,6 +124,8 @@ class CupyBackend:
 
     name = "cuda"
     array_type = cupy.ndarray
+    random = cuda.philox
+    current = staticmethod(gpu)
 
     def __init__(self) -> None:
         names = {name: value for name, value in vars(cupy).items() if not name.startswith("_")}
