@@ -15,7 +15,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -340,7 +340,7 @@ class Stream:
         self.ptr = 0 if null else id(self)
         self.told: list[Any] = []
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         Stream.current.append(self)
         return self
 
