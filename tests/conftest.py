@@ -1,8 +1,12 @@
-"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE (else ci under CI, dev elsewhere), and the order of tests."""
+"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE (else ci under CI, dev elsewhere); the order of tests; a GPU."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -24,3 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("nightly"):
                 item.add_marker(pytest.mark.skip(reason="HYPOTHESIS_PROFILE=nightly runs it"))
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.stem in LAST))
+
+
+@pytest.fixture(scope="module")
+def gpu() -> Iterator[None]:
+    """A GPU through CuPy, which MINIGRAD_TEST_GPU=1 demands; where there is none, the stand-in for CuPy."""
+    try:
+        import cupy
+
+        cupy.zeros(1)
+    except Exception:
+        if os.environ.get("MINIGRAD_TEST_GPU"):
+            raise
+        sys.path.insert(0, str(Path(__file__).parent))
+        with importlib.import_module("stand_in_cupy").installed():
+            yield
+    else:
+        yield

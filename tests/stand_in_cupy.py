@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from cuda_on_cpu import compiler
 
-from minigrad._core import philox, special
+from minigrad._core import special
 
 # public names of NumPy 2.4 that CuPy 14.2 lacks, as far as they are functions on arrays
 MISSING = {
@@ -84,6 +85,10 @@ class ndarray:
             raise AttributeError(name)
         found = getattr(self.values, name)
         return wrapped(found) if callable(found) else boxed(found) if isinstance(found, np.ndarray) else found
+
+    @property
+    def data(self) -> Any:
+        return types.SimpleNamespace(ptr=self.values.ctypes.data)
 
     @property
     def flags(self) -> Any:
@@ -197,27 +202,18 @@ def namespace(source: Any, missing: set[str]) -> dict[str, Any]:
     return made
 
 
-class RawModule:
-    """Compiled kernels, whose work Python does here."""
+def memory(function: Callable[..., Any]) -> Callable[..., Any]:
+    """empty, zeros and their like, of memory whose edges are looked at after a kernel has run."""
 
-    def __init__(self, code: str, options: tuple[str, ...]) -> None:
-        self.code = code
+    def call(like: Any, dtype: Any = float, **kwargs: Any) -> Any:
+        if isinstance(like, ndarray):
+            like, dtype = like.shape, like.dtype if dtype in (float, None) else dtype
+        values = compiler.guarded(like, dtype)
+        if function in (np.zeros, np.zeros_like):
+            values[...] = 0
+        return ndarray(values.copy("F") if kwargs.get("order") == "F" else values)
 
-    def get_function(self, name: str) -> Callable[..., None]:
-        if f" {name}(" not in self.code:
-            raise KeyError(name)
-        return KERNELS[name]
-
-
-def keep_mask(grid: Any, block: Any, arguments: Any) -> None:
-    seed, counter, first, threshold, n, out = arguments
-    assert grid[0] * block[0] * 4 >= n
-    kept = np.empty(int(first) % 4 + int(n), np.uint8)
-    philox.fill_keep_mask(int(seed), int(counter), int(threshold) / 2.0**32, kept, int(first) // 4)
-    out.values[...] = kept[int(first) % 4 :].astype(np.bool_)
-
-
-KERNELS = {"keep_mask": keep_mask}
+    return call
 
 
 def module(devices: int) -> dict[str, types.ModuleType]:
@@ -241,11 +237,12 @@ def module(devices: int) -> dict[str, types.ModuleType]:
     )
     made: dict[str, Any] = {
         "ndarray": ndarray,
+        **{f.__name__: memory(f) for f in (np.empty, np.empty_like, np.zeros, np.zeros_like)},
         "linalg": types.SimpleNamespace(**namespace(np.linalg, MISSING_LINALG)),
         "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),
         "asnumpy": lambda x: np.array(x.values),
         "from_dlpack": lambda x: ndarray(np.array(x.values) if isinstance(x, ndarray) else np.from_dlpack(x)),
-        "RawModule": RawModule,
+        "RawModule": compiler.Module,
         "get_default_memory_pool": Pool,
         "get_default_pinned_memory_pool": Pool,
     }

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import os
 import pickle
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +19,7 @@ from minigrad.testing.tolerances import assert_close
 from minigrad.testing.trial import Trial, trials
 from minigrad.testing.variants import generic
 
-sys.path.insert(0, str(Path(__file__).parent))
-stand_in_cupy = importlib.import_module("stand_in_cupy")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def gpu() -> Iterator[None]:
-    try:
-        import cupy
-
-        cupy.zeros(1)
-    except Exception:
-        if os.environ.get("MINIGRAD_TEST_GPU"):
-            raise
-        with stand_in_cupy.installed():
-            yield
-    else:
-        yield
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 def results(trial: Trial, device: str, order: int) -> list[Any]:

@@ -36,7 +36,16 @@ print(f"minigrad {version('minigrad')} imports, differentiates and finds its dat
 
 def expected() -> set[str]:
     """The names of the Python modules, stubs and data that the checkout holds, as they lie in a wheel."""
-    patterns = ("*.py", "*.pyi", "py.typed", "data/*.npz", "data/*.csv.gz", "data/*.md", "backend/cuda/*.cu")
+    patterns = (
+        "*.py",
+        "*.pyi",
+        "py.typed",
+        "data/*.npz",
+        "data/*.csv.gz",
+        "data/*.md",
+        "backend/cuda/*.cu",
+        "backend/cuda/*.cuh",
+    )
     engine = {file.relative_to(ROOT) for pattern in patterns for file in (ROOT / "minigrad").rglob(pattern)}
     layers = {Path("minigrad") / file.relative_to(ROOT) for file in (ROOT / "nn").rglob("*.py")}
     return {file.as_posix() for file in engine | layers}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import cupy
 
-__all__ = ["OPTIONS", "SOURCES", "kernel"]
+from minigrad.backend.cuda import sources
 
-SOURCES = Path(__file__).parent
-OPTIONS = ("--std=c++17", "--fmad=false")
+__all__ = ["kernel"]
 
 
 @cache
@@ -23,4 +21,4 @@ def kernel(source: str, name: str) -> Any:
 @cache
 def module(source: str) -> Any:
     """All kernels of a file."""
-    return cupy.RawModule(code=(SOURCES / f"{source}.cu").read_text(encoding="utf-8"), options=OPTIONS)
+    return cupy.RawModule(code=sources.text(source), options=sources.OPTIONS)
