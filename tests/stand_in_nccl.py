@@ -35,6 +35,7 @@ ERRORS = {
 }  # fmt: skip
 HEAD = struct.Struct("<24sqqqq")  # what is called, a count, a dtype, an operation, the bytes that follow
 _group: list[Callable[[], None]] | None = None  # the calls of the group that is open
+seen: list[tuple[str, int]] = []  # the reductions, and the streams that they were told to
 _letters: dict[int, tuple[NcclCommunicator, list[Any], list[Any]]] = {}  # its sends and receives, by communicator
 
 
@@ -118,6 +119,7 @@ class NcclCommunicator:
             memory(recvbuf, count * size)[:] = folded(parts, datatype, op)
 
         size = self.check(datatype, op)
+        seen.append(("allReduce", stream))
         later(call)
 
     def reduce(self, sendbuf: int, recvbuf: int, count: int, datatype: int, op: int, root: int, stream: int) -> None:
