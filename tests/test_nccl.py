@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import queue
+import shutil
 import subprocess
 import sys
 import time
@@ -48,6 +50,19 @@ for step in range(1000):
     model(mg.ones((2, 64), device="cuda")).sum().backward()
     world.allreduce(mg.ones(100_000, device="cuda"))
 """
+
+BY_MPI = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import nccl_functions as functions
+import numpy as np
+from minigrad import parallel
+
+found = functions.laws(2, 3, (5, 2), "bfloat16", "mean", "plain", False)
+found = functions.laws(2, 3, (5, 2), "float32", "sum", "strided", False)
+sys.stdout.write(f"{parallel.init()} {functions.where()[0]}\\n")
+"""
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 class Ranks:
@@ -114,6 +129,19 @@ def test_each_rank_has_its_gpu(ranks: Ranks) -> None:
 def test_ranks_beyond_the_gpus_start_again_at_the_first(ranks: Ranks) -> None:
     for found in ranks.run("order_of_gpus"):
         assert found == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+
+
+@stand_in
+@pytest.mark.slow
+@pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec")
+def test_ranks_of_mpi() -> None:
+    pytest.importorskip("mpi4py")
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+    command = [str(MPIEXEC), "-n", "2", sys.executable, "-c", BY_MPI, str(HERE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=os.environ | allowed)
+    assert done.returncode == 0, done.stderr
+    lines = [f"Communicator(mpi, rank {rank} of 2) cuda:{rank}" for rank in range(2)]
+    assert sorted(done.stdout.splitlines()) == lines
 
 
 # --- DataParallel ---------------------------------------------------------------------------------------------------
