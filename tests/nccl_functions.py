@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+import pytest
 import rank_functions as functions
 import stand_in_nccl
 
@@ -130,18 +131,32 @@ def moved() -> Any:
 
 
 def streams() -> list[Any]:
-    """On which streams what was done in a step; 0 is the one that all else is told to."""
+    """On which streams what was done in a step, and how often the current one waited for the one beside it."""
     prepare()
+    from minigrad.backend.cuda import nccl as library
+
     world = parallel.init()
     model = parallel.DataParallel(nn.Sequential([nn.Dense(3, in_features=4), nn.Dense(1, in_features=3)]).to("cuda"))
-    main = stand_in_nccl.Stream.current[0]
     stand_in_nccl.seen.clear()
-    main.told.clear()
     x = mg.ones((2, 4), device="cuda")
-    model(x).mean().backward()
+    joined: list[str] = []
+    join = library.Side.join
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library.Side, "join", lambda side: (joined.append("join"), join(side)))
+        model(x).mean().backward()
     world.allreduce(x)
-    calls = [(name, "main" if stream == main.ptr else "side") for name, stream in stand_in_nccl.seen]
-    return [calls, len(main.told)]
+    calls = [(name, "side" if stream else "main") for name, stream in stand_in_nccl.seen]
+    return [calls, len(joined)]
+
+
+def captured() -> str:
+    """What a collective says while a CUDA graph is captured."""
+    prepare()
+    from minigrad.backend.cuda import nccl as library
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "is_capturing", lambda: True)
+        return refusal("counts")
 
 
 def trainer() -> Any:

@@ -334,13 +334,12 @@ class Event:
 
 
 class Stream:
-    """A stream; its `told` remembers what it waited for."""
+    """A stream."""
 
     current: list[Stream]
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self.ptr = 0 if null else id(self)
-        self.told: list[Any] = []
 
     def __enter__(self) -> Self:
         Stream.current.append(self)
@@ -353,7 +352,7 @@ class Stream:
         return Event() if event is None else event
 
     def wait_event(self, event: Any) -> None:
-        self.told.append(event)
+        pass
 
     def synchronize(self) -> None:
         pass

@@ -303,6 +303,12 @@ def test_refusals(ranks: Ranks, how: str, text: str) -> None:
 
 
 @stand_in
+def test_graphs_are_refused(ranks: Ranks) -> None:
+    need = "allreduce: got a CUDA graph that is being captured, needs no graph: call the step itself"
+    assert ranks.run("captured") == [need] * 3
+
+
+@stand_in
 def test_an_array_on_the_gpu_of_another_rank(ranks: Ranks) -> None:
     said = ranks.run("refusal", "other")[0]
     assert said == "allreduce: x is an array on cuda:1, needs one on cuda:0, the current GPU. See mg.cuda.set_device"

@@ -38,8 +38,8 @@ class Gpus:
     by, it ends all ranks.
     """
 
-    def __init__(self, communicator: Communicator, link: Any, error: type[Exception]) -> None:
-        self.size, self.rank, self.link, self.error = communicator.size, communicator.rank, link, error
+    def __init__(self, communicator: Communicator, link: Any, library: Any) -> None:
+        self.size, self.rank, self.link, self.library = communicator.size, communicator.rank, link, library
         self.timeout, self.broken = communicator.timeout, False
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         end = ender(weakref.ref(communicator))
@@ -49,15 +49,17 @@ class Gpus:
     def _call(self, name: str, function: Callable[..., None], *args: Any) -> None:
         if self.broken:
             raise ParallelError(f"{name}: an earlier call did not come to its end, so the ranks are out of step")
+        if self.library.is_capturing():
+            got, need = "a CUDA graph that is being captured", "no graph: call the step itself"
+            raise DeviceError(message(name, None, got, need))
         try:
             function(*args)
             event = self.link.mark()
-        except self.error as error:
+        except self.library.Error as error:
             self.broken = True
             self.link.abort()
             raise ParallelError(f"{name}: rank {self.rank} is told by NCCL: {error}") from None
-        if event is not None:
-            self._jobs.put((name, event, time.monotonic() + self.timeout, self.timeout))
+        self._jobs.put((name, event, time.monotonic() + self.timeout, self.timeout))
 
     def _allreduce(self, x: Array, out: Array, kind: int, op: str) -> None:
         if not x.size:
@@ -175,7 +177,7 @@ def connect(communicator: Communicator) -> Any:
         link = nccl.Link(communicator.size, unique.tobytes(), communicator.rank)
     except nccl.Error as error:
         raise ParallelError(f"parallel: rank {communicator.rank} is told by NCCL: {error}") from None
-    return Gpus(communicator, link, nccl.Error)
+    return Gpus(communicator, link, nccl)
 
 
 def is_native(dtype: Any, op: str) -> bool:

@@ -12,7 +12,7 @@ from cupy.cuda import nccl
 
 from minigrad import dtypes
 
-__all__ = ["Error", "Link", "Side", "bus_id", "is_installed", "unique_id"]
+__all__ = ["Error", "Link", "Side", "bus_id", "is_capturing", "is_installed", "unique_id"]
 
 Array = Any
 Error = getattr(nccl, "NcclError", RuntimeError)
@@ -91,12 +91,9 @@ class Link:
         nccl.groupEnd()
 
     def mark(self) -> Any:
-        """An event that is ``done`` when the stream has come here; None while the stream is captured."""
-        current = cupy.cuda.get_current_stream()
-        if current.is_capturing():
-            return None
+        """An event that is ``done`` when the stream has come here."""
         event = cupy.cuda.Event(disable_timing=True)
-        event.record(current)
+        event.record(cupy.cuda.get_current_stream())
         return event
 
     def check(self) -> None:
@@ -124,6 +121,11 @@ class Side:
     def join(self) -> None:
         """Let the current stream wait for this one."""
         cupy.cuda.get_current_stream().wait_event(self.stream.record())
+
+
+def is_capturing() -> bool:
+    """Whether the current stream notes what it is told, for a CUDA graph."""
+    return bool(cupy.cuda.get_current_stream().is_capturing())
 
 
 def stream() -> int:
