@@ -23,7 +23,7 @@ import numpy as np
 
 from minigrad import draws, dtypes
 from minigrad._core import philox
-from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops import noise
 from minigrad.ops.creation import asarray, new
 from minigrad.tensor import Tensor
@@ -533,6 +533,9 @@ class Generator:
     def _draw(self, op: str, fill: Callable[..., None], shape: Shape, dtype: DTypeLike, *arguments: float) -> Array:
         """The one place where a kernel fills memory: ``fill(seed, counter, *arguments, out)`` on a flat array."""
         extents = _shape(op, shape)
+        if draws.captured.get():
+            need = "one on the GPU, such as dropout's: this one would be the same in every replay"
+            raise GradError(message(op, "the draw", "one on the host, while a step is captured", need))
         out = np.empty(math.prod(extents), dtype)
         fill(*self.draw_key(), *arguments, out)
         return out.reshape(extents)

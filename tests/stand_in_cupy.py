@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import stand_in_streams
 from cuda_on_cpu import compiler
 
 from minigrad._core import special
@@ -250,7 +251,9 @@ def module(devices: int) -> dict[str, types.ModuleType]:
     functions = types.ModuleType("cupyx.scipy.special")
     functions.erf = wrapped(special.erf)  # type: ignore[attr-defined]
     names = {"cupy": cupy, "cupyx": types.ModuleType("cupyx"), "cupyx.scipy": types.ModuleType("cupyx.scipy")}
-    return names | {"cupyx.scipy.special": functions}
+    names["cupyx.scipy.special"] = functions
+    stand_in_streams.install(names, ndarray)
+    return names
 
 
 @contextmanager
