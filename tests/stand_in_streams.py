@@ -1,4 +1,4 @@
-"""Streams, events, pinned memory and CUDA graphs for the stand-in for CuPy: it runs in order, and finds what would race.
+"""Streams, events, pinned memory and CUDA graphs for the stand-in for CuPy: it runs in order, and says what would race.
 
 Each stream, and the host, has a vector clock (Lamport, 1978; Fidge, 1988): it knows how far it has waited for every
 other. Memory knows who has written and read it last, and by whom it was allocated. What touches memory without having
@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from cuda_on_cpu import compiler
@@ -23,9 +23,22 @@ SYNCHRONIZES = {  # those whose result has a shape that depends on values
     "nonzero", "flatnonzero", "argwhere", "unique", "unique_all", "unique_counts", "unique_inverse", "unique_values",
     "extract", "compress", "bincount", "union1d", "intersect1d", "setdiff1d", "trim_zeros",
 }  # fmt: skip
-WRITE_FIRST = {"copyto", "put", "place", "putmask", "put_along_axis", "fill_diagonal", "__setitem__", "fill", "set", "sort"}
+WRITE_FIRST = {
+    "copyto",
+    "put",
+    "place",
+    "putmask",
+    "put_along_axis",
+    "fill_diagonal",
+    "__setitem__",
+    "fill",
+    "set",
+    "sort",
+}
 READ_HOST = {"item", "tolist", "get", "tobytes"}
-IN_PLACE = {f"__i{name}__" for name in "add sub mul truediv floordiv mod pow and or xor lshift rshift".split()}
+BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
+UNARY = {"lt", "le", "eq", "ne", "gt", "ge", "neg", "pos", "abs", "invert"}
+IN_PLACE = {f"__i{name}__" for name in BINARY}
 BUSY = "the current stream is capturing, so {} are disallowed"
 
 
@@ -68,7 +81,7 @@ class Stream:
         self.pending: list[tuple[int, Callable[[], None]]] = []
         self.capture: Capture | None = None
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         world.stack.append(self)
         return self
 
@@ -317,10 +330,10 @@ def use(owner: Any, made: tuple[int, int]) -> Memory:
 def release(key: int) -> None:
     """Memory goes back to its stream's part of the pool, which may use it at once: others must be done with it."""
     found = world.memory.pop(key, None)
-    if found is None or found.made[0] < 0:
+    if found is None:
         return
     home = found.made[0]
-    known = dict(world.clocks[home])
+    known = dict(world.clocks.get(home, {}))  # that of pinned memory is the host
     join(known, world.host)
     for ptr, time in [*found.read.items(), found.written]:
         if ptr != home and known.get(ptr, 0) < time:
@@ -464,8 +477,7 @@ def reading(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
 KEPT = {"from_dlpack", "get_default_memory_pool", "get_default_pinned_memory_pool"}
 CONVERT = {"asarray", "array", "ascontiguousarray", "asfortranarray"}
 NOTED = {"__getitem__", "__setitem__", "__array_ufunc__"}
-BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
-OPERATORS = {f"{kind}{name}" for name in BINARY for kind in ("", "r", "i")} | set("lt le eq ne gt ge neg pos abs invert".split())
+OPERATORS = {f"{kind}{name}" for name in BINARY for kind in ("", "r", "i")} | UNARY
 
 
 def install(modules: dict[str, types.ModuleType], ndarray: Any) -> None:

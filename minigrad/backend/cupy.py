@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrad.backend import cuda
 from minigrad.backend.cuda import capture, graphs
+from minigrad.backend.cuda.transfers import Transfers, transfers
 from minigrad.errors import DeviceError, message
 
 __all__ = ["CupyBackend", "backend"]
@@ -221,6 +222,11 @@ class CupyBackend:
     def at(name: str) -> Any:
         """A block in which a device is the current one."""
         return gpu(name)
+
+    @staticmethod
+    def transfers(name: str) -> Transfers:
+        """Copies from the CPU to a device, beside its work."""
+        return transfers(gpu(name).id)
 
     @staticmethod
     def stream(name: str, priority: int = 0) -> Any:

@@ -21,7 +21,7 @@ from minigrad.train.metrics import Metric
 from minigrad.train.trainer import Trainer
 
 __all__ = [
-    "FGSM", "PGD", "VAT", "CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "Free", "FreeLB", "GraphedStep", "LRSchedule",
-    "LambdaCallback", "Metric", "Plot", "ProgressBar", "TensorBoard", "TerminateOnNaN", "Trainer", "accumulate",
-    "callbacks", "latest", "metrics",
+    "FGSM", "PGD", "VAT", "CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "Free", "FreeLB", "GraphedStep",
+    "LRSchedule", "LambdaCallback", "Metric", "Plot", "ProgressBar", "TensorBoard", "TerminateOnNaN", "Trainer",
+    "accumulate", "callbacks", "latest", "metrics",
 ]  # fmt: skip

@@ -27,10 +27,10 @@ WORD = 1 << 64
 class GraphedStep:
     """A training step, forward, backward and update, that the GPU runs as one CUDA graph.
 
-    A small operation takes the GPU less time than the host needs to launch it. So the first `warmup` calls run the step
-    as it is; the next one captures what it launches, and from then on each call copies its batch to where the captured
-    one lay and launches all of it at once. Every call is a step, with the numbers that the step itself would have given:
-    random ones too, of the default generator, which moves on as if the step had drawn.
+    A small operation takes the GPU less time than the host needs to launch it. So the first `warmup` calls run the
+    step as it is; the next one captures what it launches, and from then on each call copies its batch to where the
+    captured one lay, and launches all of it at once. Every call is a step, with the numbers that the step itself would
+    have given: random ones too, of the default generator, which moves on as if the step had drawn.
 
     What is captured is what was launched: the Python code of the step does not run again. Numbers from the host are
     those of the capture, but for the hyperparameters of optimizers, which may change between steps: let schedules, logs
@@ -59,13 +59,13 @@ class GraphedStep:
     TypeError
         If an argument is something else.
     DeviceError
-        When called, if a parameter or an input is on the CPU, or the step does what cannot be captured: it reads values on the
-        host, copies from there, or waits. Nothing has changed then, and `step` itself works on.
+        When called, if a parameter or an input is on the CPU, or the step does what cannot be captured: it reads values
+        on the host, copies from there, or waits. Nothing has changed then, and `step` itself works on.
     ShapeError, DTypeError
         When called with a batch that is not like the captured one.
     GradError
-        When called, if something that is frozen has changed: memory of a parameter, a mode, a state; or if a gradient is
-        row-sparse.
+        When called, if something that is frozen has changed: memory of a parameter, a mode, a state; or if a gradient
+        is row-sparse.
 
     Examples
     --------
@@ -187,6 +187,7 @@ class Captured:
             self.state.put_back()
         self.draws = len(drawn.keys)
         self.grads = [None if grad is None else tape.new_tensor(grad._array) for grad in grads]
+        self.written = [*self.state.tensors, *(grad for grad in self.grads if grad is not None)]
         # gradients that the step adds to, or leaves alone
         before = zip(self.state.tensors, self.state.grad_arrays, self.grads, strict=True)
         self.added = [(t, b) for t, b, after in before if b is not None and after is not None and after._array is b]
@@ -258,7 +259,7 @@ class Captured:
             random.set_state(state | {"counter": (counter + self.draws) % WORD})
             for t, grad in zip(self.state.tensors, self.grads, strict=True):
                 t._grad = grad
-            tape.mark_updated([*self.state.tensors, *(g for g in self.grads if g is not None)], "a replay of GraphedStep")
+            tape.mark_updated(self.written, "a replay of GraphedStep")
             return map_leaves(partial(self._given, copy), self.graph.outputs)
 
     def _given(self, copy: bool, leaf: Any) -> Any:

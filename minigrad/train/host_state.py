@@ -64,7 +64,7 @@ class HostState:
 
     def refuse(self) -> None:
         """Raise where a step of these parameters cannot be captured."""
-        for name, t, grad in zip(self.names, self.tensors, self.grad_arrays, strict=True):
+        for name, grad in zip(self.names, self.grad_arrays, strict=True):
             if type(grad) is RowSparse:
                 got, need = "row-sparse, of other rows in each step", "a full one, which keeps its memory"
                 hint = "Make the table with sparse=False"
@@ -162,4 +162,3 @@ def _training(modules: Sequence[Module]) -> list[Any]:
 
 def _modes() -> tuple[Any, ...]:
     return tape.is_recording(), tape.autocast_dtype(), is_evaluation()
-

@@ -281,7 +281,8 @@ class Trainer:
         if state is None:
             self.first_epoch, self.batch_index, self.epoch_trained = self.epoch, 0, False
             self.stop_training = False
-        options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype, "ranks": self.ranks}
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype, "device": self.device}
+        options["ranks"] = self.ranks
         seed = None if self.seed is None else self.seed + self.first_epoch  # a second fit has another order
         source = make_source(train, "train", shuffle=shuffle, seed=seed, **options)
         held_out = None if validation is None else make_source(validation, "validation", **options)
@@ -370,7 +371,8 @@ class Trainer:
         """
         batch_size = extent("Trainer", "batch_size", batch_size)
         steps = None if steps is None else extent("Trainer", "steps", steps)
-        source = make_source(data, "data", batch_size=batch_size, dtype=self.dtype, ranks=self.ranks)
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, "ranks": self.ranks}
+        source = make_source(data, "data", batch_size=batch_size, **options)
         logs: dict[str, Any] = {}
         self.callbacks.on_test_begin(logs)
         logs.update(evaluation.evaluate(self, source, steps=steps))

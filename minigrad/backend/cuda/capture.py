@@ -118,8 +118,8 @@ class Recording:
         def write() -> None:
             values = np.asarray(compute())
             if values.shape != shape or values.dtype != dtype:
-                need = f"{dtype} {shape}, as when the step was captured"
-                raise GradError(message("capture.scalars", "what it is to compute", f"{values.dtype} {values.shape}", need))
+                got, need = f"{values.dtype} {values.shape}", f"{dtype} {shape}, as when the step was captured"
+                raise GradError(message("capture.scalars", "what it is to compute", got, need))
             block.host[block.turn][place] = np.frombuffer(values.tobytes(), np.uint8)
 
         self.work.append(write)

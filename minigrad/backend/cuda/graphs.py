@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import cupy
@@ -87,7 +87,7 @@ class Graph:
             self._graph.upload()
 
     def prepare(self, shift: int) -> None:
-        """Do what the host has to do before a launch, on its stream; counters of random numbers are larger by `shift`."""
+        """Do what the host has to before a launch, on the same stream; random counters move by `shift`."""
         self.recording.send(shift)
 
     def launch(self) -> None:
@@ -106,10 +106,8 @@ def allocate(size: int, who: str) -> Any:
 
 def end(stream: Any) -> None:
     """End a capture that has failed; the error of this says nothing new."""
-    try:
+    with suppress(cupy.cuda.runtime.CUDARuntimeError):
         stream.end_capture()
-    except cupy.cuda.runtime.CUDARuntimeError:
-        pass
 
 
 def raise_explained(error: BaseException, who: str) -> None:
