@@ -16,7 +16,7 @@ from minigrad.nn.module import Module
 from minigrad.optim.optimizer import Optimizer
 from minigrad.tensor import Tensor
 from minigrad.train.batch import map_leaves
-from minigrad.train.host_state import AGAIN, HostState
+from minigrad.train.host_state import AGAIN, HostState, Stale
 
 __all__ = ["GraphedStep"]
 
@@ -271,20 +271,20 @@ class Captured:
         """Raise where numbers that are frozen, or gradients that the step adds to, are others."""
         if seed != self.state.random["seed"]:
             got = "one with another seed of the default generator"
-            raise GradError(message(WHO, "the step", got, "what it was captured with", AGAIN))
+            raise Stale(message(WHO, "the step", got, "what it was captured with", AGAIN))
         for optimizer, groups in zip(self.optimizers, self.state.groups, strict=True):
             for group, noted in zip(optimizer.param_groups, groups, strict=True):
                 for key, value in noted.items():
                     if group[key] != value and (optimizer in self.frozen or isinstance(value, (bool, str, type(None)))):
                         got = f"{group[key]!r}, {value!r} when the step was captured"
                         who = f"{key!r} of {type(optimizer).__name__}"
-                        raise GradError(message(WHO, who, got, "the same, as its kernels have it frozen", AGAIN))
+                        raise Stale(message(WHO, who, got, "the same, as its kernels have it frozen", AGAIN))
         for t, array in self.added:
             if t._grad is None or t._grad._array is not array:
                 name = next(n for n, other in zip(self.state.names, self.state.tensors, strict=True) if other is t)
                 hint = "Zero gradients in the step, or by zero_grad(set_to_none=False)"
                 need = "in the memory that the step adds to"
-                raise GradError(message(WHO, f"the gradient of {name!r}", "dropped or replaced", need, hint))
+                raise Stale(message(WHO, f"the gradient of {name!r}", "dropped or replaced", need, hint))
 
     def _check_counts(self) -> None:
         """Raise where something that the capture counted has not moved in the first replay."""

@@ -16,10 +16,14 @@ from minigrad.nn.module import Module
 from minigrad.optim.optimizer import Optimizer
 from minigrad.tensor import Tensor
 
-__all__ = ["HostState"]
+__all__ = ["HostState", "Stale"]
 
 AGAIN = "Call reset(), and the next calls capture anew"
 ARRAY, LEAF, MASK = map(attrgetter, ("_array", "_leaf", "mask"))
+
+
+class Stale(GradError):
+    """Something that a graph has frozen is not as it was; nothing has run."""
 
 
 class HostState:
@@ -134,7 +138,7 @@ class HostState:
             and self.modes == _modes()
         )
         if not same:
-            raise GradError(message(self.who, "the step", self._difference(), "what it was captured with", AGAIN))
+            raise Stale(message(self.who, "the step", self._difference(), "what it was captured with", AGAIN))
 
     def _difference(self) -> str:
         """What is not as it was noted, in words."""

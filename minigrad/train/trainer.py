@@ -21,6 +21,7 @@ from minigrad.train.callbacks.checkpoint import latest
 from minigrad.train.interrupt import Interrupt
 from minigrad.train.lookup import (
     check_ema,
+    check_graph,
     check_optimizer,
     check_schedule,
     find_loss,
@@ -93,6 +94,9 @@ class Trainer:
     parallel : bool or Communicator, optional
         True: train with all ranks of `parallel.init()`, or with those of a communicator, each on its part of every
         batch (docs/parallel.md). The model may be a `parallel.DataParallel` instead, for its options.
+    graph : bool
+        On a GPU: let it run forward and backward passes as CUDA graphs, see `GraphedStep`. Batches of a shape that has
+        come three times go by a graph, others as usual; the numbers are the same.
 
     Attributes
     ----------
@@ -148,6 +152,7 @@ class Trainer:
         device: str | None = None,
         nan: str = "raise",
         parallel: Any = None,
+        graph: bool = False,
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(message("Trainer", "model", model, "an nn.Module"))
@@ -196,6 +201,9 @@ class Trainer:
         self.ema: Any = optim.EMA(model, ema) if isinstance(ema, (int, float)) else ema
         if ema is not None:
             check_ema(self.ema, model)
+        self.graph = bool(graph)
+        if self.graph:
+            check_graph(self)
         self.sums = Sums()
         self.callbacks = CallbackList(callbacks)
         self.callbacks.set_trainer(self)
