@@ -23,7 +23,7 @@ import numpy as np
 
 from minigrad import draws, dtypes
 from minigrad.backend import devices, random
-from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops import noise
 from minigrad.ops.creation import asarray, new
 from minigrad.tensor import Tensor
@@ -532,11 +532,13 @@ class Generator:
 
     def _draw(self, op: str, name: str, shape: Shape, dtype: DTypeLike, *arguments: float) -> Array:
         """An array of the CPU, by a function of `minigrad.backend.random`."""
+        _refuse_capture(op, "cpu")
         return random.fill(name, _shape(op, shape), dtype, self.draw_key(), *arguments)
 
     def _on(self, op: str, device: str | None, draw: Callable[[Any, tuple[int, int]], Any]) -> Any:
         """An array on a device, by what its backend draws with the next key; each draws the same."""
         backend, place = devices.backend_of(device, op)
+        _refuse_capture(op, place)
         with backend.current(place):
             return draw(backend.random, self.draw_key())
 
@@ -640,6 +642,13 @@ def _population(op: str, arg: str, x: Any) -> tuple[int, Tensor | None]:
     if source.ndim == 0:
         raise ShapeError(message(op, arg, x, "an int, or at least one axis"))
     return int(source.shape[0]), source
+
+
+def _refuse_capture(op: str, device: str) -> None:
+    """Raise where the host draws while a step is captured: every replay would have the same numbers."""
+    if device == "cpu" and draws.captured.get():
+        need = "one on the GPU, such as dropout's: this one would be the same in every replay"
+        raise GradError(message(op, "the draw", "one on the host, while a step is captured", need))
 
 
 def _pick(source: Tensor | None, index: Array) -> Tensor:
