@@ -148,7 +148,7 @@ def test_gradients_that_are_added_up() -> None:
 
 def test_outputs_are_copies_unless_they_need_not_be() -> None:
     model = network()
-    (x, y), (z, _), *_ = batches()
+    (x, _y), (z, _), *_ = batches()
     for copy in (True, False):
         step = train.GraphedStep(lambda x: {"out": (model(x), None)}, model, warmup=1, copy=copy)
         step(x)
@@ -238,7 +238,8 @@ def test_what_cannot_be_captured_says_so(name: str) -> None:
     step(x)  # and the step itself goes on
     good = train.GraphedStep(lambda x: model(x), model, warmup=1)
     good(x)
-    assert good(x).shape == (6, 1) and good.captured
+    assert good(x).shape == (6, 1)
+    assert good.captured
 
 
 def test_a_hook_that_reads_is_named() -> None:

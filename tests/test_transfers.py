@@ -210,7 +210,8 @@ def test_work_on_a_stream() -> None:
     done.wait()
     assert (y + 1).tolist() == [4.0] * 4
     done.synchronize()
-    assert done.query() and side.query()
+    assert done.query()
+    assert side.query()
     side.synchronize()
     assert repr(side) == "Stream(device='cuda:0')"
     with mg.cuda.Stream("cuda:1") if mg.cuda.device_count() > 1 else mg.cuda.Stream() as other:
