@@ -1,4 +1,4 @@
-"""Cross entropy with class indices on the GPU: one pass over the logits forward, one backward, which writes the gradient.
+"""Cross entropy with class indices on the GPU: one pass over the logits forward, and one backward.
 
 The generic body looks for classes that are none, and says which; that would make the host wait for the GPU at each
 step. Here the loss and the gradient of such a row are NaN.
@@ -33,7 +33,12 @@ def task(
         return None
     if type(ignored) is not int or not -(2**63) <= ignored < 2**63:
         return None
-    numbers = np.int64(logits.shape[0]), np.int64(logits.shape[1]), np.bool_(ignore_index is not None), np.int64(ignored)
+    numbers = (
+        np.int64(logits.shape[0]),
+        np.int64(logits.shape[1]),
+        np.bool_(ignore_index is not None),
+        np.int64(ignored),
+    )
     arrays = in_order(logits), cupy.ascontiguousarray(targets, np.int64), in_order(weight)
     return (*arrays, *numbers, wide(logits.dtype).type(label_smoothing))
 
