@@ -1,6 +1,7 @@
 """CUDA kernels: one file of CUDA C++ for a kind of work, and what launches it through CuPy."""
 
 from minigrad.backend.cuda import (
+    batch_norm,
     bias,
     cross_entropy,
     dropout,
@@ -14,6 +15,6 @@ from minigrad.backend.cuda.matmul import multiplied
 from minigrad.backend.cuda.philox import keep_mask
 
 __all__ = [
-    "bias", "cross_entropy", "dropout", "elementwise", "keep_mask", "linear_cross_entropy", "multiplied",
+    "batch_norm", "bias", "cross_entropy", "dropout", "elementwise", "keep_mask", "linear_cross_entropy", "multiplied",
     "normalization", "philox", "softmax",
 ]  # fmt: skip
