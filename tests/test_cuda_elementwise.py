@@ -1,8 +1,7 @@
-"""Elementwise kernels on the GPU: each gives what the generic body and rule give in float64; and biases."""
+"""Elementwise kernels on the GPU: each gives what the generic body and rule give in float64."""
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import nn
 from minigrad.backend.numpy import backend as cpu
 from minigrad.ops.registry import REGISTRY
 from minigrad.testing.strategies import shapes
@@ -98,55 +96,3 @@ def test_a_second_order_gradient() -> None:
 
 def test_a_parameter_that_is_no_number_is_left_alone() -> None:
     assert REGISTRY["elu"].kernels["cuda", mg.float32](placed(np.ones(3, np.float32)), alpha="1") is NotImplemented
-
-
-@given(dtype=st.sampled_from(FLOATS), data=st.data())
-def test_biases_and_activations(dtype: Any, data: st.DataObject) -> None:
-    from minigrad.backend.cuda import elementwise
-    from minigrad.backend.cuda.bias import ACTIVATIONS
-
-    shape = data.draw(st.sampled_from([(0, 3), (1, 1), (3, 5), (7, 16), (2, 3, 8), (9, 131)]))
-    x, bias = data.draw(values(dtype, shape)), data.draw(values(dtype, shape[-1:], special=()))
-    activation = data.draw(st.sampled_from(ACTIVATIONS))
-    given_ = placed(x, data.draw(st.sampled_from(["C", "shifted"])))
-    found = elementwise.add_bias(given_, placed(bias, data.draw(st.sampled_from(LAYOUTS))), activation)
-    assert found is given_
-    with generic(), np.errstate(all="ignore"):
-        total = mg.tensor(x.astype(np.float64) + bias.astype(np.float64))
-        want = total if activation is None else REGISTRY[activation](total)
-        assert_close(numbers(found), want.numpy().astype(dtype), dtype, f"{activation}", floor=0.3, each=True)
-
-
-@given(dtype=st.sampled_from(FLOATS), data=st.data())
-def test_gradients_of_biases(dtype: Any, data: st.DataObject) -> None:
-    from minigrad.backend.cuda import elementwise
-
-    shape = data.draw(st.sampled_from([(0, 3), (4, 0), (5,), (1, 1), (3, 5), (2, 3, 8), (130, 3), (200, 40), (9, 300)]))
-    g = data.draw(values(dtype, shape, special=(0.0, 100.0)))
-    kept = data.draw(st.none() | values(dtype, shape, special=(0.0, math.nan)))
-    layout = st.sampled_from(LAYOUTS)
-    arrays = [placed(a, data.draw(layout)) for a in (g, kept) if a is not None]
-    found = elementwise.bias_gradient(*arrays)
-    rows = g.astype(np.float64).reshape(math.prod(shape[:-1]), shape[-1])
-    if kept is not None:
-        rows = np.where(kept.astype(np.float64).reshape(rows.shape) > 0, rows, 0)
-    assert found.dtype == dtype
-    assert_close(numbers(found), rows.sum(0), dtype, "gradient", floor=float(np.abs(rows).sum(0).max(initial=1)))
-    assert numbers(elementwise.bias_gradient(*arrays)).tobytes() == numbers(found).tobytes()
-
-
-def test_half_columns_are_summed_in_float32() -> None:
-    from minigrad.backend.cuda import elementwise
-
-    ones = np.ones((3000, 2), mg.bfloat16)
-    assert numbers(elementwise.bias_gradient(placed(ones))).tolist() == [3008.0, 3008.0]  # 3000, rounded once
-
-
-def test_layers_use_them() -> None:
-    """A bias gets its gradient from the kernel, which sums half types in float32."""
-    layer = nn.Dense(4, activation="relu", in_features=3)
-    layer.to("cuda").to(mg.bfloat16)
-    x = mg.tensor(np.abs(np.random.default_rng(0).normal(size=(70, 3))).astype(mg.bfloat16), device="cuda")
-    layer.bias.detach()[...] = 4.0
-    layer(x).backward(mg.ones((70, 4), device="cuda", dtype=mg.bfloat16) * 0.5)
-    assert numbers(layer.bias.grad).tolist() == [35.0] * 4

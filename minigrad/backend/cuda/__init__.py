@@ -1,10 +1,10 @@
 """CUDA kernels: one file of CUDA C++ for a kind of work, and what launches it through CuPy."""
 
 from minigrad.backend.cuda import (
-    bias,
     cross_entropy,
     dropout,
     elementwise,
+    embedding,
     linear_cross_entropy,
     normalization,
     philox,
@@ -12,8 +12,9 @@ from minigrad.backend.cuda import (
 )
 from minigrad.backend.cuda.matmul import multiplied
 from minigrad.backend.cuda.philox import keep_mask
+from minigrad.backend.cuda.scatter import index_add, placed
 
 __all__ = [
-    "bias", "cross_entropy", "dropout", "elementwise", "keep_mask", "linear_cross_entropy", "multiplied",
-    "normalization", "philox", "softmax",
+    "cross_entropy", "dropout", "elementwise", "embedding", "index_add", "keep_mask", "linear_cross_entropy",
+    "multiplied", "normalization", "philox", "placed", "softmax",
 ]  # fmt: skip
