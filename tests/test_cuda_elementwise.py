@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from minigrad.testing.tolerances import assert_close
 from minigrad.testing.variants import generic
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cuda_arrays import LAYOUTS, placed, values
+from cuda_arrays import LAYOUTS, SPECIAL, placed, values
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -96,3 +97,70 @@ def test_a_second_order_gradient() -> None:
 
 def test_a_parameter_that_is_no_number_is_left_alone() -> None:
     assert REGISTRY["elu"].kernels["cuda", mg.float32](placed(np.ones(3, np.float32)), alpha="1") is NotImplemented
+
+
+@given(
+    shape=SHAPES,
+    half=st.sampled_from([mg.float16, mg.bfloat16]),
+    layout=st.sampled_from(["C", "shifted"]),
+    data=st.data(),
+)
+def test_casts_are_numpys(shape: tuple[int, ...], half: Any, layout: str, data: st.DataObject) -> None:
+    from minigrad.backend.cuda import cast
+
+    x = data.draw(
+        values(mg.float32, shape, special=(*SPECIAL, 1 + 2**-11, 1 + 3 * 2**-11, 6.1e-5, 3e-8, 65519.0, 65520.0))
+    )
+    with np.errstate(over="ignore"):
+        want = x.astype(half)
+    narrow = cast(placed(x, layout), half)
+    wide = cast(placed(want, layout), mg.float32)
+    assert (narrow.dtype, wide.dtype) == (half, mg.float32)
+    np.testing.assert_array_equal(numbers(narrow).astype(np.float64), want.astype(np.float64))
+    np.testing.assert_array_equal(numbers(wide), want.astype(np.float32))
+
+
+def test_casts_of_tensors() -> None:
+    from minigrad.backend.cuda import cast
+
+    for dtypes in (
+        (mg.float32, mg.float32),
+        (mg.float64, mg.float16),
+        (mg.float16, mg.bfloat16),
+        (mg.int64, mg.float32),
+    ):
+        assert cast(placed(np.ones(3, dtypes[0])), dtypes[1]) is NotImplemented
+    assert cast(placed(np.ones((3, 2), np.float32), "F"), mg.float16) is NotImplemented
+    x = mg.tensor(np.linspace(0, 1, 9, dtype=np.float32), device="cuda", requires_grad=True)
+    y = x.astype(mg.bfloat16)
+    y.backward(mg.tensor(np.linspace(1, 2, 9).astype(mg.bfloat16), device="cuda"))
+    assert numbers(y.detach()).tobytes() == np.linspace(0, 1, 9, dtype=np.float32).astype(mg.bfloat16).tobytes()
+    assert x.grad.tolist() == np.linspace(1, 2, 9).astype(mg.bfloat16).astype(float).tolist()
+
+
+@pytest.mark.parametrize("name", ["add", "subtract", "multiply", "divide"])
+@given(shape=SHAPES, dtype=st.sampled_from([mg.float16, mg.bfloat16]), data=st.data())
+def test_arithmetic_of_halves(name: str, shape: tuple[int, ...], dtype: Any, data: st.DataObject) -> None:
+    """Each result is rounded once, and so is what the generic body gives, which casts and computes in float32."""
+    x, y, g = (data.draw(values(dtype, shape)) for _ in range(3))
+    outcomes = []
+    for device in ("cpu", "cuda"):
+        tensors = [mg.tensor(a, device=device, requires_grad=True) for a in (x, y)]
+        with generic() if device == "cpu" else nullcontext(), np.errstate(all="ignore"):
+            out = REGISTRY[name](*tensors)
+            out.backward(mg.tensor(g, device=device))
+            outcomes.append([numbers(t).astype(np.float64) for t in (out.detach(), tensors[0].grad, tensors[1].grad)])
+    for found, want in zip(outcomes[1], outcomes[0], strict=True):
+        np.testing.assert_array_equal(found, want)
+    kernel = REGISTRY[name].kernels["cuda", dtype]
+    layouts = (data.draw(st.sampled_from(LAYOUTS)) for _ in range(2))
+    found = numbers(kernel(*(placed(a, layout) for a, layout in zip((x, y), layouts, strict=True))))
+    np.testing.assert_array_equal(found.astype(np.float64), outcomes[0][0])
+
+
+def test_halves_that_broadcast_are_summed_in_float32() -> None:
+    x = mg.ones((300, 2), dtype=mg.bfloat16, device="cuda", requires_grad=True)
+    row = mg.ones(2, dtype=mg.bfloat16, device="cuda", requires_grad=True)
+    (x * row + row).sum().backward()
+    assert row.grad.tolist() == [600.0, 600.0]
+    assert x.grad.dtype == mg.bfloat16

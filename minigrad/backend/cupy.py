@@ -110,6 +110,7 @@ class CupyBackend:
     array_type = cupy.ndarray
     random = cuda.philox
     current = staticmethod(gpu)
+    cast = staticmethod(cuda.cast)
 
     def __init__(self) -> None:
         names = {name: value for name, value in vars(cupy).items() if not name.startswith("_")}

@@ -1,6 +1,7 @@
 """CUDA kernels: one file of CUDA C++ for a kind of work, and what launches it through CuPy."""
 
 from minigrad.backend.cuda import (
+    arithmetic,
     cross_entropy,
     dropout,
     elementwise,
@@ -10,11 +11,12 @@ from minigrad.backend.cuda import (
     philox,
     softmax,
 )
+from minigrad.backend.cuda.casts import cast
 from minigrad.backend.cuda.matmul import multiplied
 from minigrad.backend.cuda.philox import keep_mask
 from minigrad.backend.cuda.scatter import index_add, placed
 
 __all__ = [
-    "cross_entropy", "dropout", "elementwise", "embedding", "index_add", "keep_mask", "linear_cross_entropy",
-    "multiplied", "normalization", "philox", "placed", "softmax",
+    "arithmetic", "cast", "cross_entropy", "dropout", "elementwise", "embedding", "index_add", "keep_mask",
+    "linear_cross_entropy", "multiplied", "normalization", "philox", "placed", "softmax",
 ]  # fmt: skip
