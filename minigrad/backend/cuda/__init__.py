@@ -9,6 +9,7 @@ from minigrad.backend.cuda import (
     linear_cross_entropy,
     normalization,
     philox,
+    rotary,
     softmax,
 )
 from minigrad.backend.cuda.casts import cast
@@ -18,5 +19,5 @@ from minigrad.backend.cuda.scatter import index_add, placed
 
 __all__ = [
     "arithmetic", "cast", "cross_entropy", "dropout", "elementwise", "embedding", "index_add", "keep_mask",
-    "linear_cross_entropy", "multiplied", "normalization", "philox", "placed", "softmax",
+    "linear_cross_entropy", "multiplied", "normalization", "philox", "placed", "rotary", "softmax",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 
 from minigrad import dtypes
-from minigrad.backend.cuda.chunks import FLOATS, THREADS, in_order, launch
+from minigrad.backend.cuda.chunks import FLOATS, in_order, launch, teams
 from minigrad.backend.cuda.modules import kernel
 from minigrad.ops.embedding import _embedding, _sparse_embedding
 
@@ -22,11 +22,6 @@ Shape = tuple[int, ...]
 TILE = 2048
 DIGITS = 256
 PIECE = 32
-
-
-def teams(units: int) -> int:
-    """How many threads share a row of so many units."""
-    return min(THREADS, 1 << (units - 1).bit_length())
 
 
 def gather(table: Array, ids: Array) -> Array:
