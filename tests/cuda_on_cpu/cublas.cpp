@@ -20,6 +20,16 @@ struct Call {  // what tests see of a product
 };
 
 static std::vector<Call> calls;
+static std::vector<std::function<void()>> kept;  // those that a stream has captured
+static int (*captured)(long long) = nullptr;     // whether the current one does so; it is given the number to run it by
+
+static void run(std::function<void()> work) {
+    if (captured == nullptr || !captured(kept.size())) {
+        work();
+    } else {
+        kept.push_back(work);
+    }
+}
 
 struct Factor {
     const void* data;
@@ -85,6 +95,20 @@ static bool computes(int a, int b, int c, int compute) {
     return compute == CUBLAS_COMPUTE_32F && a == b && known && (c == a || c == CUDA_R_32F);
 }
 
+// A batch of them, with the factors that are read now.
+template <typename Real>
+static std::function<void()> work(
+    long long m, long long n, long long k, const void* alpha, const Factor& a, const Factor& b, const void* beta, void* c,
+    int type, long long ldc, long long step, long long batches, bool tf32
+) {
+    const Real first = scalar<Real>(alpha), second = scalar<Real>(beta);
+    return [=] {
+        for (long long i = 0; i < batches; ++i) {
+            multiply<Real>(m, n, k, first, a, b, second, c, type, ldc, tf32, i * a.step, i * b.step, i * step);
+        }
+    };
+}
+
 static int gemm(
     Handle* handle, long long m, long long n, long long k, const void* alpha, const Factor& a, const Factor& b,
     const void* beta, void* c, int type, long long ldc, long long step, long long batches, int compute, int algorithm
@@ -104,14 +128,10 @@ static int gemm(
     const bool adds = wide ? scalar<double>(beta) != 0 : scalar<float>(beta) != 0;
     calls.push_back({m, n, k, batches, a.turned, b.turned, compute, adds, type, (long long)handle->stream,
                      (long long)handle->workspace, a.data, b.data, c});
-    for (long long i = 0; i < batches; ++i) {
-        if (wide) {
-            multiply<double>(m, n, k, scalar<double>(alpha), a, b, scalar<double>(beta), c, type, ldc, false,
-                             i * a.step, i * b.step, i * step);
-        } else {
-            multiply<float>(m, n, k, scalar<float>(alpha), a, b, scalar<float>(beta), c, type, ldc, tf32,
-                            i * a.step, i * b.step, i * step);
-        }
+    if (wide) {
+        run(work<double>(m, n, k, alpha, a, b, beta, c, type, ldc, step, batches, tf32));
+    } else {
+        run(work<float>(m, n, k, alpha, a, b, beta, c, type, ldc, step, batches, tf32));
     }
     return SUCCESS;
 }
@@ -170,6 +190,8 @@ int cublasGemmStridedBatchedEx_64(
                 {B, Btype, ldb, stride_b, transb == CUBLAS_OP_T}, beta, C, Ctype, ldc, stride_c, batches, compute, algorithm);
 }
 
+void calls_hook(int (*hook)(long long)) { captured = hook; }
+void calls_run(long long i) { kept[i](); }
 void calls_clear() { calls.clear(); }
 long long calls_count() { return calls.size(); }
 const Call* calls_get(long long i) { return &calls[i]; }
