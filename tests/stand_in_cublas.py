@@ -11,15 +11,15 @@ import stand_in_streams
 from cuda_on_cpu import compiler
 
 SOURCE = compiler.HERE / "cublas.cpp"
+NUMBERS = (
+    "m", "n", "k", "batches", "turned_a", "turned_b", "compute", "adds", "out", "stream", "workspace", "biased",
+)  # fmt: skip
 
 
 class Call(ctypes.Structure):
     """What the library notes of a product; sizes are those that it was told, with columns before rows."""
 
-    _fields_ = [
-        (name, ctypes.c_longlong)
-        for name in ("m", "n", "k", "batches", "turned_a", "turned_b", "compute", "adds", "out", "stream", "workspace")
-    ] + [(name, ctypes.c_void_p) for name in ("a", "b", "c")]
+    _fields_ = [(name, ctypes.c_longlong) for name in NUMBERS] + [(name, ctypes.c_void_p) for name in "abc"]
 
 
 @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_longlong)
@@ -54,7 +54,7 @@ def calls() -> list[Call]:
 
 def load_nvidia_dynamic_lib(name: str) -> Any:
     """What cuda.pathfinder does."""
-    assert name == "cublas"
+    assert name in ("cublas", "cublasLt")
     return types.SimpleNamespace(abs_path=library()[0])
 
 

@@ -33,7 +33,7 @@ TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
 def kernels(gpu: None) -> Any:
     """The module of the kernels, and what it calls."""
     mg.ones(1, device="cuda")
-    modules = ("affine", "blas", "matmul")
+    modules = ("blas", "epilogue", "matmul")
     return SimpleNamespace(**{name: importlib.import_module(f"minigrad.backend.cuda.{name}") for name in modules})
 
 

@@ -34,7 +34,7 @@ NUMBERS = {  # where cuBLAS reads its factors, by the dtype of the sums
 WORKSPACE = 2**22  # bytes, what NVIDIA recommends
 WORKSPACE_HOPPER = 2**25
 
-SIGNATURES = {
+SIGNATURES: dict[str, list[Any]] = {
     "cublasCreate_v2": [c_void_p],
     "cublasSetMathMode": [c_void_p, c_int],
     "cublasSetStream_v2": [c_void_p, c_void_p],
@@ -78,7 +78,7 @@ def load(name: str, signatures: dict[str, list[Any]]) -> Any:
 
 @cache
 def library() -> Any:
-    """cuBLAS."""
+    """The functions of cuBLAS."""
     found = load("cublas", SIGNATURES)
     found.cublasGetStatusName.restype = ctypes.c_char_p
     return found
