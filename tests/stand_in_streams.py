@@ -497,7 +497,8 @@ def install(modules: dict[str, types.ModuleType], ndarray: Any) -> None:
     cupy.RawModule = Module
     vars(cupy.cuda).update(
         Stream=Stream, Event=Event, Graph=Graph, MemoryPool=MemoryPool, using_allocator=using_allocator,
-        get_current_stream=current, get_elapsed_time=lambda start, end: float(end.time - start.time),
+        get_allocator=lambda: world.private, get_current_stream=current,
+        get_elapsed_time=lambda start, end: float(end.time - start.time),
     )  # fmt: skip
     modules["cupyx"].empty_pinned = empty_pinned  # type: ignore[attr-defined]
 
