@@ -211,6 +211,8 @@ class CupyBackend:
             "total_memory": found["totalGlobalMem"],
         }
 
+    gradients, optimize = cuda.gradients, cuda.optimize  # what works on many arrays in one launch
+
     placed = staticmethod(placed)
 
     @staticmethod

@@ -12,7 +12,9 @@ from minigrad._core import dispatch, engine
 from minigrad.backend import numpy, rows
 from minigrad.errors import DeviceError, describe, message
 
-__all__ = ["add_backend", "backend_of", "default_device", "is_foreign", "move", "set_item", "using", "writeable"]
+__all__ = [
+    "add_backend", "backend_of", "default_device", "is_foreign", "kernels_of", "move", "set_item", "using", "writeable",
+]  # fmt: skip
 
 Array = Any
 NAME = re.compile(r"cpu|cuda(:\d+)?")
@@ -83,6 +85,16 @@ def is_foreign(value: Any) -> bool:
         _cuda("asarray", "cuda")
         return type(value) in _backends
     return False
+
+
+def kernels_of(array: Array, work: str) -> Any:
+    """The module of kernels for a kind of work on such arrays, ``"optimize"`` or ``"gradients"``; None without one.
+
+    Kernels that are switched off are none.
+    """
+    on = dispatch.use_kernels(True)
+    dispatch.use_kernels(on)  # which alone tells what was set
+    return getattr(_backends.get(type(array)), work, None) if on else None
 
 
 def set_item(array: Array, index: Any, values: Array) -> None:

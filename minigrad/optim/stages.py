@@ -10,7 +10,7 @@ import numpy as np
 from minigrad import dtypes
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
-from minigrad.nn.masks import mask_of
+from minigrad.nn.masks import mask_beside
 from minigrad.optim.gradients import cast, values_of
 from minigrad.tensor import Tensor
 
@@ -54,7 +54,7 @@ class Stages:
         self.regularizer = getattr(p, "regularizer", None)  # a tensor that is no Parameter has none of the three
         self.constraint = getattr(p, "constraint", None)
         self._check(optimizer, group)
-        self.keep = mask_of(p, lambda: _where(optimizer, group, p))
+        self.keep = mask_beside(p, lambda: _where(optimizer, group, p))
         self.lr = _learning_rate(optimizer, group, p)
         self.whole = self._whole()
         self.g = values_of(grad._array)
@@ -165,7 +165,7 @@ def wide(x: Array) -> Array:
 def _follow(master: Array, x: Array) -> None:
     """Where a half weight is no longer its master weight rounded, somebody has written to it: take its value."""
     other = cast(master, x.dtype).view(np.uint16) != x.view(np.uint16)
-    if other.any():
+    if type(x) is not np.ndarray or other.any():  # to ask a GPU would be to wait for it
         np.copyto(master, cast(x, dtypes.float32), where=other)
 
 

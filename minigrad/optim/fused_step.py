@@ -1,0 +1,167 @@
+"""FusedStep: the parameters of a group that one kernel on a GPU takes from their gradients to their new values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from minigrad import dtypes
+from minigrad.backend.devices import kernels_of
+from minigrad.backend.numbers import DeviceNumber
+from minigrad.nn.masks import mask_beside
+from minigrad.nn.parameter import Parameter
+from minigrad.nn.regularizers import L1, L1L2, L2, ProximalL1
+from minigrad.optim.stages import MASTER, wide
+from minigrad.tensor import Tensor
+
+if TYPE_CHECKING:
+    from minigrad.optim.optimizer import Optimizer
+
+__all__ = ["FusedRule", "FusedStep", "Numbers"]
+
+Array = Any
+State = dict[str, Any]
+
+
+class Numbers(NamedTuple):
+    """The hyperparameters of a group as the kernel knows them, in its order."""
+
+    lr: float = 0.0
+    beta1: float = 0.0
+    fresh1: float = 0.0
+    beta2: float = 1.0
+    fresh2: float = 1.0
+    eps: float = 0.0
+    shrink: float = 1.0
+    penalty: float = 0.0
+    rate: float = 1.0
+    momentum: float = 0.0
+    fresh: float = 1.0
+    decay: float = 0.0
+    sign: float = 1.0
+
+
+class FusedRule(NamedTuple):
+    """An optimizer's rule as the kernel knows it."""
+
+    name: str
+    names: tuple[str | None, str | None, str | None]  # of the arrays of a state
+    numbers: Callable[[], Numbers]  # anew for each replay of a captured step
+    flags: int = 0  # Nesterov's momentum; centered
+
+
+class FusedStep:
+    """What is updated together, and how.
+
+    The kernel does stages 7 to 14 of docs/training_step.md but for constraints. It counts the steps itself, so that
+    one that is skipped counts nothing though nobody here knows of it: ``state["step"]`` is a `DeviceNumber` from the
+    first step on, a number again in a state dict and in a copy.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose step it is.
+    group : dict
+        A group.
+    rule : FusedRule
+        The rule.
+    kernels : module
+        ``minigrad.backend.cuda.optimize``.
+    """
+
+    def __init__(self, optimizer: Optimizer, group: dict[str, Any], rule: FusedRule, kernels: Any) -> None:
+        self.optimizer, self.group, self.rule, self.kernels = optimizer, group, rule, kernels
+        self.device = group["params"][0]._array.device
+        self.params: list[Tensor] = []
+        self._items: list[Any] = []
+        self._states: list[State] = []
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, group: dict[str, Any]) -> FusedStep | None:
+        """One for a group on a GPU whose rule has a kernel, None for others."""
+        rule, kernels = optimizer.fused_rule(group), kernels_of(group["params"][0]._array, "optimize")
+        return None if rule is None or kernels is None else cls(optimizer, group, rule, kernels)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the kernel counts the steps."""
+        return all("step" in state for state in self._states)
+
+    def takes(self, p: Tensor, g: Array, state: State) -> bool:
+        """Take a parameter in, unless it needs something that the kernel does not have."""
+        x, around = p._array, self._around(p)
+        half = x if x.dtype in dtypes.HALF else None
+        working = x.dtype if half is None else dtypes.float32
+        if around is None or not self._fits(x, p, x.dtype):
+            return False
+        if (
+            type(g) is not type(x)
+            or g.dtype not in (working, x.dtype)
+            or g.shape != p.shape
+            or g.device.id != x.device.id
+        ):
+            return False
+        if half is None:
+            state.pop(MASTER, None)
+        else:
+            if MASTER not in state:
+                state[MASTER] = wide(half)
+            x = state[MASTER]
+        self.optimizer.fit_state(x, state, self.group)
+        arrays = [None if name is None else state[name] for name in self.rule.names]
+        if not all(a is None or self._fits(a, p, working) for a in (x, *arrays)):
+            return False
+        keep, l1, l2, prox = around
+        dense = self.kernels.dense
+        self._items.append(self.kernels.Item(x, dense(g), arrays, half, dense(keep), l1=l1, l2=l2, prox=prox))
+        self._states.append(state)
+        self.params.append(p)
+        return True
+
+    def _fits(self, array: Array, p: Tensor, dtype: Any) -> bool:
+        return bool(self.kernels.fits(array, p.shape, dtype, self.device))
+
+    def _around(self, p: Tensor) -> tuple[Array | None, float, float, float] | None:
+        """The mask of a parameter, the factors of L1 and L2, and that of the threshold; None where there is more."""
+        if not isinstance(p, Parameter):
+            return None, 0.0, 0.0, 0.0
+        penalty: Any = p.regularizer
+        if p.constraint is not None or type(penalty) not in (type(None), L1, L2, L1L2, ProximalL1):
+            return None
+        who = type(self.optimizer).__name__
+        keep = mask_beside(p, lambda: f"{who}.step: {self.optimizer._name(self.group, p)}")
+        if penalty is None:
+            return keep, 0.0, 0.0, 0.0
+        if type(penalty) is ProximalL1:
+            return keep, 0.0, 0.0, float(penalty.l1)
+        return keep, float(penalty.l1), float(penalty.l2), 0.0
+
+    def launch(self, finite: Array | None) -> None:
+        """Update them, unless the bool `finite`, which lies on the GPU, is False there."""
+        if not self.params:
+            return
+        with self.device:
+            self._place("step", np.int64)
+            self._place("mu_product", np.float64)
+            counted = [
+                item._replace(step=state.get("step"), product=state.get("mu_product"))
+                for item, state in zip(self._items, self._states, strict=True)
+            ]
+            for dtype in (dtypes.float32, dtypes.float64):
+                items = [item for item in counted if item.x.dtype == dtype]
+                self.kernels.update(self.rule.name, items, self._numbers, self.rule.flags, finite)
+
+    def _numbers(self) -> np.ndarray[Any, Any]:
+        return np.array(self.rule.numbers(), np.float64)
+
+    def _place(self, name: str, dtype: Any) -> None:
+        """Let the kernel count what the states have as plain numbers."""
+        found = [s for s in self._states if name in s and not self._counts(s[name])]
+        if found:
+            for state, number in zip(found, self.kernels.placed([s[name] for s in found], dtype), strict=True):
+                state[name] = number
+
+    def _counts(self, value: Any) -> bool:
+        return isinstance(value, DeviceNumber) and value.array.device.id == self.device.id
