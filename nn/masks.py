@@ -147,11 +147,11 @@ def write_masked(own: Mapping[str, Tensor], values: Mapping[str, Tensor], keeps:
     found = {name: keeps.get(name, mask_of(own[name], "load_state_dict")) for name in values}
     for name, value in values.items():
         if found[name] is not None:
-            np.copyto(value._array, 0, where=~found[name])
+            np.copyto(value._array, 0, where=devices.move(~found[name], value.device, "mask"))
         write(own[name], value)
     for name, keep in keeps.items():
         p: Any = own[name]
         p.mask = keep
         if name not in values:
-            np.copyto(p._array, 0, where=~keep)
+            np.copyto(p._array, 0, where=devices.move(~keep, p.device, "mask"))
             tape.mark_changed(p)

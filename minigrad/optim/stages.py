@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
+from minigrad.backend.devices import is_foreign
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.masks import mask_beside
@@ -87,7 +88,8 @@ class Stages:
         found = constraint(x)
         if found is None or found is x:
             return
-        values = np.asarray(found._array if isinstance(found, Tensor) else found)
+        given = found._array if isinstance(found, Tensor) else found
+        values = given if is_foreign(given) else np.asarray(given)
         if values.shape != x.shape:
             need = f"None, or new values of shape {x.shape}"
             raise ShapeError(message("step", "the result of a constraint", describe(found), need))

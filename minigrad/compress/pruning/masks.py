@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from minigrad._core import tape
+from minigrad.backend.devices import move
 from minigrad.errors import describe, message
-from minigrad.nn.masks import mask_of
+from minigrad.nn.masks import mask_beside, mask_of
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 
@@ -42,7 +43,7 @@ def set_mask(p: Parameter, keep: Array, where: str = "set_mask") -> None:
     """
     need_memory(p, where)
     p.mask = keep
-    np.copyto(p._array, 0, where=~keep)
+    np.copyto(p._array, 0, where=move(~keep, p.device, "mask"))
     tape.mark_changed(p)
 
 
@@ -66,7 +67,7 @@ def remove_masks(model: Module) -> None:
 
 def _apply(who: str, model: Module) -> None:
     for name, p in _parameters(who, model):
-        keep = mask_of(p, f"{who}: {name}")
+        keep = mask_beside(p, f"{who}: {name}")
         if keep is not None:
             need_memory(p, f"{who}: {name}")
             np.copyto(p._array, 0, where=~keep)
