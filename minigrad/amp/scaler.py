@@ -275,7 +275,7 @@ class GradScaler:
         elif not self._finite:
             need = "step or unscale_ before it, for one optimizer at least"
             raise GradError(message("GradScaler.update", "gradients", "none unscaled", need))
-        elif any(isinstance(finite, bool) for finite in self._finite.values()):
+        elif self._there is None or any(isinstance(finite, bool) for finite in self._finite.values()):
             self._adapt(all(self._finite.values()))
         else:
             self._adapt_there([*self._finite.values()])

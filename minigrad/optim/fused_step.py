@@ -94,34 +94,39 @@ class FusedStep:
         x, around = p._array, self._around(p)
         half = x if x.dtype in dtypes.HALF else None
         working = x.dtype if half is None else dtypes.float32
-        if around is None or not self._fits(x, p, x.dtype):
-            return False
-        if (
-            type(g) is not type(x)
-            or g.dtype not in (working, x.dtype)
-            or g.shape != p.shape
-            or g.device.id != x.device.id
-        ):
+        if around is None or type(g) is not type(x) or g.dtype not in (working, x.dtype) or g.shape != x.shape:
             return False
         if half is None:
             state.pop(MASTER, None)
         else:
             if MASTER not in state:
-                state[MASTER] = wide(half)
+                with self.device:
+                    state[MASTER] = wide(half)
             x = state[MASTER]
         self.optimizer.fit_state(x, state, self.group)
         arrays = [None if name is None else state[name] for name in self.rule.names]
-        if not all(a is None or self._fits(a, p, working) for a in (x, *arrays)):
+        if not self._fit(p, [x, *arrays, half], working):
             return False
-        keep, l1, l2, prox = around
-        dense = self.kernels.dense
-        self._items.append(self.kernels.Item(x, dense(g), arrays, half, dense(keep), l1=l1, l2=l2, prox=prox))
+        keep, *factors = around
+        keep = None if keep is None else self.kernels.dense(keep)
+        g = g if g.flags.c_contiguous else self.kernels.dense(g)
+        self._items.append((x, g, arrays, half, keep, factors))
         self._states.append(state)
         self.params.append(p)
         return True
 
-    def _fits(self, array: Array, p: Tensor, dtype: Any) -> bool:
-        return bool(self.kernels.fits(array, p.shape, dtype, self.device))
+    def _fit(self, p: Tensor, arrays: list[Array | None], working: Any) -> bool:
+        """Whether a kernel can work on the memory of a parameter and its state; they are looked at when they change."""
+        known = self.optimizer._fitting.get(p)
+        if known is None or any(a is not b for a, b in zip(arrays, known, strict=True)):
+            *own, half = arrays
+            fits, shape = self.kernels.fits, p.shape
+            if half is not None and not fits(half, shape, half.dtype, self.device):
+                return False
+            if not all(a is None or fits(a, shape, working, self.device) for a in own):
+                return False
+            self.optimizer._fitting[p] = arrays
+        return True
 
     def _around(self, p: Tensor) -> tuple[Array | None, float, float, float] | None:
         """The mask of a parameter, the factors of L1 and L2, and that of the threshold; None where there is more."""
@@ -145,12 +150,11 @@ class FusedStep:
         with self.device:
             self._place("step", np.int64)
             self._place("mu_product", np.float64)
-            counted = [
-                item._replace(step=state.get("step"), product=state.get("mu_product"))
-                for item, state in zip(self._items, self._states, strict=True)
-            ]
-            for dtype in (dtypes.float32, dtypes.float64):
-                items = [item for item in counted if item.x.dtype == dtype]
+            both: dict[Any, list[Any]] = {}
+            for (*arrays, factors), state in zip(self._items, self._states, strict=True):
+                item = self.kernels.Item(*arrays, state.get("step"), state.get("mu_product"), *factors)
+                both.setdefault(item.x.dtype, []).append(item)
+            for items in both.values():
                 self.kernels.update(self.rule.name, items, self._numbers, self.rule.flags, finite)
 
     def _numbers(self) -> np.ndarray[Any, Any]:

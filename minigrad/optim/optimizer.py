@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -89,6 +90,7 @@ class Optimizer:
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self.defaults = dict(defaults)
         self.state: dict[Tensor, State] = {}
+        self._fitting: dict[Tensor, list[Array | None]] = {}  # arrays that a kernel on a GPU has taken
         self.param_groups: list[Group] = []
         if isinstance(params, (Module, Tensor, Mapping)):
             hint = "Pass model.parameters()" if isinstance(params, Module) else "Put it into a list"
@@ -244,7 +246,8 @@ class Optimizer:
             x, g = p._array, grad._array
             state = known.get(p)
             if state is None:
-                state = known[p] = self.init(wide(x), group)
+                with nullcontext() if fused is None else fused.device:
+                    state = known[p] = self.init(wide(x), group)
             if type(g) is RowSparse and not self.by_row:
                 hint = "Make the table with sparse=False, or give it to an optimizer of its own"
                 got = "row-sparse"
