@@ -23,6 +23,7 @@ __all__ = ["FusedRule", "FusedStep", "Numbers"]
 
 Array = Any
 State = dict[str, Any]
+COUNTS = {"step": np.int64, "mu_product": np.float64}
 
 
 class Numbers(NamedTuple):
@@ -104,29 +105,30 @@ class FusedStep:
                     state[MASTER] = wide(half)
             x = state[MASTER]
         self.optimizer.fit_state(x, state, self.group)
-        arrays = [None if name is None else state[name] for name in self.rule.names]
-        if not self._fit(p, [x, *arrays, half], working):
+        states = [None if name is None else state[name] for name in self.rule.names]
+        item = self._item(p, x, states, half)
+        if item is None:
             return False
         keep, *factors = around
         keep = None if keep is None else self.kernels.dense(keep)
-        g = g if g.flags.c_contiguous else self.kernels.dense(g)
-        self._items.append((x, g, arrays, half, keep, factors))
+        item.take(g if g.flags.c_contiguous else self.kernels.dense(g), keep, factors)
+        self._items.append(item)
         self._states.append(state)
         self.params.append(p)
         return True
 
-    def _fit(self, p: Tensor, arrays: list[Array | None], working: Any) -> bool:
-        """Whether a kernel can work on the memory of a parameter and its state; they are looked at when they change."""
-        known = self.optimizer._fitting.get(p)
-        if known is None or any(a is not b for a, b in zip(arrays, known, strict=True)):
-            *own, half = arrays
-            fits, shape = self.kernels.fits, p.shape
-            if half is not None and not fits(half, shape, half.dtype, self.device):
-                return False
-            if not all(a is None or fits(a, shape, working, self.device) for a in own):
-                return False
-            self.optimizer._fitting[p] = arrays
-        return True
+    def _item(self, p: Tensor, x: Array, states: list[Array | None], half: Array | None) -> Any:
+        """A parameter and its state for a kernel, looked at when they change; None where they are not for it."""
+        known, arrays = self.optimizer._items.get(p), [x, *states, half]
+        if known is not None and all(a is b for a, b in zip(arrays, known.arrays, strict=True)):
+            return known
+        fits, shape = self.kernels.fits, p.shape
+        if half is not None and not fits(half, shape, half.dtype, self.device):
+            return None
+        if not all(a is None or fits(a, shape, x.dtype, self.device) for a in (x, *states)):
+            return None
+        item = self.optimizer._items[p] = self.kernels.Item(x, states, half)
+        return item
 
     def _around(self, p: Tensor) -> tuple[Array | None, float, float, float] | None:
         """The mask of a parameter, the factors of L1 and L2, and that of the threshold; None where there is more."""
@@ -148,24 +150,30 @@ class FusedStep:
         if not self.params:
             return
         with self.device:
-            self._place("step", np.int64)
-            self._place("mu_product", np.float64)
+            self._place()
             both: dict[Any, list[Any]] = {}
-            for (*arrays, factors), state in zip(self._items, self._states, strict=True):
-                item = self.kernels.Item(*arrays, state.get("step"), state.get("mu_product"), *factors)
-                both.setdefault(item.x.dtype, []).append(item)
+            for item in self._items:
+                both.setdefault(item.arrays[0].dtype, []).append(item)
             for items in both.values():
                 self.kernels.update(self.rule.name, items, self._numbers, self.rule.flags, finite)
 
     def _numbers(self) -> np.ndarray[Any, Any]:
         return np.array(self.rule.numbers(), np.float64)
 
-    def _place(self, name: str, dtype: Any) -> None:
-        """Let the kernel count what the states have as plain numbers."""
-        found = [s for s in self._states if name in s and not self._counts(s[name])]
-        if found:
-            for state, number in zip(found, self.kernels.placed([s[name] for s in found], dtype), strict=True):
-                state[name] = number
+    def _place(self) -> None:
+        """Let the kernel count what the states have as plain numbers: at first, and after a step that it did not do."""
+        found = [
+            (item, state)
+            for item, state in zip(self._items, self._states, strict=True)
+            if state.get("step") is not item.counts[0] or state.get("mu_product") is not item.counts[1]
+        ]
+        for name, dtype in COUNTS.items():
+            plain = [state for _, state in found if name in state and not self._counts(state[name])]
+            if plain:
+                for state, number in zip(plain, self.kernels.placed([s[name] for s in plain], dtype), strict=True):
+                    state[name] = number
+        for item, state in found:
+            item.count(state.get("step"), state.get("mu_product"))
 
     def _counts(self, value: Any) -> bool:
         return isinstance(value, DeviceNumber) and value.array.device.id == self.device.id

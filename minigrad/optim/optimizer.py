@@ -90,7 +90,7 @@ class Optimizer:
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self.defaults = dict(defaults)
         self.state: dict[Tensor, State] = {}
-        self._fitting: dict[Tensor, list[Array | None]] = {}  # arrays that a kernel on a GPU has taken
+        self._items: dict[Tensor, Any] = {}  # what a kernel on a GPU is told of parameters
         self.param_groups: list[Group] = []
         if isinstance(params, (Module, Tensor, Mapping)):
             hint = "Pass model.parameters()" if isinstance(params, Module) else "Put it into a list"

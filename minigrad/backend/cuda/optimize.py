@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cupy
 import numpy as np
@@ -31,19 +31,48 @@ RULES = {  # the numbers of optimize.cu, and which kernel it is
 }
 
 
-class Item(NamedTuple):
-    """A parameter, what belongs to it, and what is done to it."""
+class Item:
+    """A parameter, as the kernels are told of it: `Row` of optimize.cu.
 
-    x: Array  # the parameter, or its master weights
-    g: Array
-    states: Sequence[Array | None]  # three
-    half: Array | None = None
-    keep: Array | None = None
-    step: DeviceNumber | None = None
-    product: DeviceNumber | None = None
-    l1: float = 0.0
-    l2: float = 0.0
-    prox: float = 0.0
+    Parameters
+    ----------
+    x : array
+        The parameter, or the float32 master weights of a half one.
+    states : sequence of array or None
+        Three of its state.
+    half : array or None
+        The half parameter.
+    """
+
+    __slots__ = ("arrays", "counts", "fields", "held")
+
+    def __init__(self, x: Array, states: Sequence[Array | None], half: Array | None) -> None:
+        self.arrays = [x, *states, half]  # they must not go while their addresses are known
+        self.counts: tuple[DeviceNumber | None, DeviceNumber | None] = None, None
+        self.held: Any = None
+        first = [pointer(a) for a in (x, None, *states, half, None)]
+        self.fields = [*first, 0, 0, x.size, 0 if half is None else KINDS[half.dtype] << 32, 0, 0, 0]
+
+    def take(self, g: Array, keep: Array | None, factors: Sequence[float]) -> None:
+        """Note what each step may change: the gradient, the mask, and the factors of L1, L2 and the threshold."""
+        fields = self.fields
+        self.held = g, keep
+        fields[1], fields[6] = g.data.ptr, pointer(keep)
+        fields[10] = fields[10] >> 32 << 32 | KINDS.get(g.dtype, 0)
+        fields[11:] = struct.unpack("3q", struct.pack("3d", *factors)) if any(factors) else (0, 0, 0)
+
+    def __reduce__(self) -> Any:  # a copy of an optimizer makes its own: addresses do not follow
+        return type(None), ()
+
+    def count(self, step: DeviceNumber | None, product: DeviceNumber | None) -> None:
+        """Note where its steps are counted, and the product of NAdam's momenta is."""
+        self.counts = step, product
+        self.fields[7:9] = (0 if number is None else number.ptr for number in self.counts)
+
+
+def pointer(array: Array | None) -> int:
+    """The address of an array, 0 where there is none."""
+    return 0 if array is None else array.data.ptr
 
 
 def fits(array: Array, shape: tuple[int, ...], dtype: Any, device: Any) -> bool:
@@ -86,10 +115,7 @@ def update(
     finite : array or None
         A bool on the GPU. Where it is False, nothing is written.
     """
-    items = [item for item in items if item.x.size or item.step is not None]
-    if not items:
-        return
-    made = table([_row(item) for item in items], [item.x.size for item in items])
+    made = table([item.fields for item in items], [item.fields[9] for item in items])
     values = capture.scalars(numbers) if is_capturing() else uploaded(numbers())
     factors = cupy.empty((len(items), 3), np.float64)
     flag = np.intp(0) if finite is None else finite
@@ -99,16 +125,7 @@ def update(
     kernel("optimize", "count_steps")(grid, (THREADS,), arguments)
     if made.chunks:
         arguments = (made.array, np.int32(made.rows), values, factors, flag, np.int32(flags))
-        kernel("optimize", f"{name}_{items[0].x.dtype}")((made.chunks,), (THREADS,), arguments)
-
-
-def _row(item: Item) -> list[int]:
-    """The fields of `Row` of optimize.cu."""
-    arrays = [item.x, item.g, *item.states, item.half, item.keep]
-    kinds = KINDS.get(item.g.dtype, 0) | (0 if item.half is None else KINDS[item.half.dtype] << 32)
-    factors = struct.unpack("3q", struct.pack("3d", item.l1, item.l2, item.prox))
-    counts = [0 if n is None else n.ptr for n in (item.step, item.product)]
-    return [*(0 if a is None else a.data.ptr for a in arrays), *counts, item.x.size, kinds, *factors]
+        kernel("optimize", f"{name}_{items[0].arrays[0].dtype}")((made.chunks,), (THREADS,), arguments)
 
 
 def placed(values: Sequence[float], dtype: Any) -> list[DeviceNumber]:
