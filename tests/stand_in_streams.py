@@ -9,6 +9,7 @@ While a stream captures, calls are noted; at its end, all that was changed is pu
 
 from __future__ import annotations
 
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -58,7 +59,7 @@ class World:
         self.memory: dict[int, Memory] = {}
         self.clocks: dict[int, dict[int, int]] = {0: {0: 1}}  # by the number of the stream
         self.used = False  # whether there is any stream but the default one
-        self.private: Any = None  # the pool that memory comes from, None for the default one
+        self.allocator: Any = None  # where memory comes from; None for the default pool
         self.freed_too_soon: list[str] = []
         self.stack: list[Stream] = []
         self.ndarray: Any = None
@@ -134,6 +135,7 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
+        note_products()
         self.capture = Capture(self)
 
     def end_capture(self) -> Graph:
@@ -195,8 +197,8 @@ class Capture:
         known = {id(owner_of(array)) for array in given}
         fresh = {id(array) for array in arrays_in(made) if id(owner_of(array)) not in known}
         if fresh:
-            assert world.private is not None, "memory of the default pool is used while a stream captures"
-            self.pool = world.private
+            assert world.allocator is not None, "memory of the default pool is used while a stream captures"
+            self.pool = world.allocator.__self__
         for array in arrays_in(made):
             if id(array) in fresh:
                 self.made[id(owner_of(array))] = array
@@ -225,7 +227,7 @@ class Graph:
     def launch(self, stream: Stream | None = None) -> None:
         assert self.pool is None or self.pool() is not None, "the pool of a captured step has gone"
         assert (stream or current()).capture is None
-        with stream or current():
+        with stream or current(), np.errstate(all="ignore"):
             for function, args, kwargs, made, fresh in self.calls:
                 again = function(*args, **kwargs)
                 for array, new in zip(arrays_in(made), arrays_in(again), strict=True):
@@ -246,11 +248,11 @@ class MemoryPool:
 
 @contextmanager
 def using_allocator(allocator: Any) -> Iterator[None]:
-    before, world.private = world.private, allocator.__self__
+    before, world.allocator = world.allocator, allocator
     try:
         yield
     finally:
-        world.private = before
+        world.allocator = before
 
 
 class Pinned(np.ndarray[Any, Any]):
@@ -447,6 +449,24 @@ class Kernel(compiler.Function):
             capture.calls.append((launch, args, kwargs, None, set()))
 
 
+def note_products() -> None:
+    """Let products of cuBLAS be noted, whose library knows memory by its address alone."""
+    blas: Any = sys.modules.get("minigrad.backend.cuda.blas")
+    if blas is None or hasattr(blas.call, "noted"):
+        return
+    plain = blas.call
+
+    def call(name: str, *arguments: Any) -> None:
+        capture = current().capture
+        if capture is None or "Gemm" not in name:
+            plain(name, *arguments)
+        else:
+            capture.calls.append((plain, (name, *arguments), {}, None, set()))
+
+    call.noted = True  # type: ignore[attr-defined]
+    blas.call = call
+
+
 def watch(ndarray: Any) -> None:
     """Let methods and operators of arrays be noted; once, for the class stays."""
     own, found = vars(ndarray), ndarray.__getattr__
@@ -497,7 +517,8 @@ def install(modules: dict[str, types.ModuleType], ndarray: Any) -> None:
     cupy.RawModule = Module
     vars(cupy.cuda).update(
         Stream=Stream, Event=Event, Graph=Graph, MemoryPool=MemoryPool, using_allocator=using_allocator,
-        get_current_stream=current, get_elapsed_time=lambda start, end: float(end.time - start.time),
+        get_current_stream=current, get_allocator=lambda: world.allocator,
+        get_elapsed_time=lambda start, end: float(end.time - start.time),
     )  # fmt: skip
     modules["cupyx"].empty_pinned = empty_pinned  # type: ignore[attr-defined]
 

@@ -32,27 +32,25 @@ def multiply() -> None:
     assert mg.matmul(x, x).tolist() == [[3.0] * 3] * 3
 
 
-def test_the_workspace_is_kept_on_a_stream_and_new_on_another(
-    blas: Any, stand_in: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = importlib.import_module("stand_in_cupy").Stream
+def test_the_workspace_is_kept_on_a_stream_and_new_on_another(blas: Any, stand_in: Any) -> None:
+    cuda = blas.cupy.cuda
     stand_in.calls()
     multiply()
     multiply()
-    monkeypatch.setattr(stream, "current", 7)
-    multiply()
-    pool = object()
-    monkeypatch.setattr(stream, "allocator", pool)  # that of a step that is captured
-    multiply()
-    other = threading.Thread(target=multiply)
-    other.start()
-    other.join()
+    side, pool = cuda.Stream(non_blocking=True), cuda.MemoryPool().malloc
+    with side:
+        multiply()
+        with cuda.using_allocator(pool):  # as that of a step that is captured
+            multiply()
+            other = threading.Thread(target=multiply)
+            other.start()
+            other.join()
     calls = stand_in.calls()
-    assert [call.stream for call in calls] == [0, 0, 7, 7, 7]
+    assert [call.stream for call in calls] == [0, 0, side.ptr, side.ptr, side.ptr]
     assert all(call.workspace for call in calls)
     assert calls[0].workspace == calls[1].workspace
     own = blas.handle(0)
-    assert own.place == (7, pool, other.ident)
+    assert own.place == (side.ptr, pool, other.ident)
     assert own.workspace.data.ptr == calls[-1].workspace
     assert own.workspace.nbytes == blas.WORKSPACE_HOPPER
 
