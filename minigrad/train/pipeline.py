@@ -110,11 +110,11 @@ class Pipeline:
         self.trainer.optimizer.zero_grad()
         for number, part in enumerate(weighted, 1):
             with self.trainer.ranks.synced(number == len(weighted)):
-                self._gradients(*part, first=number == 1)
+                self._gradients(*part, number == 1)
         self._measured = False
 
     def _gradients(
-        self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float, first: bool = True
+        self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float, first: bool
     ) -> None:
         """Add the gradient of one part to those of the parameters."""
         t = self.trainer
