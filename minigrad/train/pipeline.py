@@ -108,9 +108,9 @@ class Pipeline:
     def _all_gradients(self, weighted: Sequence[Any]) -> None:
         """The gradient of all parts together; where it is asked for again, the logs do not count it again."""
         self.trainer.optimizer.zero_grad()
-        for number, part in enumerate(weighted, 1):
+        for number, (batch, part, count, share) in enumerate(weighted, 1):
             with self.trainer.ranks.synced(number == len(weighted)):
-                self._gradients(*part, number == 1)
+                self._gradients(batch, part, count, share, number == 1)
         self._measured = False
 
     def _gradients(
