@@ -101,7 +101,7 @@ class Stream:
         self.seen[self.ptr] = self.seen.get(self.ptr, 0) + 1
         return self.seen[self.ptr]
 
-    def settle(self, time: int) -> None:
+    def settle(self, time: float = np.inf) -> None:
         """Run the copies that were put off, up to a time."""
         while self.pending and self.pending[0][0] <= time:
             self.pending.pop(0)[1]()
@@ -202,7 +202,8 @@ class Capture:
         for array in arrays_in(made):
             if id(array) in fresh:
                 self.made[id(owner_of(array))] = array
-        self.calls.append((function, args, kwargs, made, fresh))
+        if getattr(function, "name", "") not in ("empty", "empty_like"):  # which launch nothing
+            self.calls.append((function, args, kwargs, made, fresh))
         return made
 
     def undo(self) -> None:
@@ -227,6 +228,7 @@ class Graph:
     def launch(self, stream: Stream | None = None) -> None:
         assert self.pool is None or self.pool() is not None, "the pool of a captured step has gone"
         assert (stream or current()).capture is None
+        (stream or current()).settle()
         with stream or current(), np.errstate(all="ignore"):
             for function, args, kwargs, made, fresh in self.calls:
                 again = function(*args, **kwargs)
@@ -387,6 +389,7 @@ def called(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         capture = current().capture
+        current().settle()
         if name in READ_HOST:
             read_host(args[0])
         if capture is None:

@@ -527,3 +527,61 @@ def test_a_loader_that_sends_its_batches() -> None:
     step = plain(model, RULES["rule"](model))
     wanted = [step(*batch).item() for batch in data.DataLoader(data.TensorDataset(x, y), 4, device="cuda")]
     assert found == wanted
+
+
+# --- what changes from step to step -----------------------------------------------------------------------------------
+
+
+def test_the_host_before_each_replay() -> None:
+    from minigrad.backend.cuda import capture
+
+    model, seen = nn.Dense(1, in_features=1).to("cuda"), []
+    numbers = iter(range(100))
+    table = np.arange(2000.0)  # more than a block
+
+    def step(x: mg.Tensor) -> tuple[mg.Tensor, ...]:
+        made = [capture.scalars(lambda: np.full(700, next(numbers), np.float32)) for _ in range(3)]
+        capture.before_replay(lambda: seen.append(1))
+        fixed = capture.constant(table)
+        return (*(tape.new_tensor(array) + x for array in made), tape.new_tensor(fixed[-1:]) + x)
+
+    graphed = train.GraphedStep(step, model, warmup=1)
+    x = mg.zeros(1, device="cuda")
+    found = [[int(t[-1]) for t in graphed(x + i)] for i in range(7)]
+    assert found[0] == [0, 1, 2, 1999]
+    # 3 to 5 are of the capture, which runs nothing
+    assert found[1:] == [[3 * i + 3 + k + i for k in range(3)] + [1999 + i] for i in range(1, 7)]
+    assert len(seen) == 6
+
+
+def test_values_of_another_shape() -> None:
+    from minigrad.backend.cuda import capture
+
+    model, sizes = nn.Dense(1, in_features=1).to("cuda"), iter([2, 2, 3])
+    graphed = train.GraphedStep(
+        lambda x: x + tape.new_tensor(capture.scalars(lambda: np.ones(next(sizes), np.float32))), model, warmup=1
+    )
+    graphed(mg.zeros(1, device="cuda"))
+    with pytest.raises(
+        GradError, match=r"capture.scalars: what it is to compute is float32 \(3,\), needs float32 \(2,\)"
+    ):
+        graphed(mg.zeros(1, device="cuda"))
+
+
+def test_replays_on_two_streams() -> None:
+    model, side = network(), mg.cuda.Stream()
+    graphed = train.GraphedStep(lambda x: model(x), model, warmup=1, copy=False)
+    mg.random.seed(5)
+    found = []
+    for i, (x, _) in enumerate(batches(6)):
+        if i % 2:
+            side.wait_stream(mg.cuda.current_stream())
+            with side:
+                out = graphed(x)
+            mg.cuda.current_stream().wait_stream(side)
+        else:
+            out = graphed(x)
+        found.append(out.tolist())
+    model = network()
+    mg.random.seed(5)
+    assert found == [model(x).tolist() for x, _ in batches(6)]

@@ -199,6 +199,7 @@ class Captured:
         # gradients that the step adds to, or leaves alone
         before = zip(self.state.tensors, self.state.grad_arrays, self.grads, strict=True)
         self.added = [(t, b) for t, b, after in before if b is not None and after is not None and after._array is b]
+        self.state.forget_gradients()
         self.first = True
 
     # --- the capture ------------------------------------------------------------------------------------------------
@@ -258,12 +259,12 @@ class Captured:
         self._check_host(state["seed"])
         counter = int(state["counter"])
         with self.backend.at(self.device):
-            for (_, own), (_, leaf) in zip(self.inputs, given, strict=True):
-                if isinstance(own, Tensor) and own._array is not leaf._array:
-                    own._array[...] = leaf._array
             self.graph.prepare((counter - int(self.state.random["counter"])) % WORD)
             if self.first:
                 self._check_counts()
+            for (_, own), (_, leaf) in zip(self.inputs, given, strict=True):
+                if isinstance(own, Tensor) and own._array is not leaf._array:
+                    own._array[...] = leaf._array
             self.graph.launch()
             random.set_state(state | {"counter": (counter + self.draws) % WORD})
             for t, grad in zip(self.state.tensors, self.grads, strict=True):

@@ -133,6 +133,10 @@ class HostState:
             vars(self.scaler).update({name: _copied(value) for name, value in self.scaling.items()})
         random.set_state(self.random)
 
+    def forget_gradients(self) -> None:
+        """Let go of the gradients from before, which nobody needs any more."""
+        self.grads, self.grad_arrays = [], []
+
     # --- before a replay --------------------------------------------------------------------------------------------
 
     def check(self) -> None:
