@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.backend import devices
+from minigrad.backend.precision import get_matmul_precision, set_matmul_precision
 from minigrad.errors import DeviceError, message
 
 __all__ = [
-    "current_device", "device_count", "empty_cache", "get_device_properties", "is_available", "memory_stats",
-    "set_device", "set_memory_limit", "synchronize",
+    "current_device", "device_count", "empty_cache", "get_device_properties", "get_matmul_precision", "is_available",
+    "memory_stats", "set_device", "set_matmul_precision", "set_memory_limit", "synchronize",
 ]  # fmt: skip
 
 

@@ -135,6 +135,7 @@ class CupyBackend:
             "sigmoid": sigmoid,
             "softplus": softplus,
             "keep_mask": cuda.keep_mask,
+            "matmul": cuda.multiplied,
             "getitem": getitem,
             "index_add": index_add,
             "index_put": index_put,

@@ -13,8 +13,8 @@ from minigrad.backend import numpy, rows
 from minigrad.errors import DeviceError, describe, message
 
 __all__ = [
-    "add_backend", "backend_of", "check_current", "choose_gpu", "default_device", "is_foreign", "move", "of_array",
-    "set_item", "using", "writeable",
+    "add_backend", "backend_of", "beside", "check_current", "choose_gpu", "default_device", "is_foreign", "move",
+    "of_array", "set_item", "to_numpy", "using", "writeable",
 ]  # fmt: skip
 
 Array = Any
@@ -118,6 +118,19 @@ def set_item(array: Array, index: Any, values: Array) -> None:
     if type(array) is not numpy.backend.array_type and is_foreign(array):
         index = _backends[type(array)].placed(index)
     array[index] = values
+
+
+def beside(array: Array, values: Any) -> Array:
+    """Values as an array on the device of another one; themselves, where both are NumPy's."""
+    if type(array) is numpy.backend.array_type:
+        return values
+    with _backends[type(array)].elsewhere(array) or nullcontext():
+        return _backends[type(array)].asarray(values)
+
+
+def to_numpy(array: Array) -> Any:
+    """The values of an array as one of NumPy's: itself, where it is that, else a copy on the CPU."""
+    return _backends[type(array)].to_numpy(array)
 
 
 def writeable(array: Array) -> bool:
