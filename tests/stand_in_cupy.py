@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import stand_in_cublas
+import stand_in_streams
 from cuda_on_cpu import compiler
 
 from minigrad._core import special
@@ -263,7 +264,9 @@ def module(devices: int) -> dict[str, types.ModuleType]:
     functions = types.ModuleType("cupyx.scipy.special")
     functions.erf = wrapped(special.erf)  # type: ignore[attr-defined]
     names = {"cupy": cupy, "cupyx": types.ModuleType("cupyx"), "cupyx.scipy": types.ModuleType("cupyx.scipy")}
-    return names | {"cupyx.scipy.special": functions} | stand_in_cublas.modules()
+    names |= {"cupyx.scipy.special": functions} | stand_in_cublas.modules()
+    stand_in_streams.install(names, ndarray)
+    return names
 
 
 @contextmanager

@@ -103,7 +103,9 @@ def test_many_rows(monkeypatch: pytest.MonkeyPatch, part: int, reduction: str) -
     monkeypatch.setattr(cross_entropy, "PARTS", 40)
     rng = np.random.default_rng(0)
     x, targets = rng.normal(size=(700, 3)), rng.integers(0, 3, 700)
-    assert_gpu(lambda t, i: mg.cross_entropy(t, i, ignore_index=1, reduction=reduction), x, targets, names=NAMES, **ENDS)
+    assert_gpu(
+        lambda t, i: mg.cross_entropy(t, i, ignore_index=1, reduction=reduction), x, targets, names=NAMES, **ENDS
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -139,7 +139,11 @@ def test_what_is_left_to_the_generic_body() -> None:
     with counted(*LAYER, *RMS) as took:
         assert mg.layer_norm(x[:0], w).shape == (0, 3)
         assert mg.rms_norm(x[:, :0]).shape == (2, 0)
-        for wrong in (lambda: mg.layer_norm(x, w[:2]), lambda: mg.rms_norm(x, w[None]), lambda: mg.layer_norm(x, axis=0)):
+        for wrong in (
+            lambda: mg.layer_norm(x, w[:2]),
+            lambda: mg.rms_norm(x, w[None]),
+            lambda: mg.layer_norm(x, axis=0),
+        ):
             with pytest.raises(ShapeError, match="needs"):
                 wrong()
     assert not any(took)

@@ -33,7 +33,12 @@ def task(
         return None
     if type(ignored) is not int or not -(2**63) <= ignored < 2**63:
         return None
-    numbers = np.int64(logits.shape[0]), np.int64(logits.shape[1]), np.bool_(ignore_index is not None), np.int64(ignored)
+    numbers = (
+        np.int64(logits.shape[0]),
+        np.int64(logits.shape[1]),
+        np.bool_(ignore_index is not None),
+        np.int64(ignored),
+    )
     arrays = in_order(logits), cupy.ascontiguousarray(targets, np.int64), in_order(weight)
     return (*arrays, *numbers, wide(logits.dtype).type(label_smoothing))
 
