@@ -233,7 +233,7 @@ def test_a_trainer(ranks: Ranks) -> None:
 def test_sharded_optimizers(ranks: Ranks, stage: int, compression: str | None) -> None:
     plan = {
         "seed": 4, "stage": stage, "optimizer": "AdamW", "dtype": "float32", "compression": compression, "clip": True,
-        "parts": 2, "regular": False,
+        "parts": 2, "sparse": compression is None,
     }  # fmt: skip
     found = ranks.run("train", 3, plan, where=sharded)
     wanted = ranks.run("train", 3, {**plan, "stage": 0}, where=sharded)[0]
