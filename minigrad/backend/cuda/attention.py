@@ -25,7 +25,7 @@ from minigrad.ops.noise import Key
 __all__ = ["attention", "attention_vjp"]
 
 Array = Any
-WIDTHS = (32, 64, 128, 256)  # of the kernels for half types
+WIDTHS = (64, 128, 256)  # of the kernels for half types
 WARPS = 4  # in a block of those
 NAMES = {dtypes.float16: "float16", dtypes.bfloat16: "bfloat16", dtypes.float32: "float32", dtypes.float64: "float64"}
 TILE, FEATURES = 32, 64  # of the kernels for other types: rows of a tile, features that a block of threads sums
@@ -126,6 +126,8 @@ class Problem:
         left = far if left is None else min(left, far)
         right = 0 if is_causal else far if right is None else min(right, far)
         threshold = int(dropout * 2.0**32 + 0.5)
+        options = (mask, bias, alibi_slopes, softcap)
+        self.plain = self.half and scale > 0 and not dropout and all(x is None for x in options)
         self.fits = (
             min(*shape, self.width, self.value_width, self.key_heads) > 0
             and self.heads % self.key_heads == 0
@@ -150,8 +152,6 @@ class Problem:
         lengths = NULL if key_lengths is None else cupy.ascontiguousarray(key_lengths.astype(np.int64))
         offset = capture.offset()
         extents = (self.heads, self.heads // self.key_heads, self.queries, self.keys, self.width, self.value_width)
-        options = (mask, bias, alibi_slopes, softcap)
-        self.plain = self.half and scale > 0 and not dropout and all(x is None for x in options)
         self.arguments = (
             *map(np.int32, (*extents, left, right)),
             *map(np.float64, (scale, softcap or 0.0)),
@@ -177,7 +177,8 @@ class Problem:
         """The rows, queries or keys, whose results a block of threads makes."""
         if not self.half or kind == "bias":
             return TILE
-        return 16 * WARPS * (1 if kind == "keys" else sizes(self.padded_width)[f"{kind.upper()}_BLOCKS"])
+        one = kind == "keys" or not self.plain
+        return 16 * WARPS * (1 if one else sizes(self.padded_width)[f"{kind.upper()}_BLOCKS"])
 
     def shared(self, kind: str) -> int:
         """The bytes of shared memory of a kernel."""

@@ -54,6 +54,8 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
         if (!Plain && p.threshold) {
             bits = draw<false, M, N>(scores, i0 + warp_row, j0);
         }
+        float base[M][2], shrink[M][2];
+        bool grown = false;
 #pragma unroll
         for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -65,26 +67,31 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
                 }
                 best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFu, best, 1));
                 best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFu, best, 2));
-                const float base = base_of(best, scores.factor);
-                const float shrink = exp2_fast(fmaf(top[m][half], scores.factor, -base));
+                base[m][half] = base_of(best, scores.factor);
+                shrink[m][half] = exp2_fast(fmaf(top[m][half], scores.factor, -base[m][half]));
+                grown = grown || best != top[m][half];
                 top[m][half] = best;
-                total[m][half] *= shrink;
+            }
+        }
+        if (__any_sync(0xFFFFFFFFu, grown)) {  // else all shrink by 1
 #pragma unroll
-                for (int c = 0; c < W / 8; ++c) {
-                    mixed[m][c][2 * half] *= shrink;
-                    mixed[m][c][2 * half + 1] *= shrink;
-                }
+            for (int m = 0; m < M; ++m) {
 #pragma unroll
-                for (int n = 0; n < N; ++n) {
+                for (int half = 0; half < 2; ++half) {
+                    total[m][half] *= shrink[m][half];
 #pragma unroll
-                    for (int e = 2 * half; e < 2 * half + 2; ++e) {
-                        const float weight = exp2_fast(fmaf(s[m][n][e], scores.factor, -base));
-                        total[m][half] += weight;
-                        s[m][n][e] = Plain || bits >> (4 * (N * m + n) + e) & 1 ? weight : 0;
+                    for (int c = 0; c < W / 8; ++c) {
+                        mixed[m][c][2 * half] *= shrink[m][half];
+                        mixed[m][c][2 * half + 1] *= shrink[m][half];
                     }
                 }
             }
         }
+        each<false, M, N>(0, 0, [&](int m, int n, int e, int, int) {
+            const float weight = exp2_fast(fmaf(s[m][n][e], scores.factor, -base[m][e / 2]));
+            total[m][e / 2] += weight;
+            s[m][n][e] = Plain || bits >> (4 * (N * m + n) + e) & 1 ? weight : 0;
+        });
         add_mixed<T, W>(mixed, s, tiles + (2 * stage + 1) * TILE, 0, 0);
     }
 

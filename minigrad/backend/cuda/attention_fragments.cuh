@@ -11,11 +11,15 @@ constexpr int PITCH = W + 8;
 // Begin to copy rows from `first` on; rows from `end` on and columns from `columns` on become 0.
 template <int W, int COUNT, typename T>
 DEVICE void load_tile(T* tile, const T* rows, long long step, int first, int end, int columns) {
+    constexpr int CHUNKS = W / 8, APART = THREADS / CHUNKS;  // of 16 bytes in a row; rows that are copied at a time
+    const int row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * 8;
+    const T* from = rows + (first + row) * step + column;
+    T* to = tile + row * PITCH<W> + column;
+    const int there = column < columns ? end - first - row : 0;
 #pragma unroll
-    for (int i = threadIdx.x; i < COUNT * (W / 8); i += THREADS) {
-        const int row = i / (W / 8), column = i % (W / 8) * 8;
-        const bool is_there = first + row < end && column < columns;
-        copy_async(tile + row * PITCH<W> + column, is_there ? rows + (first + row) * step + column : rows, is_there ? 16 : 0);
+    for (int k = 0; k < COUNT; k += APART) {
+        copy_async(to + k * PITCH<W>, from, k < there ? 16 : 0);
+        from += APART * step;
     }
 }
 
@@ -132,29 +136,60 @@ DEVICE void hold(unsigned (&held)[HELD][M][4], const T* tile, int row) {
 DEVICE int row_of(int m, int e) { return 16 * m + threadIdx.x % 32 / 4 + e / 2 * 8; }
 DEVICE int column_of(int n, int e) { return 8 * n + threadIdx.x % 4 * 2 + e % 2; }
 
-// Products become scores; rows are queries from r0 and columns keys from c0 on, or the other way round where Turned.
-// The derivatives of caps go to `bent`.
-template <bool Turned, bool Plain, typename T, int M, int N>
-DEVICE void finish_scores(const Scores<T, Plain>& scores, float (&s)[M][N][4], float (&bent)[M][N][4], int r0, int c0) {
-    const int i0 = Turned ? c0 : r0, j0 = Turned ? r0 : c0;
-    const int i1 = i0 + (Turned ? 8 * N : 16 * M) - 1, j1 = j0 + (Turned ? 16 * M : 8 * N) - 1;
-    if (Plain && scores.all(i0, i1, j0, j1)) {
-        return;
-    }
+// f(m, n, e, i, j) for each element of a block and its query and key: rows are queries from r0 and columns keys from c0
+// on, or the other way round where Turned.
+template <bool Turned, int M, int N, typename F>
+DEVICE void each(int r0, int c0, F f) {
 #pragma unroll
     for (int m = 0; m < M; ++m) {
 #pragma unroll
         for (int n = 0; n < N; ++n) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int r = r0 + row_of(m, e), c = c0 + column_of(n, e), i = Turned ? c : r, j = Turned ? r : c;
-                if (Plain) {
-                    s[m][n][e] = scores.attends(i, j) ? s[m][n][e] : -infinity();
-                } else {
-                    s[m][n][e] = scores.score(s[m][n][e], i, j, bent[m][n][e]);
-                }
+                const int r = r0 + row_of(m, e), c = c0 + column_of(n, e);
+                f(m, n, e, Turned ? c : r, Turned ? r : c);
             }
         }
+    }
+}
+
+// Products become scores; the derivatives of caps go to `bent`. An option at a time, so that a warp branches once for it.
+template <bool Turned, bool Plain, typename T, int M, int N>
+DEVICE void finish_scores(const Scores<T, Plain>& scores, float (&s)[M][N][4], float (&bent)[M][N][4], int r0, int c0) {
+    const Problem<T>& p = scores.p;
+    if (!Plain) {
+        each<Turned, M, N>(r0, c0, [&](int m, int n, int e, int, int) {
+            s[m][n][e] *= static_cast<float>(p.scale);
+            bent[m][n][e] = 1;
+        });
+        if (p.cap != 0) {
+            const float cap = static_cast<float>(p.cap), inverse = 2 * Exponent<float>::unit / cap;
+            each<Turned, M, N>(r0, c0, [&](int m, int n, int e, int, int) {
+                const float t = 1 - __fdividef(2, 1 + exp2_fast(s[m][n][e] * inverse));  // a tanh
+                bent[m][n][e] = (1 - t) * (1 + t);
+                s[m][n][e] = cap * t;
+            });
+        }
+        if (scores.bias) {
+            each<Turned, M, N>(r0, c0, [&](int m, int n, int e, int i, int j) { s[m][n][e] += scores.bias_at(i, j); });
+        }
+        if (p.slopes) {
+            each<Turned, M, N>(r0, c0, [&](int m, int n, int e, int i, int j) {
+                s[m][n][e] -= scores.slope * scores.distance(i, j);
+            });
+        }
+        if (scores.mask) {
+            each<Turned, M, N>(r0, c0, [&](int m, int n, int e, int i, int j) {
+                s[m][n][e] = scores.mask_at(i, j) ? s[m][n][e] : -infinity();
+            });
+        }
+    }
+    const int i0 = Turned ? c0 : r0, j0 = Turned ? r0 : c0;
+    const int i1 = i0 + (Turned ? 8 * N : 16 * M) - 1, j1 = j0 + (Turned ? 16 * M : 8 * N) - 1;
+    if (!scores.all(i0, i1, j0, j1)) {
+        each<Turned, M, N>(r0, c0, [&](int m, int n, int e, int i, int j) {
+            s[m][n][e] = scores.attends(i, j) ? s[m][n][e] : -infinity();
+        });
     }
 }
 

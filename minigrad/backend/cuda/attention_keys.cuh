@@ -65,25 +65,22 @@ DEVICE void attention_keys(
             }
             float s[1][N][4], g[1][N][4], bent[1][N][4];
             products<T, W>(s, held, own, warp_row, tiles + 2 * stage * TILE, step);
-            finish_scores<true>(scores, s, bent, r0, c0);
             products<T, W>(g, held_value, own_value, warp_row, tiles + (2 * stage + 1) * TILE, step);
+            finish_scores<true>(scores, s, bent, r0, c0);
             uint64 bits = ~0ull;
             if (!Plain && p.threshold) {
                 bits = draw<true, 1, N>(scores, r0, c0);
             }
             const float* log = rows + 2 * stage * QUERIES + step;
             const float* delta = log + QUERIES;
-#pragma unroll
-            for (int n = 0; n < N; ++n) {
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int c = column_of(n, e);
-                    const float weight = exp2_fast(fmaf(s[0][n][e], scores.factor, -log[c]));
-                    const float kept = Plain ? 1 : bits >> (4 * n + e) & 1 ? keep_scale : 0;
-                    s[0][n][e] = weight * kept;
-                    g[0][n][e] = weight * (g[0][n][e] * kept - delta[c]) * (Plain ? 1 : bent[0][n][e]);
-                }
-            }
+            each<true, 1, N>(r0, c0, [&](int, int n, int e, int, int) {
+                const float2 logs2 = *reinterpret_cast<const float2*>(log + column_of(n, 0));
+                const float2 deltas2 = *reinterpret_cast<const float2*>(delta + column_of(n, 0));
+                const float weight = exp2_fast(fmaf(s[0][n][e], scores.factor, -(e % 2 ? logs2.y : logs2.x)));
+                const float kept = Plain ? 1 : bits >> (4 * n + e) & 1 ? keep_scale : 0;
+                s[0][n][e] = weight * kept;
+                g[0][n][e] = weight * (g[0][n][e] * kept - (e % 2 ? deltas2.y : deltas2.x)) * (Plain ? 1 : bent[0][n][e]);
+            });
             add_mixed<T, W>(values, s, tiles + (2 * stage + 1) * TILE, step, first_column);
             add_mixed<T, W>(keys, g, tiles + 2 * stage * TILE, step, first_column);
         }

@@ -2,26 +2,8 @@
 
 #include "attention_fragments.cuh"
 
-// Weights and their gradients become those of the scores. `logs` are log-sum-exps as exponents, infinite for queries that
-// attend nothing; `deltas` what the gradients of weights are less. Both have room for whole tiles of queries.
-template <int M, int N, bool Plain, typename T>
-DEVICE void grade(const Scores<T, Plain>& scores, float (&s)[M][N][4], float (&g)[M][N][4], uint64 bits, const float (&log)[M][2], const float (&delta)[M][2]) {
-    const float keep_scale = Plain ? 1 : static_cast<float>(scores.p.keep_scale);
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const float weight = exp2_fast(fmaf(s[m][n][e], scores.factor, -log[m][e / 2]));
-                const float back = Plain || bits >> (4 * (N * m + n) + e) & 1 ? g[m][n][e] * keep_scale : 0;
-                s[m][n][e] = weight * (back - delta[m][e / 2]);
-            }
-        }
-    }
-}
-
-// W: features, padded; M: blocks of 16 queries a warp; KEYS: keys of a tile, STEP of them at a time.
+// `logs` are log-sum-exps as exponents, infinite for queries that attend nothing; `deltas` what the gradients of weights
+// are less. W: features, padded; M: blocks of 16 queries a warp; KEYS: keys of a tile, STEP of them at a time.
 template <typename T, int W, int M, int KEYS, int STEP, bool Plain>
 DEVICE void attention_queries(
     const Problem<T>& p, Rows<const T> query, Rows<const T> key, Rows<const T> value, Rows<const T> g_out, const float* logs,
@@ -52,6 +34,7 @@ DEVICE void attention_queries(
     if (j0 < high) {
         load(j0, 0);
     }
+    const float keep_scale = Plain ? 1 : static_cast<float>(p.keep_scale);
     float log[M][2], delta[M][2], slope = 0;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
@@ -82,26 +65,21 @@ DEVICE void attention_queries(
             }
             float s[M][N][4], g[M][N][4], bent[M][N][4];
             products<T, W>(s, held, own, warp_row, tiles + 2 * stage * TILE, step);
-            finish_scores<false>(scores, s, bent, r0, c0);
             products<T, W>(g, held_g, own_g, warp_row, tiles + (2 * stage + 1) * TILE, step);
+            finish_scores<false>(scores, s, bent, r0, c0);
             uint64 bits = ~0ull;
             if (!Plain && p.threshold) {
                 bits = draw<false, M, N>(scores, r0, c0);
             }
-            grade(scores, s, g, bits, log, delta);
-            if (!Plain) {
-#pragma unroll
-                for (int m = 0; m < M; ++m) {
-#pragma unroll
-                    for (int n = 0; n < N; ++n) {
-#pragma unroll
-                        for (int e = 0; e < 4; ++e) {
-                            slope -= s[m][n][e] * scores.distance(r0 + row_of(m, e), c0 + column_of(n, e));
-                            s[m][n][e] *= bent[m][n][e];
-                        }
-                    }
+            each<false, M, N>(r0, c0, [&](int m, int n, int e, int i, int j) {
+                const float weight = exp2_fast(fmaf(s[m][n][e], scores.factor, -log[m][e / 2]));
+                const float kept = Plain ? 1 : bits >> (4 * (N * m + n) + e) & 1 ? keep_scale : 0;
+                s[m][n][e] = weight * (g[m][n][e] * kept - delta[m][e / 2]);
+                if (!Plain) {
+                    slope -= s[m][n][e] * scores.distance(i, j);
+                    s[m][n][e] *= bent[m][n][e];
                 }
-            }
+            });
             add_mixed<T, W>(mixed, s, tiles + 2 * stage * TILE, step, 0);
         }
     }
