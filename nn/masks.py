@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
+from minigrad.backend.devices import set_item, to_numpy
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import write
 from minigrad.nn.shared_parameters import by_first_name, first_names
@@ -36,7 +37,7 @@ def mask_of(p: Tensor, where: str | Callable[[], str]) -> Array | None:
 
 def _stretched(mask: Any, shape: tuple[int, ...], where: str | Callable[[], str]) -> Array:
     """A mask as bools of a shape."""
-    keep = np.asarray(mask._array if isinstance(mask, Tensor) else mask)
+    keep = np.asarray(to_numpy(mask._array) if isinstance(mask, Tensor) else mask)
     if keep.dtype != np.bool_:
         if keep.dtype not in dtypes.ALL:
             raise TypeError(message(_text(where), "mask", describe(mask), "bools or numbers"))
@@ -123,11 +124,11 @@ def write_masked(own: Mapping[str, Tensor], values: Mapping[str, Tensor], keeps:
     found = {name: keeps.get(name, mask_of(own[name], "load_state_dict")) for name in values}
     for name, value in values.items():
         if found[name] is not None:
-            np.copyto(value._array, 0, where=~found[name])
+            set_item(value._array, ~found[name], 0)
         write(own[name], value)
     for name, keep in keeps.items():
         p: Any = own[name]
         p.mask = keep
         if name not in values:
-            np.copyto(p._array, 0, where=~keep)
+            set_item(p._array, ~keep, 0)
             tape.mark_changed(p)

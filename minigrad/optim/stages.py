@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
+from minigrad.backend.devices import beside
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.masks import mask_of
@@ -54,7 +55,8 @@ class Stages:
         self.regularizer = getattr(p, "regularizer", None)  # a tensor that is no Parameter has none of the three
         self.constraint = getattr(p, "constraint", None)
         self._check(optimizer, group)
-        self.keep = mask_of(p, lambda: _where(optimizer, group, p))
+        keep = mask_of(p, lambda: _where(optimizer, group, p))
+        self.keep = None if keep is None else beside(p._array, keep)
         self.lr = _learning_rate(optimizer, group, p)
         self.whole = self._whole()
         self.g = values_of(grad._array)
