@@ -41,7 +41,9 @@ def up(n: int, d: int) -> int:
 @cache
 def sizes(width: int) -> dict[str, int]:
     """The sizes of tiles that a source of kernels for half types names."""
-    return {name: int(value) for name, value in re.findall(r"#define (\w+) (\d+)\n", sources.text(f"attention_{width}"))}
+    return {
+        name: int(value) for name, value in re.findall(r"#define (\w+) (\d+)\n", sources.text(f"attention_{width}"))
+    }
 
 
 @cache

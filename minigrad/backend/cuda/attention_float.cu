@@ -40,7 +40,7 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
             }
             best = max_along(best);
             const T base = base_of(best, scores.factor);
-            const T shrink = Exponent<T>::of(product_sum(top[a], scores.factor, -base));
+            const T shrink = shrink_of(top[a], best, scores.factor);
             top[a] = best;
             total[a] *= shrink;
 #pragma unroll

@@ -68,7 +68,7 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
                 best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFu, best, 1));
                 best = fmaxf(best, __shfl_xor_sync(0xFFFFFFFFu, best, 2));
                 base[m][half] = base_of(best, scores.factor);
-                shrink[m][half] = exp2_fast(fmaf(top[m][half], scores.factor, -base[m][half]));
+                shrink[m][half] = shrink_of(top[m][half], best, scores.factor);
                 grown = grown || best != top[m][half];
                 top[m][half] = best;
             }

@@ -155,3 +155,9 @@ template <typename real>
 DEVICE real base_of(real top, real factor) {
     return top == infinity() || top == -infinity() ? 0 : top * factor;
 }
+
+// What sums shrink by when the largest score grows from `top` to `best`: by a finite number, even to an infinite one.
+template <typename real>
+DEVICE real shrink_of(real top, real best, real factor) {
+    return top == best ? 1 : Exponent<real>::of(min(product_sum(top, factor, -base_of(best, factor)), static_cast<real>(0)));
+}
