@@ -73,6 +73,13 @@ def test_a_stack_is_one_product(added: list[bool]) -> None:
     assert_close(got, affine(x, w, b), np.dtype(np.float32), "linear")
 
 
+def test_rows_with_gaps_are_not_one_product(added: list[bool]) -> None:
+    x, w, b = normal(0, (2, 5, 8), np.float32), normal(1, (8, 8), np.float32), normal(2, (8,), np.float32)
+    a, c, d = (mg.tensor(v, device="cuda") for v in (x, w, b))
+    assert_close(mg.linear(a[:, :4], c, d).to("cpu").numpy(), affine(x[:, :4], w, b), np.dtype(np.float32), "linear")
+    assert not added
+
+
 CASES: dict[str, tuple[tuple[int, ...], int, bool]] = {  # shape of x, columns, whether the bias is beside 16 bytes
     "one row": ((1, 8), 8, False),
     "a vector": ((8,), 8, False),

@@ -298,6 +298,49 @@ def test_products_of_a_batch_are_added_before_they_are_rounded(kernels: Any) -> 
     assert grad.tolist() == [[[2050.0]]] * 2
 
 
+@pytest.mark.parametrize("rows", [(6,), (2, 3)], ids=str)
+@pytest.mark.parametrize("name", ["matmul", "linear", "linear_relu"])
+def test_gradients_are_added_to_one_that_is_there(kernels: Any, name: str, rows: Shape) -> None:
+    """The second backward pass adds its product to ``.grad`` where that lies."""
+    f = {"matmul": mg.matmul, "linear": mg.linear, "linear_relu": ops.linear_relu}[name]
+    w = mg.ones((4, 5), device="cuda", requires_grad=True)
+    xs, gs = ([normal(seed + i, (*rows, n), np.float32) for i in range(2)] for seed, n in ((0, 4), (2, 5)))
+    with products(kernels) as made:
+        for x, g in zip(xs, gs, strict=True):
+            f(mg.tensor(np.abs(x), device="cuda"), w).backward(mg.tensor(g, device="cuda"))  # positive, for relu
+    assert [call for call in made if call[:2] == (4, 5)] == [(4, 5, 6, 1, False), (4, 5, 6, 1, True)]
+    flat = [(np.abs(x).reshape(6, 4).astype(np.float64), g.reshape(6, 5)) for x, g in zip(xs, gs, strict=True)]
+    want = sum(x.T @ g for x, g in flat)
+    assert_close(w.grad.to("cpu").numpy(), want, np.dtype(np.float32), "gradient")
+
+
+def test_a_gradient_is_not_added_to_what_the_rule_reads() -> None:
+    """`into` is left alone where the cotangent lies in its memory."""
+    backend = importlib.import_module("minigrad.backend.cupy").backend
+    x, y = mg.ones((4, 4), device="cuda")._array, mg.ones((4, 4), device="cuda")._array
+    assert backend.apart(x, [y, (4, 4), None])
+    assert not backend.apart(x, [y, x[1:]])
+
+
+def test_sums_of_products_are_added_too(kernels: Any) -> None:
+    """With vectors, batches, and sums that one product cannot make."""
+    cases: list[tuple[Shape, Shape, Shape]] = [  # of g, x1, x2
+        ((2, 4), (2, 4, 3), (3,)),
+        ((3, 2, 5), (3, 2, 4), (3, 4, 5)),
+        ((3, 2, 2, 5), (3, 2, 2, 4), (2, 4, 5)),
+        ((0, 5), (0, 4), (4, 5)),
+        ((5,), (4,), (4, 5)),
+    ]
+    for shapes in cases:
+        g, x, room = (normal(i, s, np.float64) for i, s in enumerate(shapes))
+        a, b, into = (mg.tensor(v, device="cuda")._array for v in (g, x, room))
+        fresh = kernels.matmul.matmul_vjp1(a, b, shapes[2])
+        assert kernels.matmul.matmul_vjp1(a, b, shapes[2], into=into) is into
+        got = [mg.asarray(v).to("cpu").numpy() for v in (into, fresh)]
+        assert_close(got[0], room + got[1], np.dtype(np.float64), f"{shapes}")
+    assert kernels.matmul.matmul_vjp1(a, b, shapes[2], into=into.T) is NotImplemented
+
+
 def test_tf32_is_a_choice() -> None:
     """Ten bits of mantissa instead of 23; half types and float64 stay as they are."""
     x = mg.tensor(np.float32([[1 + 2.0**-13]]), device="cuda")

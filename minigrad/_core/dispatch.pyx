@@ -836,6 +836,8 @@ cdef class Op(Rule):
 
 cdef bint apart(object into, object g, list args) except -1:
     """Whether an array that a gradient is to be added to shares no memory with what the rule reads."""
+    if type(into) is not ndarray:
+        return type(into) in _backends and _backends[type(into)].apart(into, [g, *args])
     if overlaps(into, g):
         return False
     for a in args:

@@ -244,6 +244,11 @@ class CupyBackend:
         return None if array.device.id == cupy.cuda.runtime.getDevice() else array.device
 
     @staticmethod
+    def apart(array: Array, others: list[Any]) -> bool:
+        """Whether an array shares no memory with others, by their bounds."""
+        return not any(isinstance(x, cupy.ndarray) and cupy.may_share_memory(array, x) for x in others)
+
+    @staticmethod
     def asarray(value: Any, dtype: Any = None) -> Array:
         """Any array-like as an array of this backend, without a copy where it is one."""
         return cupy.asarray(value, dtype)
