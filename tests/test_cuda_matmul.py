@@ -411,5 +411,5 @@ def test_cublas_that_is_not_installed(kernels: Any, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("not found")
 
     monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
-    with pytest.raises(DeviceError, match=r"cublas is not found, needs the libraries of CUDA. Install .*\[ctk\]"):
+    with pytest.raises(DeviceError, match=r"cublas is not found, needs the libraries of CUDA. Install .*\[gpu\]"):
         kernels.blas.library.__wrapped__()
