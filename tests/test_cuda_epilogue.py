@@ -73,11 +73,14 @@ def test_a_stack_is_one_product(added: list[bool]) -> None:
     assert_close(got, affine(x, w, b), np.dtype(np.float32), "linear")
 
 
-def test_rows_with_gaps_are_not_one_product(added: list[bool]) -> None:
-    x, w, b = normal(0, (2, 5, 8), np.float32), normal(1, (8, 8), np.float32), normal(2, (8,), np.float32)
+@pytest.mark.parametrize(("rows", "expected"), [(4, [True]), (66, [])], ids=["few", "many"])
+def test_rows_with_gaps(added: list[bool], rows: int, expected: list[bool]) -> None:
+    """Few of them are copied, and one product then; many are a batch, to which cuBLASLt is not asked to add."""
+    x, w, b = normal(0, (2, rows + 1, 8), np.float32), normal(1, (8, 8), np.float32), normal(2, (8,), np.float32)
     a, c, d = (mg.tensor(v, device="cuda") for v in (x, w, b))
-    assert_close(mg.linear(a[:, :4], c, d).to("cpu").numpy(), affine(x[:, :4], w, b), np.dtype(np.float32), "linear")
-    assert not added
+    got = mg.linear(a[:, :rows], c, d).to("cpu").numpy()
+    assert added == expected
+    assert_close(got, affine(x[:, :rows], w, b), np.dtype(np.float32), "linear")
 
 
 CASES: dict[str, tuple[tuple[int, ...], int, bool]] = {  # shape of x, columns, whether the bias is beside 16 bytes

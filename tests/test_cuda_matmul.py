@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import ops
+from minigrad import nn, ops
 from minigrad.errors import DeviceError, ShapeError
 from minigrad.testing.strategies import broadcastable_shapes
 from minigrad.testing.tolerances import assert_close
@@ -395,6 +395,17 @@ def test_bodies_multiply_by_cublas(kernels: Any) -> None:
     assert made
     want = np.einsum("bij,bkj->bik", *(t.to("cpu").numpy().astype(np.float64) for t in (x, y)))
     assert_close(got.to("cpu").numpy(), want, np.dtype(np.float32), "einsum")
+
+
+@pytest.mark.parametrize("layer", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_bodies_multiply_by_cublas(kernels: Any, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy's own products cannot be captured; each step has one forward and one backward."""
+    x = mg.tensor(normal(0, (2, 5, 3), np.float32), device="cuda")
+    model = layer(4, in_features=3).to("cuda")
+    with products(kernels) as made:
+        model(x)[0].sum().backward()
+    small = [call for call in made if call[0] == 2]
+    assert len(small) == 2 * 5
 
 
 def test_what_cublas_refuses_is_said(kernels: Any) -> None:

@@ -26,6 +26,9 @@ Array = Any
 Shape = tuple[int, ...]
 
 LAUNCHES = 8  # of one product: more are worth copies of its factors
+FEW_ROWS = (
+    64  # of a matrix in a stack that one matrix is multiplied with: fewer are worth a copy that makes one product
+)
 
 
 class Axis(NamedTuple):
@@ -210,6 +213,8 @@ def product(a: Array, b: Array, shape: Shape, bias: Array | None = None, into: A
     found = Product(a, b, shape)
     if found.summed and len(shape) == 2 and to_copy(turned(a), b) < math.prod(found.shape):
         found = Product(turned(cupy.ascontiguousarray(turned(a))), cupy.ascontiguousarray(b), shape)  # one sum
+    elif b.ndim == 2 and found.batch and not found.summed and found.m < FEW_ROWS:
+        found = Product(packed(a), b, shape)
     elif found.launches > LAUNCHES:
         found = Product(packed(a), packed(b), shape)
     if found.summed:
