@@ -133,7 +133,10 @@ def test_tf32_concerns_it(epilogue: Any) -> None:
     assert mg.linear(x, w, b).tolist() == x.tolist()
     try:
         mg.cuda.set_matmul_precision("high")
-        assert mg.linear(x, w, b).tolist() == [[1.0] * 8] * 8
+        found = mg.linear(x, w, b).to("cpu").numpy()
+        if not hasattr(epilogue.cupy, "__file__"):  # a GPU may have a better kernel for few elements
+            assert (found == 1).all()
+        assert abs(found - 1).max() <= 2.0**-13
     finally:
         mg.cuda.set_matmul_precision("highest")
 
