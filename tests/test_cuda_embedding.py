@@ -172,13 +172,14 @@ INDICES: list[tuple[tuple[int, ...], Any]] = [
     ((2, 3), (A([True, False]), A([1, 1]))),
     ((4, 3), (slice(1, 3),)),
     ((4, 3), (-1, None, 2)),
+    ((2, 3), (..., A([1, 1, 0]))),
     ((3, 0), (A([1, 1]),)),
     ((3, 2), (A([], np.int64),)),
 ]
 
 
 @pytest.mark.parametrize("number", range(len(INDICES)))
-@pytest.mark.parametrize("dtype", [*FLOATS, mg.complex64, mg.int16, mg.bool], ids=str)
+@pytest.mark.parametrize("dtype", [*FLOATS, mg.complex64, mg.int64, mg.int16, mg.uint8, mg.uint64, mg.bool], ids=str)
 def test_values_are_added_at_any_index(number: int, dtype: Any) -> None:
     from minigrad.backend.cuda import index_add
 
@@ -186,11 +187,46 @@ def test_values_are_added_at_any_index(number: int, dtype: Any) -> None:
     rng = np.random.default_rng(number)
     named = np.zeros(shape)[index].shape
     for extents in {named, named[1:]}:  # which is broadcast
-        x = np.asarray(rng.integers(-5, 5, extents) * (1 + 1j if dtype == mg.complex64 else 1)).astype(dtype)
+        x = np.asarray(
+            rng.integers(-5 if dtype.kind in "ifVc" else 0, 5, extents) * (1 + 2j if dtype == mg.complex64 else 1)
+        ).astype(dtype)
         found = index_add(shape, index, placed(x))
         want = cpu.namespace.index_add(shape, index, x)
         assert (found.dtype, found.shape) == (want.dtype, shape)
         np.testing.assert_array_equal(numbers(found), want)
+
+
+@pytest.mark.parametrize("number", range(len(INDICES)))
+@pytest.mark.parametrize("dtype", [*FLOATS, mg.int64, mg.int16, mg.uint8, mg.uint64, mg.bool], ids=str)
+def test_values_are_put_and_compared_at_any_index(number: int, dtype: Any) -> None:
+    """Of values for one place the last is put, and all are compared."""
+    from minigrad.backend.cuda import index_extremum, index_put
+
+    shape, index = INDICES[number]
+    rng = np.random.default_rng(number)
+    low = -5 if dtype.kind in "ifV" else 0
+    x = rng.integers(low, 9, shape).astype(dtype)
+    named = x[index].shape
+    for extents in {named, named[1:], ()}:
+        values = np.asarray(rng.integers(low, 9, extents)).astype(dtype)
+        pairs = [(index_put(placed(x), placed(values), index), cpu.namespace.index_put(x, values, index))]
+        for largest in (True, False):
+            found = index_extremum(placed(x), placed(values), index, largest)
+            pairs.append((found, cpu.namespace.index_extremum(x, values, index, largest)))
+        for found, want in pairs:
+            assert (found.dtype, found.shape) == (dtype, shape)
+            np.testing.assert_array_equal(numbers(found), want)
+
+
+def test_the_last_value_is_put_and_gets_the_gradient() -> None:
+    x = mg.zeros((4, 2), device="cuda")
+    ids = mg.tensor(np.random.default_rng(0).integers(0, 3, 500), device="cuda")
+    values = mg.random.normal((500, 2), device="cuda", requires_grad=True)
+    out = x.at[ids].set(values)
+    out.backward(mg.ones((4, 2), device="cuda"))
+    last = [int(np.flatnonzero(numbers(ids) == i)[-1]) for i in range(3)]
+    assert out.tolist() == [*numbers(values.detach())[last].tolist(), [0.0, 0.0]]
+    assert numbers(values.grad).sum(axis=1).nonzero()[0].tolist() == sorted(last)
 
 
 def test_gradients_of_indexing() -> None:

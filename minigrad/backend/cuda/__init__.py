@@ -15,9 +15,10 @@ from minigrad.backend.cuda import (
 from minigrad.backend.cuda.casts import cast
 from minigrad.backend.cuda.matmul import multiplied
 from minigrad.backend.cuda.philox import keep_mask
-from minigrad.backend.cuda.scatter import index_add, placed
+from minigrad.backend.cuda.scatter import index_add, index_extremum, index_put, placed
 
 __all__ = [
-    "arithmetic", "cast", "cross_entropy", "dropout", "elementwise", "embedding", "index_add", "keep_mask",
-    "linear_cross_entropy", "multiplied", "normalization", "philox", "placed", "rotary", "softmax",
+    "arithmetic", "cast", "cross_entropy", "dropout", "elementwise", "embedding", "index_add", "index_extremum",
+    "index_put", "keep_mask", "linear_cross_entropy", "multiplied", "normalization", "philox", "placed", "rotary",
+    "softmax",
 ]  # fmt: skip
