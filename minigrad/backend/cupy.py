@@ -188,6 +188,8 @@ class CupyBackend:
     asked = staticmethod(capture.asked)
     aside = staticmethod(graphs.aside)
     graph = staticmethod(graphs.Graph)
+    gradients, optimize = cuda.gradients, cuda.optimize  # what works on many arrays in one launch
+
     placed = staticmethod(placed)
 
     @staticmethod

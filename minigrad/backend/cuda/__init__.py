@@ -2,12 +2,16 @@
 
 from minigrad.backend.cuda import (
     arithmetic,
+    attention,
+    batch_norm,
     cross_entropy,
     dropout,
     elementwise,
     embedding,
+    gradients,
     linear_cross_entropy,
     normalization,
+    optimize,
     philox,
     rotary,
     softmax,
@@ -18,7 +22,7 @@ from minigrad.backend.cuda.philox import keep_mask
 from minigrad.backend.cuda.scatter import index_add, index_extremum, index_put, placed
 
 __all__ = [
-    "arithmetic", "cast", "cross_entropy", "dropout", "elementwise", "embedding", "index_add", "index_extremum",
-    "index_put", "keep_mask", "linear_cross_entropy", "multiplied", "normalization", "philox", "placed", "rotary",
-    "softmax",
+    "arithmetic", "attention", "batch_norm", "cast", "cross_entropy", "dropout", "elementwise", "embedding",
+    "gradients", "index_add", "index_extremum", "index_put", "keep_mask", "linear_cross_entropy", "multiplied",
+    "normalization", "optimize", "philox", "placed", "rotary", "softmax",
 ]  # fmt: skip
