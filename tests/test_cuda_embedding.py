@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import nn
+from minigrad import nn, optim, train
 from minigrad.backend.numpy import backend as cpu
 from minigrad.errors import DTypeError, ShapeError
 from minigrad.nn import functional as F
@@ -244,3 +244,30 @@ def test_gradients_of_indexing() -> None:
             y.backward(mg.tensor(np.random.default_rng(1).normal(size=y.shape), device=device))
             grads.append(x.grad.tolist())
         np.testing.assert_allclose(grads[1], grads[0], rtol=1e-14)
+
+
+def test_a_captured_step_is_the_step() -> None:
+    """Embedding, dropout, rotary positions, draws and indexing, launched again by a graph."""
+    outcomes = []
+    for graphed in (False, True):
+        mg.random.seed(11)
+        table, positions = nn.Embedding(9, 4).to("cuda"), nn.RotaryPositions()
+        sgd = optim.SGD(table.parameters(), lr=0.1)
+        columns = mg.tensor([0, 3, 0], device="cuda")
+
+        def step(
+            ids: Any, table: Any = table, positions: Any = positions, sgd: Any = sgd, columns: Any = columns
+        ) -> Any:
+            sgd.zero_grad()
+            x = mg.dropout(mg.gelu(positions(table(ids))), 0.25) + mg.random.normal((40, 4), device="cuda") * 0.1
+            loss = (x[:, columns] ** 2).mean()
+            loss.backward()
+            sgd.step()
+            return loss
+
+        run = train.GraphedStep(step, table, sgd, warmup=1) if graphed else step
+        rng = np.random.default_rng(0)
+        losses = [run(mg.tensor(rng.integers(0, 9, 40), device="cuda")).item() for _ in range(5)]
+        outcomes.append([losses, table.weight.tolist()])
+    assert outcomes[0] == outcomes[1]
+    assert len(set(outcomes[0][0])) == 5
