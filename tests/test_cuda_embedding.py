@@ -229,6 +229,17 @@ def test_the_last_value_is_put_and_gets_the_gradient() -> None:
     assert numbers(values.grad).sum(axis=1).nonzero()[0].tolist() == sorted(last)
 
 
+def test_the_last_value_is_assigned() -> None:
+    x = mg.zeros((3, 2), device="cuda")
+    ids = np.random.default_rng(0).integers(0, 2, 300)
+    for index in (mg.tensor(ids, device="cuda"), ids):
+        values = np.random.default_rng(1).normal(size=(300, 2)).astype(np.float32)
+        x[index] = mg.tensor(values, device="cuda")
+        assert numbers(x)[:2].tolist() == [values[np.flatnonzero(ids == i)[-1]].tolist() for i in (0, 1)]
+    x[mg.tensor([2, 0], device="cuda"), 1] = 7.0
+    assert numbers(x)[:, 1].tolist() == [7.0, values[np.flatnonzero(ids == 1)[-1]][1], 7.0]
+
+
 def test_gradients_of_indexing() -> None:
     for make in (
         lambda x, i: x[i],

@@ -190,7 +190,7 @@ class CupyBackend:
     graph = staticmethod(graphs.Graph)
     gradients, optimize = cuda.gradients, cuda.optimize  # what works on many arrays in one launch
 
-    placed = staticmethod(placed)
+    set_item = staticmethod(cuda.set_item)
 
     @staticmethod
     def at(name: str) -> Any:

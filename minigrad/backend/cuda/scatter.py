@@ -12,7 +12,7 @@ from minigrad import dtypes
 from minigrad.backend.cuda.chunks import FLOATS
 from minigrad.backend.cuda.embedding import as_ids, scatter
 
-__all__ = ["index_add", "index_extremum", "index_put", "placed"]
+__all__ = ["index_add", "index_extremum", "index_put", "placed", "set_item"]
 
 Array = Any
 Shape = tuple[int, ...]
@@ -130,6 +130,15 @@ def index_put(x: Array, values: Array, index: Any) -> Array:
     chosen = places.values(values).reshape(count, *places.rest)[cupy.maximum(turns.astype(np.int64) - 1, 0)]
     put = (turns > 0).reshape(rows, *(1,) * len(places.rest))
     return cupy.where(put, chosen, x.reshape(rows, *places.rest)).reshape(x.shape)
+
+
+def set_item(x: Array, index: Any, values: Any) -> None:
+    """``x[index] = values``; of values for one place the last counts."""
+    key = as_key(index)
+    if has_arrays(key) and getattr(values, "ndim", 0):
+        x[...] = index_put(x, cupy.asarray(values), key)
+    else:
+        x[key] = values
 
 
 def index_extremum(x: Array, values: Array, index: Any, largest: bool) -> Array:
