@@ -132,10 +132,10 @@ def index_put(x: Array, values: Array, index: Any) -> Array:
     return cupy.where(put, chosen, x.reshape(rows, *places.rest)).reshape(x.shape)
 
 
-def set_item(x: Array, index: Any, values: Array) -> None:
+def set_item(x: Array, index: Any, values: Any) -> None:
     """``x[index] = values``; of values for one place the last counts."""
     key = as_key(index)
-    if has_arrays(key) and values.ndim:
+    if has_arrays(key) and hasattr(values, "ndim") and values.ndim:
         x[...] = index_put(x, cupy.asarray(values), key)
     else:
         x[key] = values
