@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from minigrad.errors import GradError, message
 
-__all__ = ["Draws", "current", "unseen"]
+__all__ = ["Draws", "captured", "current", "keys_alone", "unseen"]
 
 Key = tuple[int, int]  # seed and counter
 
@@ -69,6 +69,11 @@ class Draws:
             raise GradError(_unequal("fewer"))
 
     @property
+    def keys(self) -> list[Key]:
+        """Those that were drawn."""
+        return list(self._keys)
+
+    @property
     def is_replay(self) -> bool:
         """Whether the keys are those of a first run."""
         return self._left is not None or (self._above is not None and self._above.is_replay)
@@ -101,4 +106,15 @@ def unseen() -> Iterator[None]:
         current.reset(token)
 
 
+@contextmanager
+def keys_alone() -> Iterator[None]:
+    """Refuse in the block to draw on the host: where a GPU's work is captured, it would be the same for ever."""
+    token = captured.set(True)
+    try:
+        yield
+    finally:
+        captured.reset(token)
+
+
 current: ContextVar[Draws | None] = ContextVar("draws", default=None)
+captured: ContextVar[bool] = ContextVar("captured", default=False)

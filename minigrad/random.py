@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
 import numpy as np
 
 from minigrad import draws, dtypes
-from minigrad._core import philox
-from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad.backend import devices, random
+from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.ops import noise
 from minigrad.ops.creation import asarray, new
 from minigrad.tensor import Tensor
@@ -162,7 +162,7 @@ class Generator:
         >>> len({child.seed for child in parent.spawn(4) + parent.spawn(4)})
         8
         """
-        keys = self._draw("random.spawn", philox.fill_bits, _count("random.spawn", "n", n), np.uint64)
+        keys = self._draw("random.spawn", "bits", _count("random.spawn", "n", n), np.uint64)
         return [Generator(key) for key in keys.tolist()]
 
     def uniform(
@@ -217,9 +217,10 @@ class Generator:
         a, b = _real(op, "low", low, kind), _real(op, "high", high, kind)
         if not (a < b and kind.type(a) < kind.type(b) and b - a <= LARGEST[kind]):
             raise ValueError(message(op, "low, high", f"{a}, {b}", f"low < high, their difference finite, in {kind}"))
-        x = _affine(self._draw(op, philox.fill_uniform, shape, _working(kind)), a, b - a, kind)
+        below = math.inf
         if a != 0.0 or b != 1.0 or kind in dtypes.HALF:
-            np.minimum(x, np.nextafter(kind.type(b), kind.type(a)), out=x)
+            below = float(np.nextafter(kind.type(b), kind.type(a)))
+        x = self._reals(op, "uniform", shape, kind, device, b - a, a, below)
         return new(x, requires_grad=requires_grad, device=device, who=op)
 
     def normal(
@@ -254,7 +255,7 @@ class Generator:
         op = "random.normal"
         kind = _floating(op, dtype)
         shift, scale = _real(op, "mean", mean, kind), _real(op, "std", std, kind, least=0.0)
-        x = _affine(self._draw(op, philox.fill_normal, shape, _working(kind)), shift, scale, kind)
+        x = self._reals(op, "normal", shape, kind, device, scale, shift)
         return new(x, requires_grad=requires_grad, device=device, who=op)
 
     def truncated_normal(
@@ -307,9 +308,9 @@ class Generator:
         if not (a < b and p_low < p_high and p_high > 1e-290):
             need = "low < high and less than 36 standard deviations from the mean"
             raise ValueError(message(op, "low, high", f"{a}, {b}", need))
-        x = self._draw(op, philox.fill_truncated_normal, shape, np.float64, p_low, p_high)
+        x = self._draw(op, "truncated_normal", shape, np.float64, p_low, p_high)
         np.multiply(x, side, out=x)
-        x = _affine(np.clip(x, a, b, out=x), shift, scale, kind)
+        x = random.affine(np.clip(x, a, b, out=x), scale, shift, kind)
         return new(x, requires_grad=requires_grad, device=device, who=op)
 
     def exponential(
@@ -344,7 +345,7 @@ class Generator:
         op = "random.exponential"
         kind = _floating(op, dtype)
         factor = _real(op, "scale", scale, kind, least=0.0)
-        x = _affine(self._draw(op, philox.fill_exponential, shape, _working(kind)), 0.0, factor, kind)
+        x = self._reals(op, "exponential", shape, kind, device, factor)
         return new(x, requires_grad=requires_grad, device=device, who=op)
 
     def integers(
@@ -392,9 +393,10 @@ class Generator:
         if not limits.min <= a < b <= int(limits.max) + 1:
             need = f"low < high, both within {limits.min} and {int(limits.max) + 1} for {limits.dtype}"
             raise ValueError(message(op, "low, high", f"{a}, {b}", need))
-        x = self._draw(op, philox.fill_below, shape, np.uint64, (b - a) % WORD)
-        x += np.uint64(a % WORD)  # modulo 2**64, as the casts are: negative numbers come out right
-        return new(x.view(np.int64).astype(limits.dtype, copy=False), device=device, who=op)
+        extents = _shape(op, shape)
+        x = self._on(op, device, lambda backend, key: backend.below(extents, key, a, b - a))
+        # modulo 2**64, as the sum is: negative numbers come out right
+        return new(x.astype(limits.dtype, copy=False), device=device, who=op)
 
     def bernoulli(
         self,
@@ -440,10 +442,8 @@ class Generator:
         extents = chance.shape if shape is None else _shape(op, shape)
         if not _fits(chance.shape, extents):
             raise ShapeError(message(op, "p", chance, f"a shape that broadcasts to {extents}"))
-        words = self._draw(op, philox.fill_bits, extents, np.uint32)
-        limit = np.floor(chance * 2.0**32 + 0.5)
-        hits = words < (int(limit) if limit.ndim == 0 else limit)
-        return new(np.asarray(hits, kind), device=device, who=op)
+        hits = self._on(op, device, lambda backend, key: backend.hits(extents, key, chance).astype(kind, copy=False))
+        return new(hits, device=device, who=op)
 
     def permutation(self, x: SupportsIndex | ArrayLike | Tensor) -> Tensor:
         """Shuffle the numbers 0 ... x - 1, or the first axis of ``x``.
@@ -522,41 +522,40 @@ class Generator:
         if not replace:
             index = self._order(op, n, weights)[:count].reshape(extents)
         elif weights is None:
-            index = self._draw(op, philox.fill_below, extents, np.uint64, n)
+            index = self._draw(op, "below", extents, np.uint64, n)
         else:
             steps = np.cumsum(weights)
-            point = self._draw(op, philox.fill_uniform, extents, np.float64) * steps[-1]
+            point = self._draw(op, "uniform", extents, np.float64) * steps[-1]
             # rounding may lift a point to the end of the last step
             index = np.minimum(np.searchsorted(steps, point, side="right"), np.flatnonzero(weights)[-1])
         return _pick(source, index)
 
-    def _draw(self, op: str, fill: Callable[..., None], shape: Shape, dtype: DTypeLike, *arguments: float) -> Array:
-        """The one place where a kernel fills memory: ``fill(seed, counter, *arguments, out)`` on a flat array."""
+    def _draw(self, op: str, name: str, shape: Shape, dtype: DTypeLike, *arguments: float) -> Array:
+        """An array of the CPU, by a function of `minigrad.backend.random`."""
+        _refuse_capture(op, "cpu")
+        return random.fill(name, _shape(op, shape), dtype, self.draw_key(), *arguments)
+
+    def _on(self, op: str, device: str | None, draw: Callable[[Any, tuple[int, int]], Any]) -> Any:
+        """An array on a device, by what its backend draws with the next key; each draws the same."""
+        backend, place = devices.backend_of(device, op)
+        _refuse_capture(op, place)
+        with backend.current(place):
+            return draw(backend.random, self.draw_key())
+
+    def _reals(
+        self, op: str, name: str, shape: Shape, kind: dtypes.DType, device: str | None, scale: float, *rest: float
+    ) -> Any:
         extents = _shape(op, shape)
-        out = np.empty(math.prod(extents), dtype)
-        fill(*self.draw_key(), *arguments, out)
-        return out.reshape(extents)
+        return self._on(op, device, lambda backend, key: backend.reals(name, extents, kind, key, scale, *rest))
 
     def _order(self, op: str, n: int, weights: Array | None) -> Array:
         """The numbers 0 ... n - 1, those of weight 0 left out, in random order."""
         if weights is None:
-            return self._draw(op, philox.fill_permutation, n, np.int64)
+            return self._draw(op, "permutation", n, np.int64)
         items = np.flatnonzero(weights)
         with np.errstate(over="ignore"):  # the key of a weight near 0 may be infinite
-            keys = self._draw(op, philox.fill_exponential, n, np.float64)[items] / weights[items]
+            keys = self._draw(op, "exponential", n, np.float64)[items] / weights[items]
         return items[np.argsort(keys, kind="stable")]
-
-
-def _working(dtype: dtypes.DType) -> dtypes.DType:
-    return dtypes.float64 if dtype == dtypes.float64 else dtypes.float32
-
-
-def _affine(x: Array, shift: float, scale: float, dtype: dtypes.DType) -> Array:
-    if scale != 1.0:
-        x *= scale
-    if shift != 0.0:
-        x += shift
-    return x.astype(dtype, copy=False)
 
 
 def _normal_cdf(x: float) -> float:
@@ -643,6 +642,13 @@ def _population(op: str, arg: str, x: Any) -> tuple[int, Tensor | None]:
     if source.ndim == 0:
         raise ShapeError(message(op, arg, x, "an int, or at least one axis"))
     return int(source.shape[0]), source
+
+
+def _refuse_capture(op: str, device: str) -> None:
+    """Raise where the host draws while a step is captured: every replay would have the same numbers."""
+    if device == "cpu" and draws.captured.get():
+        need = "one on the GPU, such as dropout's: this one would be the same in every replay"
+        raise GradError(message(op, "the draw", "one on the host, while a step is captured", need))
 
 
 def _pick(source: Tensor | None, index: Array) -> Tensor:

@@ -112,8 +112,8 @@ def train(size: int, kind: str, n: int, parts: int, plan: dict[str, Any]) -> Any
             done.append(scaler.step(optimizer))
             scaler.update()
     most = max(held)
-    out = pipeline.eval()(batch(kind, 50, n)[0]).numpy()
-    weights = {name: t.numpy() for name, t in pipeline.gather_state_dict().items()}
+    out = functions.host(pipeline.eval()(batch(kind, 50, n)[0]))
+    weights = {name: functions.host(t) for name, t in pipeline.gather_state_dict().items()}
     state = None if mesh.tensor.size > 1 else parallel.gather_optimizer_state(optimizer, mesh.pipeline)
     kept = sum(p.nbytes for p in pipeline.parameters())
     return losses, norms, weights, state, kept, most, out, done

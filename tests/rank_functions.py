@@ -38,6 +38,11 @@ def team(size: int) -> parallel.Communicator | None:
     return _teams[size]
 
 
+def host(t: Any) -> Any:
+    """The array of a tensor, on the CPU."""
+    return t.to("cpu")._array
+
+
 def draw(seed: int, size: int, shape: tuple[int, ...], dtype: str, special: bool = False) -> list[Array]:
     """The arrays of all ranks."""
     rng = np.random.default_rng(seed)
@@ -261,21 +266,23 @@ def train(size: int, seed: int, dtype: str, options: dict[str, Any]) -> Any:
             ends = low + (high - low) * np.arange(world.size + 1) ** skew // world.size**skew
             a, b = ends[world.rank : world.rank + 2]
             with model.no_sync() if number < parts - 1 else contextlib.nullcontext():
-                loss = model.weighted(((model(mg.asarray(ids[a:b]), mg.asarray(x[a:b])) - y[a:b]) ** 2).mean(), b - a)
+                loss = model.weighted(
+                    ((model(mg.asarray(ids[a:b]), mg.asarray(x[a:b])) - mg.asarray(y[a:b])) ** 2).mean(), b - a
+                )
                 loss = loss * ((high - low) / count)
                 if options.get("overflow") == (step, world.rank):
                     loss = loss * float("inf")
                 scaler.scale(loss).backward()
             total += float(world.allreduce(np.float64(loss.item()), "mean"))
         if step == 0:
-            grads = {n: None if p.grad is None else np.asarray(p.grad._array) * 1 for n, p in plain.named_parameters()}
+            grads = {n: None if p.grad is None else np.array(host(p.grad)) for n, p in plain.named_parameters()}
         if options.get("clip"):
             scaler.unscale_(optimizer)
             optim.clip_grad_norm_(model.parameters(), 0.5)
         scaler.step(optimizer)
         scaler.update()
         losses.append(total)
-    weights = {name: t.numpy().copy() for name, t in plain.state_dict().items()}
+    weights = {name: host(t).copy() for name, t in plain.state_dict().items()}
     assert list(weights) == list(model.state_dict())
     return losses, grads, weights, scaler.get_scale()
 

@@ -55,7 +55,9 @@ def train(size: int, plan: dict[str, Any]) -> Any:
             low, high = (count * k // parts for k in (number, number + 1))
             a, b = (low + (high - low) * (world.rank + k) // world.size for k in (0, 1))
             with model.no_sync() if number < parts - 1 else contextlib.nullcontext():
-                loss = model.weighted(((model(mg.asarray(ids[a:b]), mg.asarray(x[a:b])) - y[a:b]) ** 2).mean(), b - a)
+                loss = model.weighted(
+                    ((model(mg.asarray(ids[a:b]), mg.asarray(x[a:b])) - mg.asarray(y[a:b])) ** 2).mean(), b - a
+                )
                 loss = loss * ((high - low) / count)
                 if plan.get("overflow") == (step, world.rank):
                     loss = loss * float("inf")
@@ -67,14 +69,16 @@ def train(size: int, plan: dict[str, Any]) -> Any:
             norms.append(own(0.5) if own else optim.clip_grad_norm_(model.parameters(), 0.5))
         done.append(scaler.step(optimizer))
         scaler.update()
-    weights = {name: t.numpy().copy() for name, t in model.state_dict().items()}
+    weights = {name: functions.host(t).copy() for name, t in model.state_dict().items()}
     kept = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if hasattr(v, "nbytes"))
     return weights, plainly(optimizer.state_dict()), norms, (kept, held), (done, scaler.get_scale())
 
 
 def plainly(state: dict[str, Any]) -> dict[str, Any]:
     """A state dict with arrays in the place of tensors, for pipes."""
-    arrays = {k: {n: v.numpy() if hasattr(v, "numpy") else v for n, v in s.items()} for k, s in state["state"].items()}
+    arrays = {
+        k: {n: functions.host(v) if hasattr(v, "numpy") else v for n, v in s.items()} for k, s in state["state"].items()
+    }
     return {**state, "state": arrays}
 
 

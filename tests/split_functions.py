@@ -72,13 +72,13 @@ def train(size: int, kind: str, steps: int = 10, loaded: Any = None) -> Any:
         losses.append(loss.item())
         if step == 0:
             for name, p in model.named_parameters():
-                grad = None if p.grad is None else p.grad.numpy().copy()
+                grad = None if p.grad is None else functions.host(p.grad).copy()
                 if id(p) in split and grad is not None:
                     grad = np.moveaxis(world.all_gather(np.moveaxis(grad, split[id(p)][0], 0)), 0, split[id(p)][0])
                 grads[name] = grad
         norms.append(parallel.clip_split_grad_norm_(model, 0.1))
         optimizer.step()
-    weights = {name: t.numpy() for name, t in parallel.gather_state_dict(model).items()}
+    weights = {name: functions.host(t) for name, t in parallel.gather_state_dict(model).items()}
     held = sum(p.nbytes for p in model.parameters())
     return losses, norms, grads, weights, held
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import stand_in_cublas
+import stand_in_streams
 from cuda_on_cpu import compiler
 
 from minigrad._core import special
@@ -49,6 +51,16 @@ class Device:
 
     def synchronize(self) -> None:
         pass
+
+
+class Stream:
+    """The current stream."""
+
+    current, allocator = 0, Device
+
+    @property
+    def ptr(self) -> int:
+        return Stream.current
 
 
 class Pool:
@@ -239,7 +251,9 @@ def module(devices: int) -> dict[str, types.ModuleType]:
         "ndarray": ndarray,
         **{f.__name__: memory(f) for f in (np.empty, np.empty_like, np.zeros, np.zeros_like)},
         "linalg": types.SimpleNamespace(**namespace(np.linalg, MISSING_LINALG)),
-        "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),
+        "cuda": types.SimpleNamespace(
+            runtime=runtime, Device=Device, get_allocator=lambda: Stream.allocator, get_current_stream=Stream
+        ),
         "asnumpy": lambda x: np.array(x.values),
         "from_dlpack": lambda x: ndarray(np.array(x.values) if isinstance(x, ndarray) else np.from_dlpack(x)),
         "RawModule": compiler.Module,
@@ -250,7 +264,9 @@ def module(devices: int) -> dict[str, types.ModuleType]:
     functions = types.ModuleType("cupyx.scipy.special")
     functions.erf = wrapped(special.erf)  # type: ignore[attr-defined]
     names = {"cupy": cupy, "cupyx": types.ModuleType("cupyx"), "cupyx.scipy": types.ModuleType("cupyx.scipy")}
-    return names | {"cupyx.scipy.special": functions}
+    names |= {"cupyx.scipy.special": functions} | stand_in_cublas.modules()
+    stand_in_streams.install(names, ndarray)
+    return names
 
 
 @contextmanager
@@ -266,7 +282,7 @@ def installed(devices: int = 2) -> Iterator[None]:
         yield
     finally:
         for name in [*sys.modules]:
-            if name.startswith(("minigrad.backend.cupy", "minigrad.backend.cuda", "cupy")):
+            if name.startswith(("minigrad.backend.cupy", "minigrad.backend.cuda", "cupy", "cuda.")) or name == "cuda":
                 del sys.modules[name]
         for name in ("cupy", "cuda"):
             vars(backend).pop(name, None)

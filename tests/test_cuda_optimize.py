@@ -374,7 +374,8 @@ def test_a_captured_step_counts_and_follows_the_rate(name: str, monkeypatch: pyt
             finite[0] = step != 2
             if captured and step:
                 if step == 1:
-                    graph.capture(lambda optimizer=optimizer: optimizer._step(finite._array))
+                    optimizer._finite = finite._array
+                    graph.capture(optimizer.step)
                 graph.replay()
             elif step != 2:
                 optimizer.step()

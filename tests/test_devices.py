@@ -60,7 +60,7 @@ def test_ops_are_those_of_the_cpu(name: str, order: int) -> None:
             assert len(want) == len(got)
             for w, g in zip(want, got, strict=True):
                 assert w.dtype == g.dtype
-                assert_close(g, w, w.dtype, "on the GPU")
+                assert_close(g, w, w.dtype, "on the GPU", floor=0.1)  # what cancels to 0 leaves roundings
         except Exception as error:
             error.add_note(f"{name}, sample {trial.number}: {trial.case}")
             raise

@@ -156,6 +156,63 @@ def test_half_types_reach_a_kernel_of_theirs(scaled: Op[Any], dtype: Any) -> Non
     assert calls == []  # another dtype beside it: computed in float32
 
 
+@pytest.fixture
+def halved() -> Iterator[Op[Any]]:
+    """An op of two results, ``x * w`` and ``sum(w)``, with one joint rule but no kernels yet."""
+
+    @op(dtype=promote, skip="mask", amp="widest")
+    def halved(xp: Any, x: Any, w: Any, mask: Any = None, /, *, factor: float = 1.0) -> Any:
+        return x * w * factor, xp.sum(w)
+
+    @halved.vjp()
+    def rule(xp: Any, g: Any, x: Any, w: Any, mask: Any, x_shape: Any, out: Any, *, factor: float) -> Any:
+        return g[0] * w * factor, g[0] * x * factor + g[1], None
+
+    yield halved
+    del REGISTRY["halved"]
+
+
+@pytest.mark.parametrize("dtype", [mg.float16, mg.bfloat16], ids=str)
+def test_half_types_reach_a_kernel_of_a_joint_rule(halved: Op[Any], dtype: Any) -> None:
+    calls: list[float] = []
+
+    def forward(x: Any, w: Any, mask: Any, *, factor: float) -> Any:
+        return x * w * dtype.type(factor), np.asarray(w.sum(dtype=np.float32))
+
+    def rule(g: Any, x: Any, w: Any, mask: Any, x_shape: Any, out: Any, *, factor: float) -> Any:
+        assert g[0].dtype == x.dtype == w.dtype == out[0].dtype == dtype
+        assert g[1].dtype == out[1].dtype == np.float32
+        assert (mask.dtype, x_shape) == (np.int8, (1,))
+        calls.append(float(x[0]))
+        half = dtype.type(factor)
+        return (g[0] * w * half, (g[0] * x * half).astype(np.float32) + g[1], None) if x[0] > 0 else NotImplemented
+
+    halved.kernel("cpu", dtype)(forward)
+    halved.kernel("cpu", dtype, vjp=-1)(rule)
+    mask = mg.tensor([1], dtype=mg.int8)
+    for first in (2.0, -2.0):
+        x, w = leaf(first, dtype=dtype), leaf(3.0, dtype=dtype)
+        out, total = halved(x, w, mask, factor=0.5)
+        mg.grad(out.sum(), [x, w], create_graph=True)  # rules run on tensors
+        (2 * out.sum() + total).backward()
+        assert x.grad.dtype == w.grad.dtype == dtype
+        assert (out.tolist(), x.grad.tolist(), w.grad.tolist()) == ([1.5 * first], [3.0], [first + 1])
+    assert calls == [2.0, -2.0]
+    calls.clear()
+    for other in (mg.tensor([3.0]), 3.0):  # another dtype, or none, beside it: computed in float32
+        x = leaf(2.0, dtype=dtype)
+        halved(x, other, mask)[0].sum().backward()
+        assert x.grad.tolist() == [3.0]
+    assert calls == []
+
+
+def test_a_kernel_of_a_joint_rule_answers_for_all_inputs(halved: Op[Any]) -> None:
+    halved.kernel("cpu", mg.float16, vjp=-1)(lambda g, *residuals, factor: (g[0],))
+    x = leaf(2.0, dtype=mg.float16)
+    with pytest.raises(GradError, match="halved: its joint vjp rule gave 1, needs a tuple of 3"):
+        halved(x, x)[0].sum().backward()
+
+
 def test_float32_is_no_half_type(scaled: Op[Any]) -> None:
     scaled.kernel("cpu", mg.bfloat16)(lambda x, w: pytest.fail("called"))
     x = leaf(2.0)

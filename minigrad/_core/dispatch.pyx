@@ -666,11 +666,10 @@ cdef class Op(Rule):
         # taken once: another thread may free the node while a rule runs
         cdef tuple parents = node.parents, saved = node.saved
         cdef dict params = node.params
-        cdef Py_ssize_t n = len(parents), i, slot
+        cdef Py_ssize_t n = len(parents), i
         cdef list grads = [None] * n
         cdef list values
-        cdef object backend, compute, xp, item
-        cdef Vjp entry
+        cdef object backend, xp, given
         if node.freed:
             raise_freed()
         check_versions(node)
@@ -682,38 +681,71 @@ cdef class Op(Rule):
         else:
             backend = _backends[type(g[0]) if type(g) is tuple else type(g)]
             xp = backend.namespace
-        if node.compute is not None and not create and _kernels and self.joint is None and type(g) is not tuple:
-            want = self.pull_half(backend, parents, saved, g, params, want, grads)
-            if not want:
-                return grads
-        values = []
-        for slot in range(self.n_residuals):
-            item = saved[slot]
-            if item is not None and self.kinds[slot] <= OUT:
-                if self.kinds[slot] == OUT:
-                    item = self.reopen_out(node, item, create)
-                elif self.variadic:
-                    compute = None if self.skip[0] else node.compute
-                    item = tuple([open_value(part, compute, create) for part in <tuple>item])
-                else:
-                    i = self.sources[slot]
-                    item = open_value(item, None if self.skip[i] else node.compute, create)
-            values.append(item)
+        if node.compute is not None and not create and _kernels:
+            if self.joint is not None:
+                given = self.pull_joint_half(backend, node, saved, g, params)
+                if given is not NotImplemented:
+                    return self.one_each(given, n)
+            elif type(g) is not tuple:
+                want = self.pull_half(backend, parents, saved, g, params, want, grads)
+                if not want:
+                    return grads
+        values = self.open_saved(node, saved, node.compute, create)
         if node.compute is not None:
             g = tuple([cast(part, node.compute) for part in <tuple>g]) if type(g) is tuple else cast(g, node.compute)
         if self.joint is not None:
-            entry = <Vjp>self.joint
-            given = self.run(entry, backend, xp, g, values, params, None)
-            if not isinstance(given, (tuple, list)) or len(given) != n:
-                count = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
-                raise GradError(f"{self.name}: its joint vjp rule gave {count}, needs a tuple of {n}, one an input")
-            return list(given)
+            return self.one_each(self.run(<Vjp>self.joint, backend, xp, g, values, params, None), n)
         for i in range(n):
             if parents[i] is not None and (i >= 64 or (want >> i) & 1):
                 grads[i] = self.run(
                     <Vjp>self.vjps[i], backend, xp, g, values, params, None if into is None else into[i]
                 )
         return grads
+
+    cdef list open_saved(self, Node node, tuple saved, object compute, bint create):
+        """The residuals as rules take them: tensors or arrays, in the dtype `compute`, as they are if it is None."""
+        cdef list values = []
+        cdef object item
+        cdef Py_ssize_t slot
+        for slot in range(self.n_residuals):
+            item = saved[slot]
+            if item is not None and self.kinds[slot] <= OUT:
+                if self.kinds[slot] == OUT:
+                    item = self.reopen_out(node, item, compute, create)
+                elif self.variadic:
+                    item = tuple([open_value(part, None if self.skip[0] else compute, create) for part in <tuple>item])
+                else:
+                    item = open_value(item, None if self.skip[self.sources[slot]] else compute, create)
+            values.append(item)
+        return values
+
+    cdef list one_each(self, object given, Py_ssize_t n):
+        """What a joint rule gave, one gradient an input."""
+        if not isinstance(given, (tuple, list)) or len(given) != n:
+            count = len(given) if isinstance(given, (tuple, list)) else type(given).__name__
+            raise GradError(f"{self.name}: its joint vjp rule gave {count}, needs a tuple of {n}, one an input")
+        return list(given)
+
+    cdef object pull_joint_half(self, object backend, Node node, tuple saved, object g, dict params):
+        """What a joint rule's kernel gives that takes half types as they are; NotImplemented where there is none.
+
+        The dtype of the first cotangent finds it, and all inputs that the dtype rule looks at must have it too.
+        """
+        cdef object dtype = (g[0] if type(g) is tuple else g).dtype, kernel, item
+        cdef Vjp entry = <Vjp>self.joint
+        cdef list values
+        cdef Py_ssize_t slot
+        kernel = entry.kernels.get((backend.name, dtype)) if dtype.itemsize == 2 else None
+        if kernel is None:
+            return NotImplemented
+        values = self.open_saved(node, saved, None, False)
+        for slot in range(self.n_residuals):
+            if self.kinds[slot] == VALUE and not self.skip[0 if self.variadic else self.sources[slot]]:
+                item = values[slot]
+                for part in <tuple>item if type(item) is tuple else (item,):
+                    if part is not None and part.dtype != dtype:
+                        return NotImplemented
+        return kernel(g, *[values[slot] for slot in entry.slots], **chosen(entry, params))
 
     cdef unsigned long long pull_half(
         self, object backend, tuple parents, tuple saved, object g, dict params, unsigned long long want, list grads,
@@ -754,17 +786,17 @@ cdef class Op(Rule):
                     return out
         return entry.rule(xp, g, *args, **params)
 
-    cdef object reopen_out(self, Node node, object item, bint create):
+    cdef object reopen_out(self, Node node, object item, object compute, bint create):
         if type(item) is tuple:
             if create:
                 item = tuple([
                     wrap(part, new_pick(node, <int>k, part) if part.dtype.kind in "fV" else None)
                     for k, part in enumerate(<tuple>item)
                 ])
-            return tuple([cast(part, node.compute) for part in <tuple>item]) if node.compute is not None else item
+            return tuple([cast(part, compute) for part in <tuple>item]) if compute is not None else item
         if create:
             item = wrap(item, node)
-        return cast(item, node.compute) if node.compute is not None else item
+        return cast(item, compute) if compute is not None else item
 
     cdef bint pull_small(self, tuple parents, tuple saved, object g, unsigned long long want, list grads) except -1:
         """The rules of + - * and unary minus without a Python call; False where they do not take the arrays."""

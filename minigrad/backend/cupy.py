@@ -10,6 +10,8 @@ import cupy
 import numpy as np
 
 from minigrad.backend import cuda
+from minigrad.backend.cuda import capture, graphs
+from minigrad.backend.cuda.transfers import Transfers, transfers
 from minigrad.errors import DeviceError, message
 
 __all__ = ["CupyBackend", "backend"]
@@ -124,6 +126,8 @@ class CupyBackend:
 
     name = "cuda"
     array_type = cupy.ndarray
+    random = cuda.philox
+    current = staticmethod(gpu)
 
     def __init__(self) -> None:
         names = {name: value for name, value in vars(cupy).items() if not name.startswith("_")}
@@ -135,6 +139,7 @@ class CupyBackend:
             "sigmoid": sigmoid,
             "softplus": softplus,
             "keep_mask": cuda.keep_mask,
+            "matmul": cuda.multiplied,
             "getitem": getitem,
             "index_add": index_add,
             "index_put": index_put,
@@ -211,9 +216,43 @@ class CupyBackend:
             "total_memory": found["totalGlobalMem"],
         }
 
+    asked = staticmethod(capture.asked)
+    aside = staticmethod(graphs.aside)
+    graph = staticmethod(graphs.Graph)
     gradients, optimize = cuda.gradients, cuda.optimize  # what works on many arrays in one launch
-
     placed = staticmethod(placed)
+
+    @staticmethod
+    def at(name: str) -> Any:
+        """A block in which a device is the current one."""
+        return gpu(name)
+
+    @staticmethod
+    def transfers(name: str) -> Transfers:
+        """Copies from the CPU to a device, beside its work."""
+        return transfers(gpu(name).id)
+
+    @staticmethod
+    def stream(name: str, priority: int = 0) -> Any:
+        """A stream of a device, which does not wait for the default one."""
+        with gpu(name):
+            return cupy.cuda.Stream(non_blocking=True, priority=priority)
+
+    @staticmethod
+    def current_stream(name: str) -> Any:
+        """That of this thread."""
+        with gpu(name):
+            return cupy.cuda.get_current_stream()
+
+    @staticmethod
+    def event(blocking: bool, timing: bool) -> Any:
+        """An event."""
+        return cupy.cuda.Event(block=blocking, disable_timing=not timing)
+
+    @staticmethod
+    def elapsed(start: Any, end: Any) -> float:
+        """Milliseconds between two events."""
+        return cupy.cuda.get_elapsed_time(start, end)  # type: ignore[no-any-return]
 
     @staticmethod
     def elsewhere(array: Array) -> Any:

@@ -13,7 +13,8 @@ from minigrad.backend import numpy, rows
 from minigrad.errors import DeviceError, describe, message
 
 __all__ = [
-    "add_backend", "backend_of", "default_device", "is_foreign", "kernels_of", "move", "set_item", "using", "writeable",
+    "add_backend", "backend_of", "beside", "check_current", "choose_gpu", "default_device", "is_foreign", "kernels_of",
+    "move", "of_array", "set_item", "to_numpy", "using", "writeable",
 ]  # fmt: skip
 
 Array = Any
@@ -21,6 +22,7 @@ NAME = re.compile(r"cpu|cuda(:\d+)?")
 
 _backends: dict[type, Any] = {}  # by the type of their arrays
 _default: ContextVar[str] = ContextVar("device", default="cpu")
+_first = 0  # the GPU that "cuda" stands for at first, where there are as many
 
 
 def add_backend(backend: Any) -> None:
@@ -76,7 +78,31 @@ def _cuda(who: str, name: str) -> Any:
     if cupy.backend.array_type not in _backends:
         cupy.backend.check(who, name)
         add_backend(cupy.backend)
+        if _first:
+            choose_gpu(_first)
     return cupy.backend
+
+
+def choose_gpu(number: int) -> None:
+    """Let ``"cuda"`` stand for GPU ``number % count`` from now on, as each rank of a machine does with its own."""
+    global _first
+    _first = number
+    for backend in _backends.values():
+        if backend.name == "cuda":
+            backend.use(f"cuda:{number % backend.count()}")
+
+
+def of_array(array: Array) -> Any:
+    """The backend of an array."""
+    return _backends[type(array)]
+
+
+def check_current(who: str, array: Array) -> None:
+    """Raise where an array lies on another GPU than the current one."""
+    backend = of_array(array)
+    if backend.elsewhere(array) is not None:
+        need, hint = f"one on {backend.full_name('cuda', who)}, the current GPU", "See mg.cuda.set_device"
+        raise DeviceError(message(who, "x", f"an array on {backend.device(array)}", need, hint))
 
 
 def is_foreign(value: Any) -> bool:
@@ -104,6 +130,19 @@ def set_item(array: Array, index: Any, values: Array) -> None:
     if type(array) is not numpy.backend.array_type and is_foreign(array):
         index = _backends[type(array)].placed(index)
     array[index] = values
+
+
+def beside(array: Array, values: Any) -> Array:
+    """Values as an array on the device of another one; themselves, where both are NumPy's."""
+    if type(array) is numpy.backend.array_type:
+        return values
+    with _backends[type(array)].elsewhere(array) or nullcontext():
+        return _backends[type(array)].asarray(values)
+
+
+def to_numpy(array: Array) -> Any:
+    """The values of an array as one of NumPy's: itself, where it is that, else a copy on the CPU."""
+    return _backends[type(array)].to_numpy(array)
 
 
 def writeable(array: Array) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from minigrad._core import philox, special
+from minigrad.backend import random
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -90,6 +92,7 @@ class NumpyBackend:
 
     name = "cpu"
     array_type = np.ndarray
+    random = random
 
     def __init__(self) -> None:
         # NumPy itself is (almost) the array API; the rest of what op bodies call is added beside it. Its __dict__ and
@@ -115,6 +118,11 @@ class NumpyBackend:
     def copy(array: Array) -> Array:
         """An own, contiguous copy."""
         return np.array(array, order="C", copy=True)
+
+    @staticmethod
+    def current(name: str) -> AbstractContextManager[Any]:
+        """A block in which a device is the current one."""
+        return nullcontext()
 
     @staticmethod
     def device(array: Array) -> str:

@@ -160,8 +160,8 @@ def to_tensor(array: Array) -> Any:
     return new(array) if array.dtype in dtypes.ALL else array
 
 
-def map_leaves(function: Callable[[Any], Any], batch: Any, kind: type[Any]) -> Any:
-    """Change the leaves of one type; what is no tuple, list or dict is a leaf."""
+def map_leaves(function: Callable[[Any], Any], batch: Any, kind: type[Any] | tuple[type[Any], ...]) -> Any:
+    """Change the leaves of a type, or of some; what is no tuple, list or dict is a leaf."""
     if isinstance(batch, kind):
         return function(batch)
     if isinstance(batch, Mapping):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 import numpy as np
 
 from minigrad import random
+from minigrad.backend import devices
+from minigrad.data.ahead import Ahead
 from minigrad.data.collate import map_leaves, to_tensor
 from minigrad.data.fetcher import END, Fetcher, Job
 from minigrad.data.samplers import (
@@ -72,6 +74,9 @@ class DataLoader:
     transform : callable, optional
         ``transform(batch, rng)`` is given the collated arrays and a `numpy.random.Generator` of the batch; see
         `data.transforms`.
+    device : str, optional
+        Where the tensors of a batch lie; the CPU by default. To a GPU each batch is copied from pinned memory while the
+        step before it runs: it is made one batch ahead, in workers or here.
 
     Attributes
     ----------
@@ -85,6 +90,8 @@ class DataLoader:
     ------
     ValueError, DTypeError
         An argument is out of range, or two exclude each other.
+    DeviceError
+        There is no such device.
 
     Examples
     --------
@@ -112,9 +119,11 @@ class DataLoader:
         rank: SupportsIndex = 0,
         world_size: SupportsIndex = 1,
         transform: Callable[..., Any] | None = None,
+        device: str | None = None,
     ) -> None:
         who = "DataLoader"
         self.dataset = dataset
+        self.device = None if device is None or device == "cpu" else devices.backend_of(device, who)[1]
         self.batch_size = positive(who, "batch_size", batch_size)
         self.num_workers = positive(who, "num_workers", num_workers, least=0)
         self.prefetch = positive(who, "prefetch", prefetch)
@@ -359,6 +368,7 @@ class Batches(Iterator[Any]):
         self.fetcher = Fetcher(loader._job)
         self.pool: Pool | None = None  # does what the fetcher does where there are workers
         self.ahead = step  # the first step that no worker has
+        self.transfers = None if loader.device is None else Ahead(loader.device)
         self.done = False
         self.stands_in = False  # whether the rank has no part of the batch that was given last; see `DataLoader.shard`
         if loader.num_workers and (self.plan is None or step < len(self.plan)):
@@ -378,7 +388,7 @@ class Batches(Iterator[Any]):
         if self.done:
             raise StopIteration
         try:
-            batch = END if self.plan is not None and self.step >= len(self.plan) else self._read()
+            batch = self._make(self.step) if self.transfers is None else self.transfers.take(self.step, self._make)
         except StopIteration as error:  # of the dataset, and not the end of the epoch
             self._finish()
             raise RuntimeError("DataLoader: the dataset, collate or transform raised StopIteration") from error
@@ -397,11 +407,14 @@ class Batches(Iterator[Any]):
             loader._step = self.step
         return map_leaves(to_tensor, batch, np.ndarray)
 
-    def _read(self) -> Any:
+    def _make(self, step: int) -> Any:
+        """The batch of a step; END after the last."""
+        if self.plan is not None and step >= len(self.plan):
+            return END
         if self.pool is None:
-            indices = None if self.plan is None else self.plan[self.step]
-            return self.fetcher.batch(self.seed, self.epoch, self.step, indices)
-        batch = self.pool.receive(self.step % len(self.pool))
+            indices = None if self.plan is None else self.plan[step]
+            return self.fetcher.batch(self.seed, self.epoch, step, indices)
+        batch = self.pool.receive(step % len(self.pool))
         if batch is not END:
             self._submit()
         return batch
@@ -416,7 +429,7 @@ class Batches(Iterator[Any]):
 
     def _finish(self) -> None:
         """Give the workers back, which pass over what they have not begun; end them where one of them cannot go on."""
-        self.done = True
+        self.done, self.transfers = True, None
         pool, self.pool = self.pool, None
         if pool is None:
             return

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Self
 
-import numpy as np
-
 from minigrad import ops
 from minigrad.errors import ShapeError, message
 from minigrad.io.files import FilePath
@@ -199,7 +197,7 @@ class CausalDecoding:
         hidden = self.model.hidden(ids, key_lengths=lengths, cache=self.cache)
         if lengths is None:
             return self.model.logits(hidden[:, -1])
-        return self.model.logits(hidden[ops.asarray(np.arange(hidden.shape[0])), lengths - 1])
+        return self.model.logits(hidden[ops.arange(hidden.shape[0], device=hidden.device), lengths - 1])
 
     def reorder(self, index: Any) -> None:
         """Make sequence ``index[b]`` the sequence b."""

@@ -13,6 +13,7 @@ from minigrad.autograd import no_grad
 from minigrad.errors import DTypeError, ShapeError, describe, message
 from minigrad.models.decoding import Decoding, Generative
 from minigrad.nn.mode import evaluation
+from minigrad.nn.module import Module
 from minigrad.tensor import Tensor
 
 __all__ = ["Prompts", "Rows", "read_prompts"]
@@ -171,8 +172,9 @@ class Rows:
             ids = np.zeros((len(counts), counts.max()), np.int64)
             for row, fresh in zip(ids, self._pending):
                 row[: len(fresh)] = fresh
-            lengths = None if (counts == counts[0]).all() else ops.asarray(counts)
-            logits = decoding.advance(ops.asarray(ids), lengths).detach().to("cpu").numpy()
+            device = device_of(self.model)
+            lengths = None if (counts == counts[0]).all() else ops.asarray(counts, device=device)
+            logits = decoding.advance(ops.asarray(ids, device=device), lengths).detach().to("cpu").numpy()
         self._held = self._held + counts
         if self.looks_back and self.seen is None:
             self.seen = np.zeros(logits.shape, np.bool_)
@@ -199,3 +201,9 @@ class Rows:
             row.extend(fresh)
         if self.seen is not None:
             self.seen[np.arange(len(self.tokens)), np.asarray(tokens, np.int64)] = True
+
+
+def device_of(model: Generative) -> str | None:
+    """Where the model reads its tokens."""
+    parameters = model.parameters() if isinstance(model, Module) else []
+    return parameters[0].device if parameters else None

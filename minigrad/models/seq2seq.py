@@ -141,13 +141,13 @@ class Seq2SeqDecoding:
             if lengths is None:
                 last = hidden[:, -1]
             else:
-                last = hidden[ops.arange(hidden.shape[0]), ops.asarray(lengths) - 1]
+                last = hidden[ops.arange(hidden.shape[0], device=hidden.device), ops.asarray(lengths) - 1]
             return self.model.logits(last)
 
     def reorder(self, index: Any) -> None:
         """Make sequence ``index[b]`` the sequence b, source and target; the batch may become smaller or larger."""
         self.cache.reorder(index)
-        chosen = ops.asarray(index)
+        chosen = ops.asarray(index, device=self.memory.device)
         with no_grad():
             self.memory = ops.take(self.memory, chosen, axis=0)
             if self.memory_lengths is not None:

@@ -231,9 +231,9 @@ def ctc_loss(
     if not 0 <= blank < classes:
         raise ValueError(message(who, "blank", blank, f"one of the {classes} classes"))
     labels = astype(labels, dtypes.int64, copy=False)
-    inputs = read_lengths("input_lengths", input_lengths, batch, steps)
-    ends = read_lengths("target_lengths", target_lengths, batch, labels.shape[1])
-    read = labels[arange(labels.shape[1]) < ends.reshape(-1, 1)]
+    inputs = read_lengths("input_lengths", input_lengths, batch, steps, source.device)
+    ends = read_lengths("target_lengths", target_lengths, batch, labels.shape[1], source.device)
+    read = labels[arange(labels.shape[1], device=labels.device) < ends.reshape(-1, 1)]
     wrong = (read < 0) | (read >= classes) | (read == blank)
     if wrong.any():
         got = f"{describe(labels)} with the label {read[wrong][0].item()}"
@@ -246,10 +246,10 @@ def ctc_loss(
     )
 
 
-def read_lengths(name: str, lengths: Any, batch: int, most: int) -> Tensor:
+def read_lengths(name: str, lengths: Any, batch: int, most: int, device: str) -> Tensor:
     """The lengths as int64, one a sequence."""
     if lengths is None:
-        return full((batch,), most, dtype=dtypes.int64)
+        return full((batch,), most, dtype=dtypes.int64, device=device)
     found = as_operand("ctc_loss", name, lengths)
     if found.dtype not in dtypes.INTEGER:
         raise DTypeError(message("ctc_loss", name, found, "integers"))

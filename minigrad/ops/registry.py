@@ -172,7 +172,8 @@ class Op(dispatch.Op, Generic[P]):
 
         A kernel takes what the body or rule takes, without ``xp``, and returns NotImplemented for what it leaves alone.
         With `into`, that of a rule also takes ``into=``, an array to which it adds the gradient and which it returns.
-        A kernel for a half type gets arrays of it as they are; others are given what was cast to float32.
+        A kernel for a half type, a joint rule's too, gets arrays of it as they are; others are given what was cast to
+        float32. It is called where all inputs that the dtype rule looks at have that type.
         """
 
         def attach(kernel: Callable[..., Any]) -> Callable[..., Any]:

@@ -253,13 +253,13 @@ def prepare(
     shape = (x.shape[0], wh.shape[0])
     begin = []
     for name, given in states:
-        state = zeros(shape, dtype=wh.dtype) if given is None else as_operand(who, name, given)
+        state = zeros(shape, dtype=wh.dtype, device=wh.device) if given is None else as_operand(who, name, given)
         if state.shape != shape:
             raise ShapeError(message(who, name, state, f"shape {shape}, (batch, units)"))
         begin.append(state)
     ends = None if lengths is None else read_lengths(who, lengths, x.shape[0], x.shape[1])
     if ends is not None:  # a NaN in the padding would reach the gradient of weight_ih as 0 * NaN
-        x = where(reshape(arange(x.shape[1]) < reshape(ends, (-1, 1)), (*x.shape[:2], 1)), x, 0.0)
+        x = where(reshape(arange(x.shape[1], device=x.device) < reshape(ends, (-1, 1)), (*x.shape[:2], 1)), x, 0.0)
     wh, *begin = OPS[who].autocast(wh, *begin)
     return linear(permute_dims(x, (1, 0, 2)), wi, bias), wh, begin, ends
 

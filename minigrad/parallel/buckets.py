@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 
 from minigrad._core import tape
+from minigrad.backend import devices
 from minigrad.backend.rows import RowSparse
+from minigrad.errors import DeviceError, message
 from minigrad.optim.gradients import cast
+from minigrad.parallel.arrays import empty, is_here
 from minigrad.parallel.communicator import Communicator
 from minigrad.tensor import Tensor
 
-__all__ = ["Bucket", "Table", "Worker", "fill"]
+__all__ = ["Bucket", "Table", "Worker", "dense", "fill"]
 
-Array = np.ndarray[Any, Any]
+Array = Any
 
 
 class Bucket:
@@ -34,12 +37,32 @@ class Bucket:
 
     def __init__(self, parameters: list[Tensor], compression: Any = None) -> None:
         self.parameters = parameters
-        self.flat = np.empty(sum(p.size for p in parameters), parameters[0].dtype)
-        ends = np.cumsum([0, *(p.size for p in parameters)]).tolist()
-        self.views = [self.flat[a:b].reshape(p.shape) for a, b, p in zip(ends[:-1], ends[1:], parameters)]
-        self.compression = compression if self.flat.itemsize > 2 else None
+        self.flat: Any = None
+        self.compression = compression if parameters[0].dtype.itemsize > 2 else None
         self.used = [False] * len(parameters)  # whether there is a gradient
         self.waiting = set(range(len(parameters)))
+        self.settle()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the parameters lie on a GPU."""
+        return not is_here(self.parameters[0]._array)
+
+    def settle(self) -> None:
+        """Lay the memory where the parameters lie, if that is elsewhere now."""
+        first = self.parameters[0]._array
+        if not all(type(p._array) is type(first) for p in self.parameters):
+            got = "some on the CPU and some on a GPU"
+            raise DeviceError(message("DataParallel", "parameters of a bucket", got, "all on one device"))
+        if type(self.flat) is not type(first):
+            self.lay()
+
+    def lay(self) -> None:
+        """Make the memory."""
+        parameters = self.parameters
+        self.flat = empty(parameters[0]._array, sum(p.size for p in parameters), parameters[0].dtype)
+        ends = np.cumsum([0, *(p.size for p in parameters)]).tolist()
+        self.views = [self.flat[a:b].reshape(p.shape) for a, b, p in zip(ends[:-1], ends[1:], parameters)]
 
     def take(self, place: int) -> None:
         """Copy the gradient of a parameter to its place, unless it lies there; zeros where there is none."""
@@ -47,8 +70,8 @@ class Bucket:
         self.used[place] = grad is not None
         if grad is None:
             view[...] = 0
-        elif not (isinstance(grad._array, np.ndarray) and np.may_share_memory(grad._array, view)):
-            np.copyto(view, np.asarray(grad._array))
+        elif grad._array is not view and not overlap(grad._array, view):
+            view[...] = dense(grad._array)
         self.waiting.discard(place)
 
     def reduce(self, communicator: Communicator) -> None:
@@ -83,6 +106,14 @@ class Table:
         self.used = [False]
         self.waiting = {0}
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the parameter lies on a GPU."""
+        return not is_here(self.parameters[0]._array)
+
+    def settle(self) -> None:
+        """Nothing: a table has no memory of its own."""
+
     def take(self, place: int) -> None:
         grad = self.parameters[0]._grad
         self.grad = None if grad is None else grad._array
@@ -91,9 +122,9 @@ class Table:
 
     def reduce(self, communicator: Communicator) -> None:
         p, grad = self.parameters[0], self.grad
-        full = communicator.allreduce(np.int64(grad is not None and type(grad) is not RowSparse), "max")
-        if full:
-            mine = np.zeros(p.shape, p.dtype) if grad is None else np.asarray(grad)
+        full = np.int64(grad is not None and type(grad) is not RowSparse)
+        if self.on_gpu or communicator.allreduce(full, "max"):  # on a GPU no gradient is row-sparse
+            mine = devices.of_array(p._array).namespace.zeros(p.shape, p.dtype) if grad is None else dense(grad)
             self.grad = communicator.allreduce(mine, "mean")
             return
         rows = RowSparse.empty(p.shape, p.dtype) if grad is None else grad
@@ -107,6 +138,16 @@ class Table:
         self.grad, self.waiting = None, {0}
 
 
+def dense(grad: Array) -> Array:
+    """A gradient as a full array."""
+    return grad.dense() if type(grad) is RowSparse else grad
+
+
+def overlap(grad: Array, view: Array) -> bool:
+    """Whether a gradient lies in the memory of a bucket."""
+    return type(grad) is type(view) and bool(devices.of_array(view).namespace.may_share_memory(grad, view))
+
+
 def fill(parameters: list[Tensor], tables: set[int], size: int, compression: Any) -> list[Bucket | Table]:
     """Cut parameters, the last first, into buckets of at most `size` bytes; `tables`: the ids of those of rows."""
     buckets: list[Bucket | Table] = []
@@ -115,10 +156,11 @@ def fill(parameters: list[Tensor], tables: set[int], size: int, compression: Any
         if id(p) in tables:
             buckets.append(Table(p))
             continue
-        group = open_ones.setdefault(p.dtype, [])
+        kind = p.dtype, type(p._array)
+        group = open_ones.setdefault(kind, [])
         if group and sum(q.nbytes for q in group) + p.nbytes > size:
             buckets.append(Bucket(group, compression))
-            group = open_ones[p.dtype] = []
+            group = open_ones[kind] = []
         group.append(p)
     buckets += [Bucket(group, compression) for group in open_ones.values() if group]
     return buckets

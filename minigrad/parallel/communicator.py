@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any, Self
 
 import numpy as np
 
-from minigrad import dtypes
-from minigrad._core import shared, tape
-from minigrad.errors import DTypeError, ShapeError, describe, message
+from minigrad._core import tape
+from minigrad.backend import devices
+from minigrad.errors import ShapeError, describe, message
+from minigrad.parallel import arrays
+from minigrad.parallel.arrays import HOST, NCCL, STAGED, bytes_of, checked, empty, form, is_here, kind_of
 from minigrad.tensor import Tensor
 
 __all__ = ["Communicator", "bounds"]
 
-Array = np.ndarray[Any, Any]
-OPS = ("sum", "mean", "max")
-SENT = 40  # int64 that go before an array that is sent: its dtype, its axes, its extents
-CODES = [np.dtype(t) for t in (*"?bhilBHILefdFD",)] + [dtypes.bfloat16]
+Array = Any
 
 
 class Communicator(abc.ABC):
@@ -27,6 +27,9 @@ class Communicator(abc.ABC):
     concern two ranks. Arrays may be of any shape, also without elements, and of any layout; a tensor is taken as its
     values, and answered with a tensor that requires no grad. Every rank gets the same bits, and these depend neither on
     timing nor on the engine: elements are combined in the order of the ranks, half types in float32, rounded once.
+
+    Arrays on the GPUs of the ranks go from GPU to GPU by NCCL, where the current stream has come to the call; NCCL
+    chooses the order of sums of float32 and float64, the same on all ranks.
 
     A rank that fails ends the others: they raise `ParallelError`.
 
@@ -39,8 +42,8 @@ class Communicator(abc.ABC):
 
     Notes
     -----
-    An engine writes the methods with an underscore. They get flat arrays in C order that have been checked, so that
-    one for a device (NCCL) needs to write these alone.
+    An engine writes the methods with an underscore. They get flat arrays in C order that have been checked. Those on a
+    GPU go to `minigrad.parallel.nccl.Gpus`, which is made when a collective first meets one, and writes some of these.
 
     Examples
     --------
@@ -56,7 +59,10 @@ class Communicator(abc.ABC):
     size: int
     rank: int
     engine: str = ""  # its name
+    timeout: float = math.inf  # seconds that a rank waits for the others
+    local_rank: int = 0  # of the world: the number of this rank among those of its machine
     overlaps: bool = True  # whether a duplicate may be used by a thread of its own
+    _gpus: Any = None  # what moves arrays on GPUs
     _form: int = 0  # stands for dtype and shape of what a call was given; an engine may compare those of the ranks
 
     # --- collectives ------------------------------------------------------------------------------------------------
@@ -93,11 +99,11 @@ class Communicator(abc.ABC):
         """
         who = "allreduce"
         array = self._array(who, x)
-        kind, flat = self._reducible(who, array, op)
-        result = self._result(who, array, out)
-        if out is not None and out is not array and np.may_share_memory(flat, out):
+        kind, flat = arrays.reducible(who, array, op)
+        result = arrays.result_for(who, array, out)
+        if out is not None and out is not array and devices.of_array(flat).namespace.may_share_memory(flat, out):
             flat = flat.copy()  # else what is read later would be written over
-        self._allreduce(flat, result.reshape(-1).view(flat.dtype), kind, op)
+        self._of(array)._allreduce(flat, result.reshape(-1).view(flat.dtype), kind, op)
         return self._answer(x, result)
 
     def reduce_scatter(self, x: Any, op: str = "sum", *, rows: Any = None) -> Any:
@@ -132,7 +138,7 @@ class Communicator(abc.ABC):
         """
         who = "reduce_scatter"
         array = self._array(who, x)
-        kind, flat = self._reducible(who, array, op)
+        kind, flat = arrays.reducible(who, array, op)
         if array.ndim == 0:
             raise ShapeError(message(who, "x", array, "an axis to cut"))
         if rows is None:
@@ -144,8 +150,8 @@ class Communicator(abc.ABC):
                 raise ShapeError(message(who, "rows", np.asarray(rows).tolist(), need))
         width = flat.size // len(array) if len(array) else 0
         self._form = form(self._form, *ends.tolist())
-        out = np.empty((ends[self.rank + 1] - ends[self.rank], *array.shape[1:]), array.dtype)
-        self._reduce_scatter(flat, out.reshape(-1).view(flat.dtype), ends * width, kind, op)
+        out = empty(array, (int(ends[self.rank + 1] - ends[self.rank]), *array.shape[1:]), array.dtype)
+        self._of(array)._reduce_scatter(flat, out.reshape(-1).view(flat.dtype), ends * width, kind, op)
         return self._answer(x, out)
 
     def all_gather(self, x: Any) -> Any:
@@ -172,7 +178,8 @@ class Communicator(abc.ABC):
         >>> parallel.init().all_gather([[1.0, 2.0]]).shape
         (1, 2)
         """
-        array = np.atleast_1d(self._array("all_gather", x))
+        array = self._array("all_gather", x)
+        array = array.reshape(array.shape or (1,))
         tail = array.shape[1:]
         width = int(np.prod(tail, dtype=np.int64)) * array.itemsize
         own = np.array([len(array), width, form(kind_of(array), *tail)], np.int64)
@@ -186,8 +193,8 @@ class Communicator(abc.ABC):
                 got = f"of another dtype or shape {there} than {here}, {describe(array)}"
             raise ShapeError(message("all_gather", "x", got, "one dtype and equal extents but the first"))
         ends = np.concatenate([[0], np.cumsum(table[:, 0])])
-        out = np.empty((int(ends[-1]), *tail), array.dtype)
-        self._all_gather(_bytes(array), _bytes(out), ends * width)
+        out = empty(array, (int(ends[-1]), *tail), array.dtype)
+        self._of(array)._all_gather(bytes_of(array), bytes_of(out), ends * width)
         return self._answer(x, out)
 
     def broadcast(self, x: Any, root: int = 0, *, out: Array | None = None) -> Any:
@@ -219,10 +226,10 @@ class Communicator(abc.ABC):
         """
         self._check_rank("broadcast", "root", root)
         array = self._array("broadcast", x)
-        result = self._result("broadcast", array, out)
+        result = arrays.result_for("broadcast", array, out)
         if self.rank == root and result is not array:
             result[...] = array
-        self._broadcast(_bytes(result), root)
+        self._of(array)._broadcast(bytes_of(result), root)
         return self._answer(x, result)
 
     def barrier(self) -> None:
@@ -242,17 +249,18 @@ class Communicator(abc.ABC):
         """
         self._check_rank("send", "to", to, other=True)
         array = self._array("send", x)
-        self._push(_header(array).view(np.uint8), to)
-        self._push(_bytes(array), to)
+        head, moved = self._leaving(array)
+        self._push(head.view(np.uint8), to)
+        (self._gpus if head[-1] == NCCL else self)._push(moved, to)
 
     def recv(self, source: int) -> Array:
-        """The next array that a rank sends to this one."""
+        """The next array that a rank sends to this one, on the CPU or the GPU as there."""
         self._check_rank("recv", "source", source, other=True)
-        head = np.empty(SENT, np.int64)
-        self._pull(head.view(np.uint8), source)
-        out = _empty(head)
-        self._pull(_bytes(out), source)
-        return out
+        head = np.empty(arrays.BYTES, np.uint8)
+        self._pull(head, source)
+        out, moved = self._coming(head)
+        (self if is_here(moved) else self._gpus)._pull(moved, source)
+        return self._arrived(out, moved)
 
     def sendrecv(self, x: Any, to: int, source: int) -> Array:
         """Send an array to one rank and take one from another, or from the same, without either waiting for the other.
@@ -267,10 +275,36 @@ class Communicator(abc.ABC):
         self._check_rank("sendrecv", "to", to, other=True)
         self._check_rank("sendrecv", "source", source, other=True)
         array = self._array("sendrecv", x)
-        head = np.empty(SENT, np.int64)
-        self._exchange(_header(array).view(np.uint8), to, head.view(np.uint8), source)
-        out = _empty(head)
-        self._exchange(_bytes(array), to, _bytes(out), source)
+        own, moved = self._leaving(array)
+        head, none = np.empty(arrays.BYTES, np.uint8), np.empty(0, np.uint8)
+        self._exchange(own.view(np.uint8), to, head, source)
+        out, coming = self._coming(head)
+        here = [one if is_here(one) else none for one in (moved, coming)]
+        self._exchange(here[0], to, here[1], source)
+        sends, receives = ([] if is_here(b) else [(b, peer)] for b, peer in ((moved, to), (coming, source)))
+        if sends or receives:
+            self._gpus._trade("sendrecv", sends, receives)
+        return self._arrived(out, coming)
+
+    def _leaving(self, array: Array) -> tuple[Array, Array]:
+        """The header of an array to send, and its bytes, where they are sent from."""
+        if is_here(array):
+            return arrays.header(array, HOST), bytes_of(array)
+        if self._gpus is None:  # to make them is a collective, and the others may know nothing of this call
+            return arrays.header(array, STAGED), devices.of_array(array).to_numpy(bytes_of(array))
+        return arrays.header(array, NCCL), bytes_of(array)
+
+    @staticmethod
+    def _coming(head: Array) -> tuple[Array, Array]:
+        """Where an array goes that comes, and the bytes to fill before."""
+        out = arrays.empty_by(head.view(np.int64))
+        moved = bytes_of(out)
+        return out, np.empty(moved.size, np.uint8) if head.view(np.int64)[-1] == STAGED else moved
+
+    @staticmethod
+    def _arrived(out: Array, moved: Array) -> Array:
+        if is_here(moved) and not is_here(out):
+            bytes_of(out)[...] = devices.of_array(out).asarray(moved)
         return out
 
     # --- groups -----------------------------------------------------------------------------------------------------
@@ -395,45 +429,19 @@ class Communicator(abc.ABC):
     # --- checks -----------------------------------------------------------------------------------------------------
 
     def _array(self, who: str, x: Any) -> Array:
-        array = x._array if isinstance(x, Tensor) else x
-        array = np.asarray(array)
-        if array.dtype not in CODES:
-            raise DTypeError(message(who, "x", array, "numbers or bools, of the machine's byte order"))
+        array = checked(who, x)
         self._form = form(kind_of(array), *array.shape)
         return array
 
-    def _reducible(self, who: str, array: Array, op: str) -> tuple[int, Array]:
-        """What the elements are to the kernel, and the array as a flat one of such elements."""
-        if op not in OPS:
-            raise ValueError(message(who, "op", repr(op), "'sum', 'mean' or 'max'"))
-        flat = np.ascontiguousarray(array).reshape(-1)
-        letter = array.dtype.kind
-        if letter == "c":
-            if op == "max":
-                raise DTypeError(message(who, "x", array, "real numbers for a maximum"))
-            flat = flat.view(np.float32 if array.dtype.itemsize == 8 else np.float64)
-        elif letter == "b":
-            if op != "max":
-                raise DTypeError(message(who, "x", array, f"numbers for a {op}", "The maximum of bools is `any`"))
-            flat = flat.view(np.uint8)
-        elif letter in "iu":
-            if op == "mean":
-                raise DTypeError(message(who, "x", array, "floating numbers for a mean"))
-            if op == "sum":  # it wraps
-                flat = flat.view(f"u{array.dtype.itemsize}")
-        name = f"{'int' if flat.dtype.kind == 'i' else 'uint'}{8 * flat.itemsize}" if flat.dtype.kind in "iu" else ""
-        return shared.kinds[name or flat.dtype.name], flat
+    def _of(self, array: Array) -> Any:
+        """What moves an array: this engine, or the GPUs of the ranks."""
+        if is_here(array):
+            return self
+        if self._gpus is None:
+            from minigrad.parallel.nccl import connect
 
-    def _result(self, who: str, array: Array, out: Array | None) -> Array:
-        if out is None:
-            return np.empty(array.shape, array.dtype)
-        if not isinstance(out, np.ndarray):
-            raise TypeError(message(who, "out", f"a {type(out).__name__}", "a numpy.ndarray"))
-        if out.shape != array.shape or out.dtype != array.dtype:
-            raise ShapeError(message(who, "out", out, f"{describe(array)}, as x"))
-        if not (out.flags.c_contiguous and out.flags.writeable):
-            raise ValueError(message(who, "out", "read-only or not in C order", "memory to write to, in C order"))
-        return out
+            self._gpus = connect(self)
+        return self._gpus
 
     def _check_rank(self, who: str, name: str, rank: int, *, other: bool = False) -> None:
         if not isinstance(rank, (int, np.integer)):
@@ -463,28 +471,3 @@ def bounds(n: int, size: int) -> Array:
     [0, 2, 4, 7]
     """
     return n * np.arange(size + 1, dtype=np.int64) // size
-
-
-def form(*numbers: int) -> int:
-    """A number of 40 bits that stands for some, on all ranks the same."""
-    return hash(numbers) & 0xFFFFFFFFFF
-
-
-def kind_of(array: Array) -> int:
-    """A number for a dtype."""
-    return ord(array.dtype.kind) << 8 | int(array.dtype.itemsize)
-
-
-def _bytes(array: Array) -> Array:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _header(array: Array) -> Array:
-    head = np.zeros(SENT, np.int64)
-    head[:2] = CODES.index(array.dtype), array.ndim
-    head[2 : 2 + array.ndim] = array.shape
-    return head
-
-
-def _empty(head: Array) -> Array:
-    return np.empty(tuple(head[2 : 2 + head[1]].tolist()), CODES[head[0]])

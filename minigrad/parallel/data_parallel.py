@@ -20,9 +20,11 @@ from minigrad.nn.mode import evaluation
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.ops.noise import set_rank
+from minigrad.parallel.arrays import is_here
 from minigrad.parallel.buckets import Bucket, Table, Worker, fill
 from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.errors import ParallelError
+from minigrad.parallel.nccl import Lane
 from minigrad.parallel.start import init
 from minigrad.parallel.sync_batch_norm import AllStatistics, synchronize
 from minigrad.tensor import Tensor
@@ -117,8 +119,8 @@ class DataParallel(Module):
         self._place: dict[int, tuple[int, int]] = {}  # id of a parameter -> its bucket, its place there
         self._next = 0  # the bucket that is sent next: all ranks send them in the same order
         self._syncs, self._ready, self._sharded = True, False, False
-        self._worker: Worker | None = None
-        self._channel: Communicator = self.communicator  # that of the worker
+        # where gradients lie on the CPU, and where on a GPU: what averages them beside backward, and its ranks
+        self._lanes: dict[bool, tuple[Worker | Lane | None, Communicator]] = {}
         if sync_batch_norm:
             synchronize(module, self.communicator)
         if all(p.is_initialized for p in module.parameters()):
@@ -166,6 +168,8 @@ class DataParallel(Module):
                 raise ValueError(message("DataParallel", "a parameter", "trained now", need, hint))
             self._watch(self._frozen)
         alone = self.communicator.size == 1
+        if self._syncs and not alone and is_grad_enabled():
+            self._open()  # where the model may have been moved to since
         if self.broadcast_buffers and self._syncs and not alone and self.module.training and is_grad_enabled():
             self._broadcast(self._unshared())
         return self.module(*args, **kwargs)
@@ -283,10 +287,14 @@ class DataParallel(Module):
         if self._sharded:
             got, need = "a ShardedOptimizer", "an optimizer whose state every rank holds"
             raise RuntimeError(message("DataParallel.recover", "the optimizer", got, need, "Load a checkpoint"))
-        if self._worker is not None:
-            self._worker.join()
-        self._worker = None
-        self.communicator = self._channel = self.communicator.shrink()
+        if any(not is_here(p._array) for p in self.module.parameters()):
+            got, hint = "on GPUs, which may have made half of a step", "Start all again, from the last checkpoint"
+            raise RuntimeError(message("DataParallel.recover", "the model", got, "one on the CPU", hint))
+        for worker, _ in self._lanes.values():
+            if isinstance(worker, Worker):
+                worker.join()
+        self._lanes.clear()
+        self.communicator = self.communicator.shrink()
         steps = self.communicator.all_gather(np.int64(step))
         leader = int(np.argmax(steps))
         tensors = [t for _, t in self.module.named_parameters() + self.module.named_buffers()]
@@ -354,10 +362,14 @@ class DataParallel(Module):
         self._buckets += new
 
     def _open(self) -> None:
-        """Let a thread average the gradients, where the engine allows it."""
-        if self.communicator.overlaps:
-            self._channel = self.communicator.duplicate()
-            self._worker = Worker()
+        """Let a thread, where the engine allows it, or a stream of the GPU average the gradients."""
+        for bucket in self._buckets:
+            bucket.settle()
+        for on_gpu in sorted({bucket.on_gpu for bucket in self._buckets} - set(self._lanes)):
+            if on_gpu or self.communicator.overlaps:
+                self._lanes[on_gpu] = Lane() if on_gpu else Worker(), self.communicator.duplicate()
+            else:
+                self._lanes[on_gpu] = None, self.communicator
 
     def _object(self, value: Any, root: int) -> Any:
         """That of one rank, for all."""
@@ -374,7 +386,7 @@ class DataParallel(Module):
         """Write the values of rank 0 into those of all, each dtype at once."""
         kinds: dict[Any, list[Tensor]] = {}
         for t in tensors:
-            kinds.setdefault(t.dtype, []).append(t)
+            kinds.setdefault((t.dtype, type(t._array)), []).append(t)
         for group in kinds.values():
             flat = np.concatenate([np.ravel(t._array) for t in group])
             self.communicator.broadcast(flat, out=flat)
@@ -408,10 +420,12 @@ class DataParallel(Module):
     def _send(self) -> None:
         """Average the buckets that are full, as far as those before them are."""
         while self._next < len(self._buckets) and not self._buckets[self._next].waiting:
-            reduce = partial(self._buckets[self._next].reduce, self._channel)
+            bucket = self._buckets[self._next]
+            worker, channel = self._lanes[bucket.on_gpu]
             self._next += 1
-            if self._worker is not None:
-                self._worker.add(reduce)
+            reduce = partial(bucket.reduce, channel)
+            if worker is not None:
+                worker.add(reduce)
             else:
                 reduce()
 
@@ -424,8 +438,9 @@ class DataParallel(Module):
         self._next = 0
         own = np.array([used for bucket in self._buckets for used in bucket.used])
         used = self.communicator.allreduce(own, "max").tolist()
-        if self._worker is not None:
-            self._worker.wait()
+        for worker, _ in self._lanes.values():
+            if worker is not None:
+                worker.wait()
         for bucket in self._buckets:
             bucket.give(used[: len(bucket.parameters)])
             del used[: len(bucket.parameters)]

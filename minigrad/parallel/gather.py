@@ -21,7 +21,7 @@ State = dict[str, dict[str, Any]]
 
 
 def gather_states(communicator: Communicator, own: State) -> list[State]:
-    """The dicts of tensors and numbers of all ranks, each by its rank; a collective."""
+    """The dicts of tensors and numbers of all ranks, each by its rank, on the CPU; a collective."""
     heads = gather_plain(communicator, {key: {n: _head(v) for n, v in s.items()} for key, s in own.items()})
     found: list[State] = []
     for rank, given in enumerate(heads):
@@ -48,7 +48,7 @@ def _taken(communicator: Communicator, head: Any, value: Any, rank: int) -> Any:
         return head
     if rank != communicator.rank:
         value = tape.new_tensor(np.empty(head["shape"], head["dtype"]))
-    return communicator.broadcast(value, rank)
+    return communicator.broadcast(value.to("cpu"), rank)
 
 
 def gather_optimizer_state(optimizer: Optimizer, communicator: Communicator | None = None) -> dict[str, Any]:

@@ -209,15 +209,16 @@ def end_world() -> NoReturn:
     os._exit(1)  # MPICH's comes back, and MPI_Finalize would wait for the others
 
 
-def share(world: Any) -> int:
-    """The cores for this rank. Launchers may bind each rank to some, which are then its own."""
+def share(world: Any) -> tuple[int, int]:
+    """The cores for this rank, and its number on this machine. Launchers may bind each rank to some, then its own."""
     from mpi4py import MPI
 
     here = world.Split_type(MPI.COMM_TYPE_SHARED)
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
     sharing = sum(not usable.isdisjoint(other) for other in here.allgather(usable))
+    number = here.Get_rank()
     here.Free()
-    return max(1, threads.cores() // sharing)
+    return max(1, threads.cores() // sharing), number
 
 
 def start(timeout: float | None = None) -> MPICommunicator:
@@ -231,10 +232,11 @@ def start(timeout: float | None = None) -> MPICommunicator:
             message("parallel.init", "mpi4py", f"missing ({error})", need, "pip install mpi4py")
         ) from None
     world = MPI.COMM_WORLD
-    cores = share(world)
+    cores, number = share(world)
     if not (os.environ.get("MINIGRAD_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")):
         threads.set_num_threads(cores)
     made = MPICommunicator(world, wait)
+    made.local_rank = number
     before = sys.excepthook
 
     def end_all(kind: type[BaseException], error: BaseException, found: TracebackType | None) -> None:

@@ -79,7 +79,10 @@ class Block:
         """That of the whole world, for one of its ranks."""
         start = round_up(shared.world_bytes(self.size))
         alone = self.size <= len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else False
-        return ProcessCommunicator(self, start, list(range(self.size)), rank, limit(timeout), SPIN if alone else 0.0)
+        spin = SPIN if alone else 0.0
+        made = ProcessCommunicator(self, start, list(range(self.size)), rank, limit(timeout), spin)
+        made.local_rank = rank
+        return made
 
 
 class ProcessCommunicator(Communicator):

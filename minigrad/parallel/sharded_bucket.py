@@ -9,13 +9,14 @@ import numpy as np
 from minigrad._core import tape
 from minigrad.errors import GradError, message
 from minigrad.optim.gradients import cast
-from minigrad.parallel.buckets import Bucket, Table
+from minigrad.parallel.arrays import empty
+from minigrad.parallel.buckets import Bucket, Table, dense, overlap
 from minigrad.parallel.communicator import Communicator
 from minigrad.tensor import Tensor
 
 __all__ = ["ShardedBucket", "ShardedTable"]
 
-Array = np.ndarray[Any, Any]
+Array = Any
 
 
 class ShardedBucket(Bucket):
@@ -42,10 +43,14 @@ class ShardedBucket(Bucket):
         self.used = [False] * len(parameters)
         self.waiting = set(range(len(parameters)))
 
+    def settle(self) -> None:
+        """Nothing: memory is made for each backward."""
+
     def take(self, place: int) -> None:
         """Copy the gradient of a parameter, and drop it."""
         if self.flat is None:
-            self.flat = np.empty(sum(p.size for p in self.parameters), self.dtype)
+            first = self.parameters[0]._array
+            self.flat = empty(first, sum(p.size for p in self.parameters), self.dtype)
             ends = np.cumsum([0, *(self.parameters[i].size for i in self.order)]).tolist()
             self.starts = dict(zip(self.order, ends))
         p, start = self.parameters[place], self.starts[place]
@@ -55,12 +60,12 @@ class ShardedBucket(Bucket):
             view[...] = 0
         else:
             array = grad._array
-            if self.kept is not None and isinstance(array, np.ndarray) and np.may_share_memory(array, self.kept):
+            if self.kept is not None and overlap(array, self.kept):
                 got = "an average already, of which this rank alone holds its share"
                 hint = "To accumulate, run all but the last backward in model.no_sync()"
                 need = "optimizer.zero_grad() before the next backward"
                 raise GradError(message("ShardedOptimizer", "a gradient", got, need, hint))
-            np.copyto(view, np.asarray(array))
+            view[...] = dense(array)
             p._grad = None
         self.waiting.discard(place)
 
@@ -73,11 +78,11 @@ class ShardedBucket(Bucket):
         else:
             small = cast(self.flat, self.compression)
             self.kept = cast(communicator.reduce_scatter(small, "mean", rows=rows), self.dtype)
-        self.flat = None
 
     def give(self, used: list[bool]) -> None:
         """Let the gradients of this rank's parameters be the averages; the others have none."""
         assert self.kept is not None
+        self.flat = None  # not before: a GPU may have been reading it
         start = 0
         for i in self.order:
             p = self.parameters[i]

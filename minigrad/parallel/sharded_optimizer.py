@@ -155,13 +155,13 @@ class ShardedOptimizer(Optimizer):
 
     def _send(self) -> None:
         """Broadcast the values of each rank's parameters, some of them together."""
-        runs: dict[tuple[int, Any], list[list[Tensor]]] = {}
+        runs: dict[tuple[int, Any, type], list[list[Tensor]]] = {}
         for p in self._params():
-            found = runs.setdefault((self.owner(p), p.dtype), [[]])
+            found = runs.setdefault((self.owner(p), p.dtype, type(p._array)), [[]])
             if sum(q.nbytes for q in found[-1]) + p.nbytes > CHUNK:
                 found.append([])
             found[-1].append(p)
-        for (owner, _), found in runs.items():
+        for (owner, *_), found in runs.items():
             for params in filter(None, found):
                 self._broadcast(params, owner)
         others = [p for p in self._params() if self.owner(p) != self.communicator.rank]

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from minigrad._core import shared
+from minigrad.parallel.arrays import is_here
 from minigrad.parallel.communicator import Communicator
 
 __all__ = ["SingleCommunicator"]
@@ -20,8 +21,14 @@ class SingleCommunicator(Communicator):
     engine = "single"
     size, rank = 1, 0
 
+    def _of(self, array: Any) -> Any:
+        return self  # where arrays on a GPU are copied too
+
     def _allreduce(self, x: Array, out: Array, kind: int, op: str) -> None:
-        shared.combine([x], out, x.itemsize, kind, shared.ops[op])
+        if is_here(x):
+            shared.combine([x], out, x.itemsize, kind, shared.ops[op])
+        else:
+            out[...] = x
 
     def _reduce_scatter(self, x: Array, out: Array, ends: Array, kind: int, op: str) -> None:
         out[...] = x

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
+from minigrad.backend import devices
 from minigrad.errors import AxisError, ShapeError, describe, message
 from minigrad.function import Function
+from minigrad.parallel.arrays import is_here
 from minigrad.parallel.communicator import Communicator, bounds
 from minigrad.tensor import Tensor
 
@@ -77,7 +80,8 @@ def part(array: Any, communicator: Communicator, axis: int) -> Any:
 
 def whole(array: Any, communicator: Communicator, axis: int) -> Any:
     """The parts of all ranks along an axis."""
-    return np.ascontiguousarray(np.moveaxis(communicator.all_gather(np.moveaxis(array, axis, 0)), 0, axis))
+    xp = devices.of_array(array).namespace
+    return xp.ascontiguousarray(xp.moveaxis(communicator.all_gather(xp.moveaxis(array, axis, 0)), 0, axis))
 
 
 def copy_in(x: Tensor, communicator: Communicator) -> Tensor:
@@ -185,7 +189,7 @@ def vocabulary_cross_entropy(
     ShapeError
         If the targets have another shape.
     IndexError
-        If a target is no class.
+        If a target is no class; on a GPU, which would have to be waited for, the loss is NaN then.
 
     Examples
     --------
@@ -199,21 +203,23 @@ def vocabulary_cross_entropy(
     if targets.shape != logits.shape[:-1]:
         raise ShapeError(message(who, "targets", targets, f"shape {logits.shape[:-1]}, a class for each row"))
     widths = communicator.all_gather(np.int64(logits.shape[-1]))
-    index = np.asarray(targets._array)
-    counted = np.ones(index.shape, bool) if ignore_index is None else index != ignore_index
-    wrong = index[counted & ((index < 0) | (index >= widths.sum()))]
-    if wrong.size:
-        raise IndexError(f"{who}: targets holds the class {int(wrong[0])}, and there are {widths.sum()}")
-    own = index - widths[: communicator.rank].sum()
+    counted = ops.ones_like(targets, dtype=dtypes.bool) if ignore_index is None else targets != ignore_index
+    targets = ops.astype(targets, dtypes.int64) if targets.dtype in dtypes.INTEGER else targets
+    known = (targets >= 0) & (targets < int(widths.sum()))
+    if is_here(targets._array):
+        wrong = targets._array[(counted & ~known)._array]
+        if wrong.size:
+            raise IndexError(f"{who}: targets holds the class {int(wrong[0])}, and there are {widths.sum()}")
+    own = targets - int(widths[: communicator.rank].sum())
     inside = counted & (own >= 0) & (own < logits.shape[-1])
     if logits.dtype in dtypes.HALF:
         logits = ops.astype(logits, dtypes.float32)
-    rows = ops.asarray(counted)
-    logits = ops.where(rows[..., None], logits, 0.0)
+    logits = ops.where(counted[..., None], logits, 0.0)
     top = communicator.allreduce(ops.max(logits.detach(), axis=-1, keepdims=True), "max")
     shifted = logits - top
     total = sum_out(ops.sum(ops.exp(shifted), axis=-1), communicator)
-    column = ops.asarray(np.where(inside, own, 0)[..., None])
-    found = ops.where(ops.asarray(inside), ops.take_along_axis(shifted, column, axis=-1)[..., 0], 0.0)
+    column = ops.where(inside, own, 0)[..., None]
+    found = ops.where(inside, ops.take_along_axis(shifted, column, axis=-1)[..., 0], 0.0)
     losses = ops.log(total) - sum_out(found, communicator)
-    return ops.sum(ops.where(rows, losses, 0.0)) / max(int(counted.sum()), 1)
+    losses = ops.where(known, losses, math.nan)  # on a GPU nobody has looked yet
+    return ops.sum(ops.where(counted, losses, 0.0)) / ops.maximum(ops.sum(ops.astype(counted, losses.dtype)), 1.0)

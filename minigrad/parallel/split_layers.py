@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from minigrad import ops
+from minigrad import dtypes, ops
 from minigrad.errors import ShapeError, message
 from minigrad.nn.dense import Dense
 from minigrad.nn.embedding import Embedding
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.parallel.arrays import is_here
 from minigrad.parallel.communicator import Communicator, bounds
 from minigrad.parallel.split_functions import copy_in, gather_out, part, slice_in, sum_out
 from minigrad.parallel.start import init
@@ -228,7 +230,8 @@ class VocabularyEmbedding(Embedding):
     ValueError
         With `sparse`, or a constraint.
     IndexError
-        When called with an id that is negative or has no row.
+        When called with an id that is negative or has no row; on a GPU, which would have to be waited for, its vector
+        is NaN then.
 
     Examples
     --------
@@ -260,14 +263,17 @@ class VocabularyEmbedding(Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """The vectors of ids of any shape, along a last axis more."""
-        own = np.asarray(ops.asarray(ids)._array)
-        wrong = own[(own < 0) | (own >= self._rows)]
-        if wrong.size:
+        ids = ops.asarray(ids)
+        ids = ops.astype(ids, dtypes.int64) if ids.dtype in dtypes.INTEGER else ids
+        known = (ids >= 0) & (ids < self._rows)
+        if is_here(ids._array) and not known._array.all():
+            wrong = ids._array[~known._array]
             raise IndexError(f"VocabularyEmbedding: ids holds {int(wrong[0])}, and there are {self._rows}")
         start = int(bounds(self._rows, self.communicator.size)[self.communicator.rank])
-        own = own - start
+        own = ids - start
         inside = (own >= 0) & (own < len(self.weight))
         row = None if self.padding_idx is None else self.padding_idx - start
         row = row if row is not None and 0 <= row < len(self.weight) else None
-        y = ops.embedding(ops.asarray(np.where(inside, own, 0)), self.weight, padding_idx=row)
-        return sum_out(ops.where(ops.asarray(inside)[..., None], y, 0.0), self.communicator)
+        y = ops.embedding(ops.where(inside, own, 0), self.weight, padding_idx=row)
+        y = ops.where(inside[..., None], y, 0.0)
+        return sum_out(ops.where(known[..., None], y, math.nan), self.communicator)

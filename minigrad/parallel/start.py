@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 
+from minigrad.backend import devices
 from minigrad.errors import message
 from minigrad.parallel.communicator import Communicator
 from minigrad.parallel.processes import Block
@@ -24,6 +25,8 @@ def init(engine: str | None = None, *, timeout: float | None = None) -> Communic
 
     The same program runs alone (``python train.py``: one rank), as processes of one machine (``python -m
     minigrad.launch -n 4 train.py``), and over machines (``mpiexec -n 64 python train.py``, which needs mpi4py).
+
+    From then on ``"cuda"`` stands for a GPU of this rank: that with its number among the ranks of the machine.
 
     Parameters
     ----------
@@ -54,6 +57,8 @@ def init(engine: str | None = None, *, timeout: float | None = None) -> Communic
         raise ValueError(message("parallel.init", "engine", repr(engine), "'single', 'processes' or 'mpi'"))
     if _world is None:
         _world = _make(engine, timeout)
+        if _world.local_rank:
+            devices.choose_gpu(_world.local_rank)
     elif engine is not None and engine != _world.engine:
         raise RuntimeError(message("parallel.init", "engine", repr(engine), f"{_world.engine!r}, which runs already"))
     return _world

@@ -16,11 +16,12 @@ from minigrad.train.callbacks import (
     TerminateOnNaN,
     latest,
 )
+from minigrad.train.graphed_step import GraphedStep
 from minigrad.train.metrics import Metric
 from minigrad.train.trainer import Trainer
 
 __all__ = [
-    "FGSM", "PGD", "VAT", "CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "Free", "FreeLB", "LRSchedule",
-    "LambdaCallback", "Metric", "Plot", "ProgressBar", "TensorBoard", "TerminateOnNaN", "Trainer", "accumulate",
-    "callbacks", "latest", "metrics",
+    "FGSM", "PGD", "VAT", "CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "Free", "FreeLB", "GraphedStep",
+    "LRSchedule", "LambdaCallback", "Metric", "Plot", "ProgressBar", "TensorBoard", "TerminateOnNaN", "Trainer",
+    "accumulate", "callbacks", "latest", "metrics",
 ]  # fmt: skip

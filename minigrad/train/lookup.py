@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from minigrad import nn, optim
-from minigrad.errors import describe, message
+from minigrad.errors import DeviceError, describe, message
 from minigrad.nn import functional
 from minigrad.nn.module import Module
 from minigrad.optim import schedules
 from minigrad.train.metrics import BinaryAccuracy, Metric, get
 
 __all__ = [
-    "LOSSES", "SCHEDULES", "check_ema", "check_optimizer", "find_loss", "find_metrics", "find_optimizer",
+    "LOSSES", "SCHEDULES", "check_ema", "check_graph", "check_optimizer", "find_loss", "find_metrics", "find_optimizer",
     "find_schedule", "name_of",
 ]  # fmt: skip
 
@@ -150,6 +150,21 @@ def check_ema(average: Any, model: Module) -> Any:
         got = f"{type(average).__name__} of another model"
         raise ValueError(message("Trainer", "ema", got, "one of the model that is trained"))
     return average
+
+
+def check_graph(trainer: Any) -> None:
+    """Raise where passes cannot go by CUDA graphs: on the CPU, and where more is called than forward and backward."""
+    device = next((p.device for p in trainer.model.parameters()), "cpu")
+    if device == "cpu":
+        got = "True, and the model on the CPU"
+        raise DeviceError(message("Trainer", "graph", got, "a model on a GPU", "Pass device='cuda'"))
+    for what, there in (
+        ("an adversary", trainer.adversary is not None),
+        ("SAM", isinstance(trainer.optimizer, optim.SAM)),
+        ("several ranks", trainer.ranks.size > 1),
+    ):
+        if there:
+            raise ValueError(message("Trainer", "graph", f"True beside {what}", "forward and backward passes alone"))
 
 
 def check_schedule(schedule: str) -> None:

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from minigrad import amp, optim, random
-from minigrad.dtypes import FLOATING, INTEGER, float32
+from minigrad import amp, ops, optim, random
+from minigrad.dtypes import FLOATING, INTEGER, float32, float64
 from minigrad.errors import AxisError, DTypeError, ShapeError, describe, message
+from minigrad.nn.module import Module
 from minigrad.optim.gradients import agreed, all_finite
 from minigrad.tensor import Tensor
 from minigrad.train.accumulate import denominator
 from minigrad.train.batch import Inputs, StandIn, call, converted, leaves, map_leaves, split
 from minigrad.train.diagnosis import NonFinite, find_nonfinite, origin
+from minigrad.train.graphed_gradients import GraphedGradients
 from minigrad.train.lookup import name_of
 from minigrad.train.sums import Sums
 
@@ -38,6 +40,10 @@ class Pipeline:
         self._metrics: Sequence[Any] = ()
         self._found: tuple[float, tuple[Inputs, Any, int]] | None = None  # a loss that is not finite, and its part
         self._random: Any = None  # the random state before the batch at hand
+        self._graphs: Any = None
+        if trainer.graph:
+            models = [trainer.model, *([trainer.loss] if isinstance(trainer.loss, Module) else [])]
+            self._graphs = GraphedGradients(models, self._compute)
 
     def run(self, batches: Sequence[Any]) -> bool:
         """One step over batches that stand for one; whether the weights were updated."""
@@ -104,10 +110,12 @@ class Pipeline:
         self.trainer.optimizer.zero_grad()
         for number, part in enumerate(weighted, 1):
             with self.trainer.ranks.synced(number == len(weighted)):
-                self._gradients(*part)
+                self._gradients(*part, first=number == 1)
         self._measured = False
 
-    def _gradients(self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float) -> None:
+    def _gradients(
+        self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float, first: bool = True
+    ) -> None:
         """Add the gradient of one part to those of the parameters."""
         t = self.trainer
         t.batch = batch
@@ -127,7 +135,10 @@ class Pipeline:
                 loss = loss * factor
             (loss if t.scaler is None else t.scaler.scale(loss)).backward()
 
-        if t.adversary is None:
+        if self._graphs is not None:
+            seen[0], loss = self._graphs(inputs, targets, self._weight(share), first)
+            self._check(loss.item(), part)
+        elif t.adversary is None:
             loss = compute(inputs)
             backward(loss)
         else:
@@ -138,6 +149,18 @@ class Pipeline:
             value = float(loss.item())
             if t.scaler is None or math.isfinite(value):  # its step is skipped, and the mean of the epoch is not lost
                 self._sums.add(value, count, examples)
+
+    def _compute(self, inputs: Inputs, targets: Any, weight: Tensor) -> tuple[Any, Tensor]:
+        """Add the gradient of the loss times a weight, in what a graph can capture."""
+        outputs, loss = self.loss(inputs, targets)
+        loss.backward(weight)
+        return outputs, loss
+
+    def _weight(self, share: float) -> Tensor:
+        """What the loss of a part is multiplied by, where it is computed."""
+        t = self.trainer
+        weight = ops.full((), share, dtype=float64, device=next(p.device for p in t.model.parameters()))
+        return weight if t.scaler is None else t.scaler.scale(weight)  # type: ignore[no-any-return]
 
     def _replay(self) -> None:
         """A step between the replays of one batch."""

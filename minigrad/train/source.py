@@ -123,13 +123,14 @@ def make_source(
     shuffle: bool = False,
     seed: int | None = 0,
     dtype: Any = None,
+    device: str | None = None,
     ranks: Ranks,
 ) -> Source:
     """Batches of arrays (x, y), of a dataset, or of what gives batches already.
 
     With seed None the loader draws one from `minigrad.random`, which evaluation must not touch. NumPy's float64, which
-    is what comes out of most files, is cast to the dtype of the model. Several ranks have the same batches, of each of
-    which one gets its part.
+    is what comes out of most files, is cast to the dtype of the model. A loader that is made here gives batches on
+    `device`. Several ranks have the same batches, of each of which one gets its part.
     """
     if isinstance(data, tuple) and data and all(hasattr(part, "shape") for part in data):
         lengths = {length(part) for part in data}
@@ -145,7 +146,8 @@ def make_source(
         got = f"a tuple of {', '.join(type(part).__name__ for part in data[:4])}"
         raise TypeError(message("Trainer", name, got, "a tuple of arrays (x, y)", "np.asarray makes one of a list"))
     if is_dataset(data):
-        data = DataLoader(data, batch_size, shuffle and not isinstance(data, IterableDataset), seed=seed)
+        shuffle = shuffle and not isinstance(data, IterableDataset)
+        data = DataLoader(data, batch_size, shuffle, seed=seed, device=device)
     if ranks.size == 1 or getattr(data, "world_size", 1) == ranks.size:  # it gives this rank's part already
         return Source(data, name)
     if isinstance(data, DataLoader):

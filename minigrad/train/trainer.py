@@ -21,6 +21,7 @@ from minigrad.train.callbacks.checkpoint import latest
 from minigrad.train.interrupt import Interrupt
 from minigrad.train.lookup import (
     check_ema,
+    check_graph,
     check_optimizer,
     check_schedule,
     find_loss,
@@ -93,6 +94,9 @@ class Trainer:
     parallel : bool or Communicator, optional
         True: train with all ranks of `parallel.init()`, or with those of a communicator, each on its part of every
         batch (docs/parallel.md). The model may be a `parallel.DataParallel` instead, for its options.
+    graph : bool
+        On a GPU: let it run forward and backward passes as CUDA graphs, see `GraphedStep`. Batches of a shape that has
+        come three times go by a graph, others as usual; the numbers are the same.
 
     Attributes
     ----------
@@ -148,6 +152,7 @@ class Trainer:
         device: str | None = None,
         nan: str = "raise",
         parallel: Any = None,
+        graph: bool = False,
     ) -> None:
         if not isinstance(model, Module):
             raise TypeError(message("Trainer", "model", model, "an nn.Module"))
@@ -196,6 +201,9 @@ class Trainer:
         self.ema: Any = optim.EMA(model, ema) if isinstance(ema, (int, float)) else ema
         if ema is not None:
             check_ema(self.ema, model)
+        self.graph = bool(graph)
+        if self.graph:
+            check_graph(self)
         self.sums = Sums()
         self.callbacks = CallbackList(callbacks)
         self.callbacks.set_trainer(self)
@@ -281,7 +289,8 @@ class Trainer:
         if state is None:
             self.first_epoch, self.batch_index, self.epoch_trained = self.epoch, 0, False
             self.stop_training = False
-        options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype, "ranks": self.ranks}
+        options: dict[str, Any] = {"batch_size": batch_size, "dtype": self.dtype, "device": self.device}
+        options["ranks"] = self.ranks
         seed = None if self.seed is None else self.seed + self.first_epoch  # a second fit has another order
         source = make_source(train, "train", shuffle=shuffle, seed=seed, **options)
         held_out = None if validation is None else make_source(validation, "validation", **options)
@@ -370,7 +379,8 @@ class Trainer:
         """
         batch_size = extent("Trainer", "batch_size", batch_size)
         steps = None if steps is None else extent("Trainer", "steps", steps)
-        source = make_source(data, "data", batch_size=batch_size, dtype=self.dtype, ranks=self.ranks)
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device, "ranks": self.ranks}
+        source = make_source(data, "data", batch_size=batch_size, **options)
         logs: dict[str, Any] = {}
         self.callbacks.on_test_begin(logs)
         logs.update(evaluation.evaluate(self, source, steps=steps))

@@ -42,15 +42,20 @@ class Order:
     seed = 0
 
 
-def compiled(code: str) -> ctypes.CDLL:
-    """The library of a source, from an earlier run where that had the same."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
+def compiler() -> str:
+    """The C++ compiler."""
+    found = shutil.which(os.environ.get("CXX", "g++"))
+    if found is None:
         import pytest
 
         pytest.skip("CUDA sources run on the CPU by g++, which is not installed")
+    return found
+
+
+def compiled(code: str) -> ctypes.CDLL:
+    """The library of the kernels of a source."""
     code = DEVICE.sub(lambda found: (HERE / "device.cuh").read_text(), code)
-    command = [compiler, "-E", "-P", "-x", "c++", "-"]
+    command = [compiler(), "-E", "-P", "-x", "c++", "-"]
     plain = subprocess.run(command, input=code, capture_output=True, text=True, check=True)
     names = KERNEL.findall(plain.stdout)
     launchers = "\n".join(
@@ -58,17 +63,22 @@ def compiled(code: str) -> ctypes.CDLL:
         for name in names
     )
     source = f'#include "{HERE / "runtime.h"}"\nnamespace {{\n{SHARED.sub("", code)}\n}}\n{launchers}\n'
+    return ctypes.CDLL(str(library(source)))
+
+
+def library(source: str) -> Path:
+    """The file of the library of a source for the CPU, from an earlier run where that had the same."""
     key = hashlib.sha256((source + (HERE / "runtime.h").read_text() + repr(FLAGS)).encode()).hexdigest()[:24]
-    library = BUILD / f"{key}.so"
-    if not library.exists():
+    made = BUILD / f"{key}.so"
+    if not made.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         part = BUILD / f"{key}.{os.getpid()}.so"
-        command = [compiler, *FLAGS, "-x", "c++", "-", "-o", str(part)]
+        command = [compiler(), *FLAGS, "-x", "c++", "-", "-o", str(part)]
         done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"the CUDA source does not compile for the CPU:\n{done.stderr[:4000]}")
-        part.replace(library)
-    return ctypes.CDLL(str(library))
+        part.replace(made)
+    return made
 
 
 class Module:

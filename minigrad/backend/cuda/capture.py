@@ -2,25 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import cupy
+import cupyx
+import numpy as np
 
-__all__ = ["before_replay", "offset", "scalars"]
+from minigrad.errors import GradError, message
+
+__all__ = ["Recording", "asked", "before_replay", "offset", "scalars"]
 
 Array = Any
+ALIGN = 16  # bytes, as the widest load of a kernel
+BLOCK = 4096  # bytes of a block that values are copied to the GPU in, unless one needs more
+DEPTH = 4  # replays that the host may be ahead of the GPU
 
 
 def offset() -> Array | None:
     """What random kernels add to their counter: one uint64 on the GPU while a step is captured, else None."""
-    return None
+    recording = _current.get()
+    return None if recording is None else recording.offset
 
 
 def scalars(compute: Callable[[], Any]) -> Array:
-    """The array of NumPy's that `compute` returns, on the GPU; of a captured step, anew before each replay."""
-    return cupy.asarray(compute())
+    """The array of NumPy's that `compute` returns, on the GPU; of a captured step, anew before each replay.
+
+    While a step is captured `compute` is called once, to see what it gives, and whoever captures takes back what it has
+    counted: nothing has run. Then it is called once before each replay.
+    """
+    recording = _current.get()
+    return cupy.asarray(compute()) if recording is None else recording.scalars(compute)
 
 
 def before_replay(function: Callable[[], object]) -> None:
     """Call it before each replay, where a step is captured."""
+    recording = _current.get()
+    if recording is not None:
+        recording.work.append(function)
+
+
+def asked() -> int:
+    """How much work of the host was asked for while this step is captured."""
+    recording = _current.get()
+    return 0 if recording is None else len(recording.work)
+
+
+class Block:
+    """Memory on the GPU that is filled by one copy before each replay, and the memory it is copied from.
+
+    The host writes while the GPU may still copy what an earlier replay needs; so there are several places, in turn.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.device, self.used, self.turn = cupy.empty(size, np.uint8), 0, 0
+        self.host = [cupyx.empty_pinned(size, np.uint8) for _ in range(DEPTH)]
+        self.copied: list[Any] = [None] * DEPTH  # events
+
+    def place(self, size: int) -> slice | None:
+        """Room for so many bytes; None where there is none left."""
+        start = -(-self.used // ALIGN) * ALIGN
+        if start + size > len(self.device):
+            return None
+        self.used = start + size
+        return slice(start, self.used)
+
+    def begin(self) -> Array:
+        """The bytes to write, once the copy from them that was last has been done."""
+        if self.copied[self.turn] is not None:
+            self.copied[self.turn].synchronize()
+        return self.host[self.turn]
+
+    def send(self) -> None:
+        """Copy what was written to the GPU, on the current stream."""
+        self.device[: self.used].set(self.host[self.turn][: self.used])
+        event = self.copied[self.turn] = self.copied[self.turn] or cupy.cuda.Event(disable_timing=True)
+        event.record()
+        self.turn = (self.turn + 1) % DEPTH
+
+
+class Recording:
+    """What a captured step asks of the host before each replay.
+
+    Make it before the capture begins, under the allocator of the graph: its memory lives as long.
+    """
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], object]] = []
+        self.blocks = [Block(BLOCK)]
+        self.shift = 0  # what `offset` has in the next replay
+        self.offset = self._add(np.zeros(1, np.uint64), lambda: np.array([self.shift], np.uint64))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the functions of this module record in the block."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def scalars(self, compute: Callable[[], Any]) -> Array:
+        """See the function of this name."""
+        return self._add(np.asarray(compute()), compute)
+
+    def _add(self, first: Array, compute: Callable[[], Any]) -> Array:
+        place = self.blocks[-1].place(first.nbytes)
+        if place is None:
+            self.blocks.append(Block(max(BLOCK, first.nbytes)))
+            place = self.blocks[-1].place(first.nbytes)
+        block, shape, dtype = self.blocks[-1], first.shape, first.dtype
+
+        def write() -> None:
+            values = np.asarray(compute())
+            if values.shape != shape or values.dtype != dtype:
+                got, need = f"{values.dtype} {values.shape}", f"{dtype} {shape}, as when the step was captured"
+                raise GradError(message("capture.scalars", "what it is to compute", got, need))
+            block.host[block.turn][place] = np.frombuffer(values.tobytes(), np.uint8)
+
+        self.work.append(write)
+        return block.device[place].view(dtype).reshape(shape)
+
+    def send(self, shift: int) -> None:
+        """Do the work on the host, and copy what it gives to the GPU, on the current stream."""
+        self.shift = shift
+        for block in self.blocks:
+            block.begin()
+        for function in self.work:
+            function()
+        for block in self.blocks:
+            block.send()
+
+
+_current: ContextVar[Recording | None] = ContextVar("recording", default=None)

@@ -1,15 +1,15 @@
-// Sums and maxima over the lanes of a warp and over the threads of a block of whole warps (blockDim.x of them). Every
-// thread gets the result, in the same bits: the order of a sum is fixed.
+// Sums and maxima over the lanes of a warp and over blockDim.x threads, whole warps: a block is one row of threads, or
+// has a warp for each of blockDim.y rows. Every thread gets the result, in the same bits: the order of a sum is fixed.
 
 #include "device.cuh"
 
-__device__ inline float larger(float a, float b) { return fmaxf(a, b); }  // of a number and NaN, the number
+DEVICE float larger(float a, float b) { return fmaxf(a, b); }  // of a number and NaN, the number
 
-__device__ inline double larger(double a, double b) { return fmax(a, b); }
+DEVICE double larger(double a, double b) { return fmax(a, b); }
 
 // Of groups of LANES neighbours, a power of two, each for itself.
 template <int LANES = 32, class T>
-__device__ inline T warp_sum(T x) {
+DEVICE T warp_sum(T x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) {
         x += __shfl_xor_sync(0xffffffffu, x, step);
@@ -18,7 +18,7 @@ __device__ inline T warp_sum(T x) {
 }
 
 template <int LANES = 32, class T>
-__device__ inline T warp_max(T x) {
+DEVICE T warp_max(T x) {
 #pragma unroll
     for (int step = LANES / 2; step > 0; step /= 2) {
         x = larger(x, __shfl_xor_sync(0xffffffffu, x, step));
@@ -28,9 +28,12 @@ __device__ inline T warp_max(T x) {
 
 // `scratch` is shared memory of 32 values, one a warp; it may be used again at once.
 template <class T>
-__device__ inline T block_sum(T x, T* scratch) {
+DEVICE T block_sum(T x, T* scratch) {
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     x = warp_sum(x);
+    if (warps == 1) {
+        return x;
+    }
     __syncthreads();
     if (lane == 0) {
         scratch[threadIdx.x / 32] = x;
@@ -40,9 +43,12 @@ __device__ inline T block_sum(T x, T* scratch) {
 }
 
 template <class T>
-__device__ inline T block_max(T x, T* scratch) {
+DEVICE T block_max(T x, T* scratch) {
     const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
     x = warp_max(x);
+    if (warps == 1) {
+        return x;
+    }
     __syncthreads();
     if (lane == 0) {
         scratch[threadIdx.x / 32] = x;

@@ -166,7 +166,7 @@ class TeacherCache:
         ValueError
             If they are not.
         """
-        numbers = index.numpy()
+        numbers = index.to("cpu").numpy()
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
             raise ValueError(message("Distiller", "index", index, "a number, an int, for each example"))
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < self.count):
@@ -191,7 +191,7 @@ def checksum(teacher: Module, extra: Iterable[str]) -> str:
         own = {name: code_of(value) for name, value in vars(module).items() if hasattr(value, "__code__")}
         total.update(json.dumps([path, own]).encode())
     for name, t in [*teacher.named_parameters(), *teacher.named_buffers()]:
-        array = np.ascontiguousarray(t.detach().numpy())
+        array = np.ascontiguousarray(t.detach().to("cpu").numpy())
         total.update(json.dumps([name, list(array.shape), str(array.dtype)]).encode())
         total.update(array.tobytes())
     return total.hexdigest()
@@ -216,7 +216,7 @@ def example_sums(inputs: Any, count: int) -> Array:
             continue
         if not leaf.ndim or leaf.shape[0] != count:
             raise ValueError(message("Distiller", "inputs", leaf, f"{count} examples, as there are numbers"))
-        array = leaf.detach().numpy()
+        array = leaf.detach().to("cpu").numpy()
         begin = zlib.crc32(f"{array.dtype} {array.shape[1:]}".encode())
         raw: Any = np.ascontiguousarray(array).view(np.uint8).reshape(count, -1) if count else ()
         sums = [zlib.crc32(row, so_far ^ begin) for row, so_far in zip(raw, sums, strict=True)]
@@ -236,7 +236,7 @@ def filled(
             count = len(inputs["index"])
         else:
             args, kwargs, count = inputs[1:], {}, len(inputs[0])
-        found = {name: t.detach().numpy() for name, t in run(args, kwargs).items()}
+        found = {name: t.detach().to("cpu").numpy() for name, t in run(args, kwargs).items()}
         for name, array in found.items():
             if not array.ndim or len(array) != count:
                 got = f"of shape {array.shape} in {name!r}"

@@ -158,4 +158,4 @@ def _state(table: Any, tensors: dict[str, Array]) -> dict[str, Tensor]:
 def _array(name: Any, value: Any) -> Array:
     if not isinstance(name, str):
         raise TypeError(message("save_sparse", "a name", describe(name), "a str"))
-    return np.asarray(value.detach().numpy() if isinstance(value, Tensor) else value)
+    return np.asarray(value.detach().to("cpu").numpy() if isinstance(value, Tensor) else value)

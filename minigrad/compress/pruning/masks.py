@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minigrad._core import tape
-from minigrad.backend.devices import move
+from minigrad.backend.devices import set_item, writeable
 from minigrad.errors import describe, message
 from minigrad.nn.masks import mask_beside, mask_of
 from minigrad.nn.module import Module
@@ -43,13 +43,13 @@ def set_mask(p: Parameter, keep: Array, where: str = "set_mask") -> None:
     """
     need_memory(p, where)
     p.mask = keep
-    np.copyto(p._array, 0, where=move(~keep, p.device, "mask"))
+    set_item(p._array, ~keep, 0)
     tape.mark_changed(p)
 
 
 def need_memory(p: Parameter, where: str) -> None:
     """Raise where a parameter cannot be written to."""
-    if not getattr(p._array.flags, "writeable", True):
+    if not writeable(p._array):
         raise ValueError(message(where, "a parameter", "read-only", "memory to write to"))
 
 
@@ -70,7 +70,7 @@ def _apply(who: str, model: Module) -> None:
         keep = mask_beside(p, f"{who}: {name}")
         if keep is not None:
             need_memory(p, f"{who}: {name}")
-            np.copyto(p._array, 0, where=~keep)
+            set_item(p._array, ~keep, 0)
             tape.mark_changed(p)
 
 

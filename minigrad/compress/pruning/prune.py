@@ -154,7 +154,7 @@ def prune_targets(
 
 def _checked(target: Target, scores: Any, keep: Array | None) -> Array:
     """Scores in which what is gone already is the lowest."""
-    given = scores.detach().numpy() if isinstance(scores, Tensor) else np.asarray(scores)
+    given = scores.detach().to("cpu").numpy() if isinstance(scores, Tensor) else np.asarray(scores)
     if given.dtype not in dtypes.ALL or given.dtype in dtypes.COMPLEX:
         raise TypeError(message("prune", f"scores of {target.name}", describe(scores), "real numbers"))
     whole = given.dtype in dtypes.INTEGER or given.dtype == dtypes.bool  # which have no -inf

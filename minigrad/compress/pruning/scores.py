@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad import dtypes, random
 from minigrad._core import tape
+from minigrad.backend.devices import to_numpy
 from minigrad.backend.rows import RowSparse
 from minigrad.compress.pruning.targets import Target
 from minigrad.errors import GradError, ShapeError, describe, message
@@ -52,14 +53,14 @@ class Magnitude(Score):
     """
 
     def of(self, target: Target) -> Array:
-        return np.abs(_wide(target.parameter._array))
+        return np.abs(_wide(to_numpy(target.parameter._array)))
 
 
 class Random(Score):
     """Uniform draws of `minigrad.random`: what a score has to beat."""
 
     def of(self, target: Target) -> Array:
-        return random.uniform(target.parameter.shape).numpy()
+        return random.uniform(target.parameter.shape).to("cpu").numpy()
 
 
 class _Gathered(Score):
@@ -89,7 +90,7 @@ class _Gathered(Score):
     def update(self, targets: Sequence[Target]) -> None:
         """Add a step; one with a gradient that is not finite counts for nothing, as the optimizer skips it."""
         grads = [target.parameter._grad for target in targets]
-        found = [None if g is None else g._array for g in grads]
+        found = [None if g is None else g._array if type(g._array) is RowSparse else to_numpy(g._array) for g in grads]
         values = [g.values if isinstance(g, RowSparse) else g for g in found]
         if not all(np.isfinite(v).all() for v in values if v is not None):
             return
@@ -99,7 +100,7 @@ class _Gathered(Score):
                 total *= self.decay
             if g is None or v is None:
                 continue
-            w = target.parameter._array
+            w = to_numpy(target.parameter._array)
             if total is None:
                 total = self.sums[target.name] = np.zeros(w.shape, _wide(w[:0]).dtype)
             if total.shape != w.shape:
@@ -117,8 +118,7 @@ class _Gathered(Score):
             if grad is None:
                 hint = "Call backward first, or update(...) in each step, and exclude what is frozen"
                 raise GradError(message(type(self).__name__, f"the gradient of {target.name}", "None", "one", hint))
-            g: Any = grad._array
-            return self.term(_wide(target.parameter._array), _wide(g.dense() if isinstance(g, RowSparse) else g))
+            return self.term(_wide(to_numpy(target.parameter._array)), _wide(to_numpy(grad._array)))
         return self.sums[target.name].copy()
 
     def total(self, targets: Sequence[Target], communicator: Any = None) -> list[Array]:
@@ -139,7 +139,7 @@ class _Gathered(Score):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.sums = {
-            name: np.array(value.numpy() if isinstance(value, Tensor) else value)
+            name: np.array(value.to("cpu").numpy() if isinstance(value, Tensor) else value)
             for name, value in state["sums"].items()
         }
 

@@ -10,6 +10,7 @@ from minigrad import dtypes, ops
 from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.autograd import is_grad_enabled
+from minigrad.backend.devices import to_numpy
 from minigrad.compress.become import become
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import as_tensor, number
@@ -76,7 +77,7 @@ class SparseDense(Module):
         if not isinstance(given, Dense):
             raise TypeError(message("SparseDense", "layer", describe(given), "a Dense layer"))
         check_initialized("SparseDense", "weight", layer.weight)
-        weight = np.asarray(layer.weight._array)
+        weight = to_numpy(layer.weight._array)
         if weight.dtype in dtypes.HALF:
             weight = weight.astype(np.float32)
         self.in_features, self.units = weight.shape
@@ -87,14 +88,14 @@ class SparseDense(Module):
         self.register_buffer("values", table[outputs, columns])
         self.register_buffer("columns", columns.astype(np.int32))
         self.register_buffer("ends", ends.astype(np.int32))
-        bias = None if layer.bias is None else np.array(layer.bias._array, dtype=weight.dtype)
+        bias = None if layer.bias is None else np.array(to_numpy(layer.bias._array), dtype=weight.dtype)
         self.register_buffer("bias", bias)
         self.training = layer.training
 
     @property
     def weight(self) -> Tensor:
         """The dense weight (in, out), made anew."""
-        return ops.asarray(self._weight())
+        return ops.asarray(self._weight(), device=self.values.device)
 
     @property
     def sparsity(self) -> float:
@@ -113,7 +114,7 @@ class SparseDense(Module):
     project = forward  # what models whose head it is call, in place of multiplying by its weight
 
     def _product(self, x: Tensor) -> Tensor:
-        if not (x.requires_grad and is_grad_enabled()) and x.dtype == dtypes.float32 and x.size:
+        if not (x.requires_grad and is_grad_enabled()) and x.dtype == dtypes.float32 and x.size and x.device == "cpu":
             array = np.ascontiguousarray(x._array).reshape(-1, self.in_features)
             bias = None if self.bias is None else self.bias._array
             made = kernel(array, self.values._array, self.columns._array, self.ends._array, bias)
@@ -125,14 +126,14 @@ class SparseDense(Module):
 
     def _weight(self) -> Any:
         """The dense weight (in, out)."""
-        ends, columns = np.asarray(self.ends._array, np.int64), self.columns._array
+        ends, columns = np.asarray(to_numpy(self.ends._array), np.int64), to_numpy(self.columns._array)
         counts, size = np.diff(ends), self.values.size
         inside = not size or (columns.min() >= 0 and columns.max() < self.in_features)
         if ends[0] != 0 or ends[-1] != size or (counts < 0).any() or not inside:
             got = "columns and ends that do not fit the values"
             raise ValueError(message("SparseDense", "the state", got, "those of a sparse matrix"))
         made = np.zeros((self.units, self.in_features), self.values.dtype)
-        made[np.repeat(np.arange(self.units), counts), columns] = self.values._array
+        made[np.repeat(np.arange(self.units), counts), columns] = to_numpy(self.values._array)
         return np.ascontiguousarray(made.T)
 
     def to_dense(self) -> Dense:
@@ -141,7 +142,7 @@ class SparseDense(Module):
         made = Dense(self.units, self.activation, self.bias is not None, in_features=self.in_features, dtype=dtype)
         made.weight._array[...] = self._weight()
         if made.bias is not None and self.bias is not None:
-            made.bias._array[...] = self.bias._array
+            made.bias._array[...] = to_numpy(self.bias._array)
         return made.train(self.training)
 
     def extra_repr(self) -> str:
@@ -195,5 +196,5 @@ def sparsify(model: Module, above: float = FASTER) -> Module:
 
 
 def _zeros(layer: Dense) -> float:
-    weight = layer.weight._array
+    weight = to_numpy(layer.weight._array)
     return 1.0 - int(np.count_nonzero(weight)) / max(int(weight.size), 1)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.autograd import no_grad
+from minigrad.backend.devices import to_numpy
 from minigrad.compress.pruning.forms import pattern_of, smallest
 from minigrad.errors import describe, message
 from minigrad.io.files import FilePath
@@ -167,7 +168,7 @@ def sparsity(model: Module, *inputs: Any, repeats: int = 5) -> Sparsity:
                 owner.setdefault(id(member), module)
     rows = []
     for name, p in model.named_parameters():
-        x, layer = np.asarray(p._array), owner[id(p)]
+        x, layer = to_numpy(p._array), owner[id(p)]
         keep = mask_of(p, f"sparsity: {name}")
         pattern = pattern_of(x)
         if keep is not None and not (pattern & ~keep).any():

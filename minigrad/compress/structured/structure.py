@@ -163,11 +163,11 @@ def need_elementwise(name: str, function: Any, count: int, axes: int = 0, dtype:
     wrong = Unknown(name, f"{what}, which is not known to work on each unit by itself")
     with no_grad():
         try:
-            whole = np.asarray(call(x).numpy(), np.float64)
+            whole = np.asarray(call(x).to("cpu").numpy(), np.float64)
             for some in (np.arange(1, count), np.flatnonzero(draw.random(count) < 0.5)):
                 if not some.size:
                     continue
-                part = np.asarray(call(ops.take(x, ops.asarray(some), axis=1)).numpy(), np.float64)
+                part = np.asarray(call(ops.take(x, ops.asarray(some), axis=1)).to("cpu").numpy(), np.float64)
                 bound = 8 * float(np.finfo(np.float32 if x.dtype.itemsize < 8 else np.float64).eps)
                 bound = 0.01 if x.dtype.itemsize == 2 else bound
                 if part.shape != (3, len(some), *[4] * axes) or not np.allclose(part, whole[:, some], bound, bound):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.autograd import no_grad
+from minigrad.backend.devices import to_numpy
 from minigrad.backend.rows import RowSparse
 from minigrad.compress.structured.units import Array, Units
 from minigrad.errors import ShapeError, describe, message
@@ -61,7 +62,7 @@ def _given(who: str, units: Units, scores: Mapping[str, Any]) -> Array:
     if units.name not in scores:
         raise ValueError(message(who, "scores", f"without {units.name!r}", "an array for each layer", "Or exclude it"))
     values = scores[units.name]
-    found = np.asarray(values.numpy() if isinstance(values, Tensor) else values, np.float64)
+    found = np.asarray(values.to("cpu").numpy() if isinstance(values, Tensor) else values, np.float64)
     if found.shape != (units.count,) or np.isnan(found).any():
         need = f"{units.count} numbers, one for each unit"
         raise ShapeError(message(who, f"scores of {units.name!r}", describe(found), need))
@@ -73,7 +74,7 @@ def _mean(units: Units, function: Callable[[Array], Array]) -> Array:
     total, number = np.zeros(units.count), 0
     for share in units.shares:
         if isinstance(share.tensor, Parameter) and share.tensor.ndim > 1:
-            view = share.view(function(share.tensor._array.astype(np.float64)), units.count)
+            view = share.view(function(to_numpy(share.tensor._array).astype(np.float64)), units.count)
             total += view.sum(axis=(0, 2, 3))
             number += view.size // units.count
     return total / number
@@ -98,7 +99,7 @@ def _taylor(who: str, units: Units) -> Array:
         if grad is None or isinstance(grad._array, RowSparse):
             hint = "Call the model on a batch, and backward on its loss, before"
             raise ValueError(message(who, share.name, "without a gradient", "one for scores='taylor'", hint))
-        products = share.tensor._array.astype(np.float64) * np.asarray(grad._array).astype(np.float64)
+        products = to_numpy(share.tensor._array).astype(np.float64) * to_numpy(grad._array).astype(np.float64)
         total += share.view(products, units.count).sum(axis=(0, 2, 3))
     found: Array = np.abs(total)
     return found
@@ -116,7 +117,7 @@ def _activations(who: str, model: Module, found: Sequence[Units], data: Iterable
             def note(
                 module: Module, args: tuple[Any, ...], i: int = i, repeats: int = share.repeats, axis: int = axis
             ) -> None:
-                values = np.moveaxis(np.abs(args[0]._array.astype(np.float64)), axis, 0)
+                values = np.moveaxis(np.abs(to_numpy(args[0]._array).astype(np.float64)), axis, 0)
                 values = values.reshape(repeats, found[i].count, -1)
                 totals[i] += values.sum(axis=(0, 2))
                 numbers[i] += values.shape[0] * values.shape[2]

@@ -162,7 +162,7 @@ def is_count(value: Any) -> bool:
 def sorted_ids(who: str, name: str, given: Any, count: int) -> Array:
     """Ids of units, sorted, each once; negative ones count from the end."""
     if isinstance(given, Tensor):
-        given = given.numpy()
+        given = given.to("cpu").numpy()
     found = np.asarray(list(given) if isinstance(given, Iterable) and not isinstance(given, np.ndarray) else given)
     if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
         raise TypeError(message(who, name, describe(given), "a sequence of ints"))

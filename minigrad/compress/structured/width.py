@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from minigrad._core import tape
 from minigrad.compress.structured.configs import update_configs
 from minigrad.compress.structured.structure import Tree, Unknown, is_linear, is_plain
@@ -124,7 +122,7 @@ def _stretch(norm: Any, ratio: float) -> None:
     norm.eps *= ratio
     norm._given = None if norm._given is None else tuple(norm.weight.shape)
     weight = norm.weight
-    weight._array = (weight._array * np.asarray(math.sqrt(ratio), weight.dtype)).astype(weight.dtype)
+    weight._array = (weight._array * weight.dtype.type(math.sqrt(ratio))).astype(weight.dtype)
     if weight._grad is not None:
-        weight._grad = tape.new_tensor(weight._grad._array / np.asarray(math.sqrt(ratio), weight.dtype))
+        weight._grad = tape.new_tensor(weight._grad._array / weight.dtype.type(math.sqrt(ratio)))
     tape.mark_changed(weight)

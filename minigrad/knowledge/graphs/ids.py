@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 def as_ids(who: str, name: str, given: Any) -> Array:
     """Integers of any width as int64; what is rounded or a bool is none, and an empty list has no dtype to speak of."""
-    found = np.asarray(given.detach().numpy() if isinstance(given, Tensor) else given)
+    found = np.asarray(given.detach().to("cpu").numpy() if isinstance(given, Tensor) else given)
     if found.size and found.dtype.kind not in "iu":
         raise DTypeError(message(who, name, found, "integers"))
     return found.astype(np.int64, copy=False)

@@ -165,7 +165,7 @@ class KnowledgeModel(Module):
         Tensor
             ``(n, num_entities)``.
         """
-        given = np.asarray(queries.numpy() if isinstance(queries, Tensor) else queries)
+        given = np.asarray(queries.to("cpu").numpy() if isinstance(queries, Tensor) else queries)
         if given.ndim != 2 or given.shape[1] != 2:
             raise ShapeError(message(type(self).__name__, "queries", given, "2 columns: an entity and a relation"))
         entity = self._entity("queries", given[:, 0])
@@ -272,7 +272,7 @@ def _ids(who: str, name: str, given: Any, count: int, what: str) -> Tensor:
     ids = as_tensor(given)
     if ids.dtype not in dtypes.INTEGER:
         raise DTypeError(message(who, name, ids, f"integers, each {what}"))
-    array = ids.numpy()
+    array = ids.to("cpu").numpy()
     if array.size and (array.min() < 0 or array.max() >= count):
         wrong = array[(array < 0) | (array >= count)]
         raise IndexError(message(who, name, f"{int(wrong[0])}", f"{what} in [0, {count})"))

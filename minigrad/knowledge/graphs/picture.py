@@ -54,7 +54,7 @@ def principal_components(vectors: Any, components: int = 2) -> tuple[Array, Arra
     >>> coordinates.round(3).tolist(), shares.round(3).tolist()
     ([[-5.0], [0.0], [5.0]], [1.0])
     """
-    x = np.asarray(vectors.detach().numpy() if isinstance(vectors, Tensor) else vectors, np.float64)
+    x = np.asarray(vectors.detach().to("cpu").numpy() if isinstance(vectors, Tensor) else vectors, np.float64)
     count = extent("principal_components", "components", components)
     if x.ndim != 2 or min(x.shape) < count:
         raise ShapeError(

@@ -106,7 +106,7 @@ class LinkPredictor:
         if metric not in METRICS:
             raise ValueError(message("LinkPredictor.nearest", "metric", repr(metric), f"one of {', '.join(METRICS)}"))
         own = self.entities.id(entity)
-        vectors = self.model.entities.weight.detach().numpy().astype(np.float64)
+        vectors = self.model.entities.weight.detach().to("cpu").numpy().astype(np.float64)
         if metric == "cosine":
             norms = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float64).tiny)
             found = (vectors @ vectors[own]) / norms / norms[own]
@@ -120,7 +120,7 @@ class LinkPredictor:
     def _answers(self, entity: int, relation: int, k: int) -> list[tuple[str, float]]:
         query = np.array([[entity, relation]])
         with evaluation(), no_grad():
-            scores = self.model.score_queries(query).numpy()[0]
+            scores = self.model.score_queries(query).to("cpu").numpy()[0]
         keys = scores.astype(np.float64)
         if self.known is not None:
             keys[self.known.find(query)[1]] = -np.inf

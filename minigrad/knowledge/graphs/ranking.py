@@ -72,7 +72,7 @@ def ranks(scores: Any, targets: Any, known: tuple[Any, Any] | None = None, *, ti
     """
     if ties not in TIES:
         raise ValueError(message("ranks", "ties", repr(ties), f"one of {', '.join(TIES)}"))
-    s = np.asarray(scores.detach().numpy() if isinstance(scores, Tensor) else scores)
+    s = np.asarray(scores.detach().to("cpu").numpy() if isinstance(scores, Tensor) else scores)
     target = as_ids("ranks", "targets", targets)
     if s.ndim != 2:
         raise ShapeError(message("ranks", "scores", s, "a matrix (queries, entities)"))
@@ -207,7 +207,7 @@ def evaluate(
             parts = []
             for start in range(0, len(queries), size):
                 at = slice(start, start + size)
-                scores = model.score_queries(queries[at]).numpy()
+                scores = model.score_queries(queries[at]).to("cpu").numpy()
                 parts.append(
                     ranks(scores, target[at], None if answers is None else answers.find(queries[at]), ties=ties)
                 )

@@ -135,7 +135,7 @@ class TripleSet(Sequence[tuple[str, str, str]]):
 
     def __init__(self, triples: Any, entities: Any, relations: Any) -> None:
         self.entities, self.relations = _names(entities, "entity"), _names(relations, "relation")
-        found = np.array(triples.detach().numpy() if isinstance(triples, Tensor) else triples)
+        found = np.array(triples.detach().to("cpu").numpy() if isinstance(triples, Tensor) else triples)
         if found.size == 0 and found.ndim < 3:
             found = np.empty((0, 3), np.int64)
         if found.ndim != 2 or found.shape[1] != 3:

@@ -57,12 +57,13 @@ class DialogueDecoding(Seq2SeqDecoding):
             hidden = self.model.hidden(ids, self.memory, **given)
             if lengths is None:
                 return self.model.logits(hidden[:, -1])
-            return self.model.logits(hidden[ops.arange(hidden.shape[0]), ops.asarray(lengths) - 1])
+            rows = ops.arange(hidden.shape[0], device=hidden.device)
+            return self.model.logits(hidden[rows, ops.asarray(lengths) - 1])
 
     def reorder(self, index: Any) -> None:
         """Make sequence ``index[b]`` the sequence b, with its history and its facts."""
         super().reorder(index)
-        chosen = ops.asarray(index)
+        chosen = ops.asarray(index, device=self.memory.device)
         with no_grad():
             if self.facts is not None:
                 self.facts = ops.take(self.facts, chosen, axis=1)
@@ -211,7 +212,7 @@ class DialogueModel(Seq2Seq):
         if chosen.dtype not in dtypes.INTEGER:
             raise DTypeError(message(NAME, "chosen", chosen, "integers: facts, or -1 for none"))
         chosen = ops.astype(chosen, dtypes.int64, copy=False)
-        places = chosen.numpy()
+        places = chosen.to("cpu").numpy()
         if places.size and not -1 <= places.min() <= places.max() < facts.shape[0]:
             need = f"-1 for none, or facts in [0, {facts.shape[0]})"
             raise IndexError(message(NAME, "chosen", f"from {places.min()} to {places.max()}", need))
@@ -224,7 +225,7 @@ class DialogueModel(Seq2Seq):
         if self.config.scaled_input:
             vectors = vectors * math.sqrt(self.config.features)
         if not facts.shape[0]:
-            return ops.zeros((3, *chosen.shape, vectors.shape[-1]), dtype=vectors.dtype), there
+            return ops.zeros((3, *chosen.shape, vectors.shape[-1]), dtype=vectors.dtype, device=vectors.device), there
         picked = ops.take(vectors, ops.reshape(ops.where(there, chosen, 0), (-1,)), axis=0)
         picked = ops.reshape(picked, (*chosen.shape, 3, vectors.shape[-1]))
         return ops.permute_dims(picked, (2, 0, 1, 3)), there

@@ -90,7 +90,7 @@ class KBert(Bert):
             raise ShapeError(message("KBert", "positions", positions, f"shape {shape}, one for each token"))
         if positions.dtype not in dtypes.INTEGER:
             raise DTypeError(message("KBert", "positions", positions, "integers"))
-        values = positions.numpy()
+        values = positions.to("cpu").numpy()
         if values.size and not 0 <= values.min() <= values.max() < self.config.max_length:
             got = f"{positions.dtype} {shape} from {values.min()} to {values.max()}"
             raise ShapeError(message("KBert", "positions", got, f"positions in [0, {self.config.max_length})"))

@@ -168,7 +168,7 @@ class KnowledgeEmbedding(Module):
         try:
             found = self.projection(self.entities(ops.where(there, ids, 0)))
         except IndexError:
-            wrong = ids.numpy()
+            wrong = ids.to("cpu").numpy()
             got = f"{describe(ids)} with ids from {wrong.min()} to {wrong.max()}"
             need = f"-1 for none, or ids in [0, {self.entities.num_embeddings})"
             raise IndexError(message(NAME, "ids", got, need)) from None

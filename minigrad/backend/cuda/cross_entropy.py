@@ -1,0 +1,122 @@
+"""Cross entropy with class indices on the GPU: one pass over the logits forward, one backward, which writes the gradient.
+
+The generic body looks for classes that are none, and says which; that would make the host wait for the GPU at each
+step. Here the loss and the gradient of such a row are NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+
+from minigrad import dtypes
+from minigrad.backend.cuda.modules import kernel
+from minigrad.backend.cuda.rows import FLOATS, NULL, SCRATCH, THREADS, fits, in_order, launch, wide
+from minigrad.ops.cross_entropy import _cross_entropy
+
+__all__ = ["gradient", "losses"]
+
+Array = Any
+PART, PARTS = 4096, 256  # numbers that one block adds up at least, and into how many parts they are cut at most
+
+
+def task(
+    logits: Array, targets: Array, weight: Array | None, ignore_index: int | None, label_smoothing: float
+) -> tuple[Any, ...] | None:
+    """What the kernels are given of the arguments; None where they do not take them."""
+    ignored = 0 if ignore_index is None else ignore_index
+    if logits.ndim != 2 or logits.size == 0 or targets.shape != logits.shape[:1] or targets.dtype not in dtypes.INTEGER:
+        return None
+    if not fits(logits.dtype, weight) or (weight is not None and weight.shape != logits.shape[1:]):
+        return None
+    if type(ignored) is not int or not -(2**63) <= ignored < 2**63:
+        return None
+    numbers = (
+        np.int64(logits.shape[0]),
+        np.int64(logits.shape[1]),
+        np.bool_(ignore_index is not None),
+        np.int64(ignored),
+    )
+    arrays = in_order(logits), cupy.ascontiguousarray(targets, np.int64), in_order(weight)
+    return (*arrays, *numbers, wide(logits.dtype).type(label_smoothing))
+
+
+def parts_of(n: int) -> tuple[int, int]:
+    """Into how many parts n numbers are cut to be added up, and how long one is: the same on every GPU."""
+    part = max(PART, -(-n // PARTS))
+    return -(-n // part), part
+
+
+def add(name: str, blocks: int, *arguments: Any) -> None:
+    """Run a kernel of sums."""
+    kernel("cross_entropy", name)((blocks,), (THREADS,), arguments, shared_mem=SCRATCH)
+
+
+def losses(
+    logits: Array,
+    targets: Array,
+    weight: Array | None,
+    *,
+    ignore_index: int | None,
+    label_smoothing: float,
+    reduction: str,
+) -> Any:
+    """Kernel of the op: the loss of each row; then, for the mean or the sum, what they add up to."""
+    given = task(logits, targets, weight, ignore_index, label_smoothing)
+    if given is None:
+        return NotImplemented
+    (n, classes), name = logits.shape, logits.dtype.name
+    if reduction == "none":
+        out = cupy.empty(n, logits.dtype)
+        launch("cross_entropy", f"cross_entropy_{name}", classes, n, *given, NULL, NULL, out)
+        return out
+    both, out = cupy.empty((2, n), wide(logits.dtype)), cupy.empty((), logits.dtype)
+    launch("cross_entropy", f"cross_entropy_{name}", classes, n, *given, both[0], both[1], NULL)
+    count, part = parts_of(n)
+    if count > 1:
+        parts = cupy.empty((2, count), both.dtype)
+        add(f"add_{name}", count, both[0], both[1], np.int64(n), np.int64(part), parts)
+        both = parts
+    divisors = both[1] if reduction == "mean" else NULL
+    add(f"reduce_{name}", 1, both[0], divisors, np.int64(count if count > 1 else n), out)
+    return out
+
+
+def total_weight(given: tuple[Any, ...], name: str, n: int, dtype: Any) -> Array:
+    """The weights of the rows that count, added up, on the GPU."""
+    count, part = parts_of(n)
+    total = cupy.empty(count, dtype)
+    add(f"add_weights_{name}", count, *given, np.int64(part), total)
+    if count == 1:
+        return total
+    whole = cupy.empty(1, dtype)
+    add(f"add_{name}", 1, total, NULL, np.int64(count), np.int64(count), whole)
+    return whole
+
+
+def gradient(
+    g: Array,
+    logits: Array,
+    targets: Array,
+    weight: Array | None,
+    *,
+    ignore_index: int | None,
+    label_smoothing: float,
+    reduction: str,
+) -> Any:
+    """Kernel of its rule for the logits."""
+    given = task(logits, targets, weight, ignore_index, label_smoothing)
+    each = reduction == "none"
+    if given is None or not fits(g.dtype, logits) or g.shape != (logits.shape[:1] if each else ()):
+        return NotImplemented
+    (n, classes), name = logits.shape, logits.dtype.name
+    divisor = total_weight(given, name, n, wide(logits.dtype)) if reduction == "mean" else NULL
+    out = cupy.empty(logits.shape, logits.dtype)
+    launch("cross_entropy", f"cross_entropy_vjp_{name}", classes, n, *given, in_order(g), np.bool_(each), divisor, out)
+    return out
+
+
+_cross_entropy.kernel("cuda", *FLOATS)(losses)
+_cross_entropy.kernel("cuda", *FLOATS, vjp=0)(gradient)

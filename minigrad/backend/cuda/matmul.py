@@ -1,0 +1,317 @@
+"""Kernels of matmul and linear, and of their rules: products of stacks of matrices by cuBLAS.
+
+Each call is brought to one form: transposes are flags, leading axes become rows or terms of the sum where they lie in
+memory like those, and what is left of them is a batch. Half types are multiplied on tensor cores, summed in float32 and
+rounded once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from minigrad.backend.cuda.affine import column_sums, gated, rectify
+from minigrad.backend.cuda.blas import TYPES, Matrix, multiply
+from minigrad.ops.registry import REGISTRY
+
+__all__ = ["product"]
+
+Array = Any
+Shape = tuple[int, ...]
+
+LAUNCHES = 8  # of one product: more are worth copies of its factors
+
+
+class Axis(NamedTuple):
+    """A leading axis: its extent, and the steps of the two factors and of the result in elements."""
+
+    extent: int
+    a: int
+    b: int
+    c: int
+
+
+# ---- from arrays to calls of cuBLAS ----------------------------------------------------------------------------------
+
+
+def layout(shape: Shape, down: int, across: int) -> tuple[bool, int] | None:
+    """Whether a matrix with these steps lies in memory transposed, and its leading dimension; None if it is neither."""
+    rows, columns = shape
+    if (columns <= 1 or across == 1) and (rows <= 1 or down >= columns):
+        return False, down if rows > 1 else columns
+    if (rows <= 1 or down == 1) and (columns <= 1 or across >= rows):
+        return True, across if columns > 1 else rows
+    return None
+
+
+def steps(x: Array) -> Shape:
+    """The strides in elements."""
+    return tuple(stride // x.itemsize for stride in x.strides)
+
+
+def turned(x: Array) -> Array:
+    """The transposed matrices, a view."""
+    return x.swapaxes(-1, -2)
+
+
+def contiguous(x: Array) -> Array:
+    """A copy without gaps, whose matrices are transposed in memory if those of `x` are."""
+    down, across = x.strides[-2:]
+    return turned(cupy.ascontiguousarray(turned(x))) if abs(down) < abs(across) else cupy.ascontiguousarray(x)
+
+
+def readable(x: Array) -> Array:
+    """`x`, or a copy where cuBLAS cannot read its matrices."""
+    return x if min(x.strides) >= 0 and layout(x.shape[-2:], *steps(x)[-2:]) else contiguous(x)
+
+
+def to_copy(*arrays: Array) -> int:
+    """How many elements are copied to have arrays in C order."""
+    return sum(x.size for x in arrays if not x.flags.c_contiguous)
+
+
+def packed(x: Array) -> Array:
+    """`x`, or a copy where there are gaps between its matrices."""
+    return x if x.flags.c_contiguous or turned(x).flags.c_contiguous else contiguous(x)
+
+
+class Product:
+    """``a @ b`` of stacks of matrices (..., m, k) and (..., k, n), summed to `shape`, as calls of cuBLAS.
+
+    Attributes
+    ----------
+    m, k, n : int
+        Of each matrix product, with the leading axes that became rows or terms of the sum.
+    batch : list of Axis
+        The leading axes that did not, from the last to the first.
+    shape : tuple of int
+        Of what cuBLAS writes, `summed` included.
+    summed : list of int
+        The axes of it that the result is to be summed over.
+    """
+
+    def __init__(self, a: Array, b: Array, shape: Shape) -> None:
+        self.a, self.b = a, b
+        (self.m, self.k), self.n = a.shape[-2:], b.shape[-1]
+        lead = max(a.ndim, b.ndim) - 2
+        *sa, self.down, self.along = (*(0,) * (lead + 2 - a.ndim), *steps(a))
+        *sb, self.along_b, self.across = (*(0,) * (lead + 2 - b.ndim), *steps(b))
+        self.read_a: Any = layout((self.m, self.k), self.down, self.along)
+        self.read_b: Any = layout((self.k, self.n), self.along_b, self.across)
+        self.batch: list[Axis] = []
+        self.summed: list[int] = []
+        ea, eb, kept = ((*(1,) * (lead + 2 - len(s)), *s[:-2]) for s in (a.shape, b.shape, shape))
+        full, size = [1] * lead, self.m * self.n
+        for i in range(lead - 1, -1, -1):
+            axis = Axis(max(ea[i], eb[i]), sa[i] if ea[i] > 1 else 0, sb[i] if eb[i] > 1 else 0, size)
+            if axis.extent == 1 or (kept[i] == 1 and self.becomes_terms(axis)):
+                continue
+            if kept[i] == 1:
+                self.summed.append(i)
+            full[i] = axis.extent
+            size *= axis.extent
+            if not self.batch and self.becomes_rows(axis):
+                continue
+            inner = self.batch[-1] if self.batch else axis
+            if axis[1:] == tuple(inner.extent * step for step in inner[1:]):
+                self.batch[-1] = inner._replace(extent=inner.extent * axis.extent)
+            else:
+                self.batch.append(axis)
+        self.shape = (*full, *shape[-2:])
+
+    def becomes_terms(self, axis: Axis) -> bool:
+        """Let a leading axis that is summed be part of the sum of the product, where it lies in memory like that."""
+        if self.k > 1 and (axis.a != self.k * self.along or axis.b != self.k * self.along_b):
+            return False
+        along, along_b = (self.along, self.along_b) if self.k > 1 else (axis.a, axis.b)
+        k = self.k * axis.extent
+        read_a, read_b = layout((self.m, k), self.down, along), layout((k, self.n), along_b, self.across)
+        if read_a is None or read_b is None:
+            return False
+        self.k, self.along, self.along_b, self.read_a, self.read_b = k, along, along_b, read_a, read_b
+        return True
+
+    def becomes_rows(self, axis: Axis) -> bool:
+        """Let a leading axis of the first factor alone be rows of it, where it lies in memory like that."""
+        if axis.b or (self.m > 1 and axis.a != self.m * self.down):
+            return False
+        down, m = self.down if self.m > 1 else axis.a, self.m * axis.extent
+        read_a = layout((m, self.k), down, self.along)
+        if read_a is None:
+            return False
+        self.m, self.down, self.read_a = m, down, read_a
+        return True
+
+    @property
+    def launches(self) -> int:
+        """How many calls it takes: of a batch that has one axis, one."""
+        return math.prod(sorted(axis.extent for axis in self.batch)[:-1])
+
+    def compute(self, out: Array, adds: bool) -> None:
+        """Write the products to `out`, or add them to it."""
+        axes = sorted(self.batch)
+        inner = axes.pop() if axes else Axis(1, 0, 0, 0)
+        factors = self.a.dtype, out.dtype, self.m, self.n, self.k
+        for place in itertools.product(*(range(axis.extent) for axis in axes)):
+            a, b, c = self.a.data.ptr, self.b.data.ptr, out.data.ptr
+            for index, axis in zip(place, axes, strict=True):
+                a += index * axis.a * self.a.itemsize
+                b += index * axis.b * self.b.itemsize
+                c += index * axis.c * out.itemsize
+            first, second = Matrix(a, *self.read_a, inner.a), Matrix(b, *self.read_b, inner.b)
+            multiply(*factors, first, second, Matrix(c, False, self.n, inner.c), adds, inner.extent)
+
+
+def product(a: Array, b: Array, shape: Shape, bias: Array | None = None) -> Array:
+    """``a @ b + bias`` of stacks of matrices (..., m, k) and (..., k, n), summed to `shape`.
+
+    Parameters
+    ----------
+    a, b : array
+        Of one dtype of `TYPES`. Views that are transposed, sliced or broadcast are read where they lie, as long as the
+        elements of a row or those of a column lie side by side.
+    shape : tuple of int
+        (..., m, n). Leading axes that are missing or 1 here and longer in a factor are summed over.
+    bias : array, optional
+        (n,), where nothing is summed over.
+    """
+    if 0 in shape or not a.size or not b.size:  # nothing, or empty sums
+        out = cupy.zeros(shape, a.dtype)
+    else:
+        a, b = readable(a), readable(b)
+        found = Product(a, b, shape)
+        if found.summed and len(shape) == 2 and to_copy(turned(a), b) < math.prod(found.shape):
+            found = Product(turned(cupy.ascontiguousarray(turned(a))), cupy.ascontiguousarray(b), shape)  # one sum
+        elif found.launches > LAUNCHES:
+            found = Product(packed(a), packed(b), shape)
+        if found.summed:
+            out = cupy.empty(found.shape, np.float32 if a.itemsize == 2 else a.dtype)
+            found.compute(out, False)
+            return cupy.sum(out, axis=tuple(found.summed)).reshape(shape).astype(a.dtype, copy=False)
+        out = cupy.empty(shape, a.dtype)
+        if bias is None:
+            found.compute(out, False)
+            return out
+        out[...] = bias  # cuBLAS adds to it before it rounds
+        found.compute(out, True)
+        return out
+    if bias is not None:
+        out[...] = bias
+    return out
+
+
+def fits(*arrays: Array) -> bool:
+    """Whether arrays are of one dtype that cuBLAS multiplies."""
+    kind = arrays[0].dtype
+    return kind in TYPES and all(x.dtype == kind for x in arrays)
+
+
+# ---- matmul ----------------------------------------------------------------------------------------------------------
+
+
+def matmul(x1: Array, x2: Array) -> Array:
+    """Kernel of the op ``matmul``."""
+    if not x1.ndim or not x2.ndim or x1.ndim == x2.ndim == 1 or not fits(x1, x2):
+        return NotImplemented  # the product of two vectors is a reduction
+    a = x1 if x1.ndim > 1 else x1[None]
+    b = x2 if x2.ndim > 1 else x2[:, None]
+    lead = a.shape[:-2] if b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if a.shape[-1] != b.shape[-2]:
+        return NotImplemented
+    out = product(a, b, (*lead, a.shape[-2], b.shape[-1]))
+    return out.reshape((*lead, *x1.shape[-2:-1], *x2.shape[-1:] * (x2.ndim > 1)))
+
+
+def matmul_vjp0(g: Array, x1_shape: Shape, x2: Array) -> Array:
+    """Kernel of its rule for the first factor, ``g @ x2.mT`` summed to the shape of the factor."""
+    if not fits(g, x2):
+        return NotImplemented
+    a, b, shape = rows_of(g, len(x1_shape), x2.ndim), x2[:, None] if x2.ndim == 1 else x2, x1_shape
+    return product(a, turned(b), shape if len(shape) > 1 else (1, *shape)).reshape(shape)
+
+
+def matmul_vjp1(g: Array, x1: Array, x2_shape: Shape) -> Array:
+    """Kernel of its rule for the second factor, ``x1.mT @ g`` summed to its shape."""
+    if not fits(g, x1):
+        return NotImplemented
+    a, b, shape = x1[None] if x1.ndim == 1 else x1, rows_of(g, x1.ndim, len(x2_shape)), x2_shape
+    return product(turned(a), b, shape if len(shape) > 1 else (*shape, 1)).reshape(shape)
+
+
+def rows_of(g: Array, n1: int, n2: int) -> Array:
+    """The cotangent of a product with the axes that stood for vectors, of factors with so many axes."""
+    if n1 == 1:
+        g = g[..., None] if n2 == 1 else g[..., None, :]
+    return g[..., None] if n2 == 1 else g
+
+
+def multiplied(x1: Array, x2: Array) -> Array:
+    """``xp.matmul``, for bodies and rules."""
+    out = matmul(x1, x2)
+    return cupy.matmul(x1, x2) if out is NotImplemented else out
+
+
+# ---- linear ----------------------------------------------------------------------------------------------------------
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """Kernel of the op ``linear``."""
+    if not x.ndim or weight.ndim != 2 or x.shape[-1] != weight.shape[0] or not fits(x, weight):
+        return NotImplemented
+    if bias is not None and (bias.shape != weight.shape[1:] or not fits(x, bias)):
+        return NotImplemented
+    a = x if x.ndim > 1 else x[None]
+    return product(a, weight, (*a.shape[:-1], weight.shape[1]), bias).reshape((*x.shape[:-1], weight.shape[1]))
+
+
+def linear_vjp0(g: Array, weight: Array) -> Array:
+    """Kernel of its rule for x, ``g @ weight.T``."""
+    return matmul(g, weight.T)
+
+
+def linear_vjp1(g: Array, x: Array, weight_shape: Shape) -> Array:
+    """Kernel of its rule for the weight, ``x.T @ g`` of all rows."""
+    return matmul_vjp1(g, x, weight_shape)
+
+
+def linear_vjp2(g: Array) -> Array:
+    """Kernel of its rule for the bias: the column sums, which would be left to the engine otherwise."""
+    return column_sums(g) if g.ndim > 1 and fits(g) else NotImplemented
+
+
+def linear_relu(x: Array, weight: Array, bias: Array | None) -> Array:
+    """Kernel of the op behind ``linear`` with the activation relu."""
+    out = linear(x, weight, bias)
+    if out is not NotImplemented:
+        rectify(out)
+    return out
+
+
+def linear_relu_vjp0(g: Array, weight: Array, out: Array) -> Array:
+    """Kernel of its rule for x."""
+    return linear_vjp0(gated(g, out), weight) if fits(g, weight, out) else NotImplemented
+
+
+def linear_relu_vjp1(g: Array, x: Array, weight_shape: Shape, out: Array) -> Array:
+    """Kernel of its rule for the weight."""
+    return linear_vjp1(gated(g, out), x, weight_shape) if fits(g, x, out) else NotImplemented
+
+
+def linear_relu_vjp2(g: Array, out: Array) -> Array:
+    """Kernel of its rule for the bias."""
+    return column_sums(g, out) if g.ndim > 1 and fits(g, out) else NotImplemented
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+for _name, _kernels in {
+    "matmul": (matmul, matmul_vjp0, matmul_vjp1),
+    "linear": (linear, linear_vjp0, linear_vjp1, linear_vjp2),
+    "linear_relu": (linear_relu, linear_relu_vjp0, linear_relu_vjp1, linear_relu_vjp2),
+}.items():
+    for _rule, _kernel in zip((None, 0, 1, 2), _kernels, strict=False):  # matmul has two factors
+        REGISTRY[_name].kernel("cuda", *TYPES, vjp=_rule)(_kernel)
