@@ -9,7 +9,7 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
-from minigrad.backend.devices import is_foreign, move, set_item
+from minigrad.backend import devices
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import write
 from minigrad.nn.shared_parameters import by_first_name, first_names
@@ -57,10 +57,10 @@ def mask_beside(p: Tensor, where: str | Callable[[], str]) -> Array | None:
 def _stretched(mask: Any, shape: tuple[int, ...], device: str, where: str | Callable[[], str]) -> Array:
     """A mask as bools of a shape, on a device."""
     keep = mask._array if isinstance(mask, Tensor) else mask
-    if not is_foreign(keep):
+    if not devices.is_foreign(keep):
         keep = np.asarray(keep)
     elif device == "cpu":
-        keep = move(keep, device, "mask")
+        keep = devices.move(keep, device, "mask")
     if keep.dtype != np.bool_:
         if keep.dtype not in dtypes.ALL:
             raise TypeError(message(_text(where), "mask", describe(mask), "bools or numbers"))
@@ -71,7 +71,7 @@ def _stretched(mask: Any, shape: tuple[int, ...], device: str, where: str | Call
         except ValueError:
             need = f"{shape}, or what stretches to it"
             raise ShapeError(message(_text(where), "mask", f"{keep.shape}", need)) from None
-    return keep if device == "cpu" else move(keep, device, "mask")
+    return keep if device == "cpu" else devices.move(keep, device, "mask")
 
 
 def _text(where: str | Callable[[], str]) -> str:
@@ -147,11 +147,11 @@ def write_masked(own: Mapping[str, Tensor], values: Mapping[str, Tensor], keeps:
     found = {name: keeps.get(name, mask_of(own[name], "load_state_dict")) for name in values}
     for name, value in values.items():
         if found[name] is not None:
-            set_item(value._array, ~found[name], 0)
+            np.copyto(value._array, 0, where=devices.move(~found[name], value.device, "mask"))
         write(own[name], value)
     for name, keep in keeps.items():
         p: Any = own[name]
         p.mask = keep
         if name not in values:
-            set_item(p._array, ~keep, 0)
+            np.copyto(p._array, 0, where=devices.move(~keep, p.device, "mask"))
             tape.mark_changed(p)

@@ -36,6 +36,7 @@ class Device:
     """A device by its number; as a context it is the current one."""
 
     current = 0
+    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
 
     def __init__(self, number: int = 0) -> None:
         self.id = number
@@ -51,16 +52,6 @@ class Device:
 
     def synchronize(self) -> None:
         pass
-
-
-class Stream:
-    """The current stream."""
-
-    current, allocator = 0, Device
-
-    @property
-    def ptr(self) -> int:
-        return Stream.current
 
 
 class Pool:
@@ -251,9 +242,7 @@ def module(devices: int) -> dict[str, types.ModuleType]:
         "ndarray": ndarray,
         **{f.__name__: memory(f) for f in (np.empty, np.empty_like, np.zeros, np.zeros_like)},
         "linalg": types.SimpleNamespace(**namespace(np.linalg, MISSING_LINALG)),
-        "cuda": types.SimpleNamespace(
-            runtime=runtime, Device=Device, get_allocator=lambda: Stream.allocator, get_current_stream=Stream
-        ),
+        "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),
         "asnumpy": lambda x: np.array(x.values),
         "from_dlpack": lambda x: ndarray(np.array(x.values) if isinstance(x, ndarray) else np.from_dlpack(x)),
         "RawModule": compiler.Module,

@@ -13,8 +13,8 @@ from minigrad.backend import numpy, rows
 from minigrad.errors import DeviceError, describe, message
 
 __all__ = [
-    "add_backend", "backend_of", "beside", "check_current", "choose_gpu", "default_device", "is_foreign", "kernels_of",
-    "move", "of_array", "set_item", "to_numpy", "using", "writeable",
+    "add_backend", "backend_of", "check_current", "choose_gpu", "default_device", "is_foreign", "kernels_of", "move",
+    "of_array", "set_item", "to_numpy", "using", "writeable",
 ]  # fmt: skip
 
 Array = Any
@@ -93,8 +93,8 @@ def choose_gpu(number: int) -> None:
 
 
 def of_array(array: Array) -> Any:
-    """The backend of an array."""
-    return _backends[type(array)]
+    """The backend of an array; NumPy's for the subclasses of its own."""
+    return _backends.get(type(array), numpy.backend)
 
 
 def check_current(who: str, array: Array) -> None:
@@ -130,14 +130,6 @@ def set_item(array: Array, index: Any, values: Array) -> None:
     if type(array) is not numpy.backend.array_type and is_foreign(array):
         index = _backends[type(array)].placed(index)
     array[index] = values
-
-
-def beside(array: Array, values: Any) -> Array:
-    """Values as an array on the device of another one; themselves, where both are NumPy's."""
-    if type(array) is numpy.backend.array_type:
-        return values
-    with _backends[type(array)].elsewhere(array) or nullcontext():
-        return _backends[type(array)].asarray(values)
 
 
 def to_numpy(array: Array) -> Any:
