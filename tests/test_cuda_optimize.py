@@ -344,6 +344,7 @@ class Graph:
             patch.setattr(optimize, "kernel", kernel)
             patch.setattr(capture, "offset", lambda: cupy.zeros(1, np.uint64))
             patch.setattr(capture, "scalars", scalars)
+            patch.setattr(capture, "constant", lambda values: scalars(lambda: values))
             step()
 
     def replay(self) -> None:
