@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -595,6 +596,18 @@ def test_a_half_weight_that_was_written_to_is_read_anew() -> None:
     optimizer.step()
     master = mg.asarray(optimizer.state[p]["master"]).tolist()
     assert master == [1 - 4 * 2.0**-14, 5 - 2.0**-14, 1 - 4 * 2.0**-14, 1 - 4 * 2.0**-14]
+
+
+def test_gradients_are_not_kept() -> None:
+    p = nn.Parameter(mg.ones((4, 3), device="cuda"))
+    optimizer = optim.AdamW([p])
+    for order in "CF":
+        p.grad = mg.asarray(np.ones((4, 3), np.float32, order=order)).to("cuda")
+        gradient = weakref.ref(p.grad._array)
+        optimizer.step()
+        assert gradient() is not None
+        optimizer.zero_grad()
+        assert gradient() is None
 
 
 def test_a_device_number() -> None:

@@ -157,6 +157,8 @@ class FusedStep:
                 both.setdefault(item.arrays[0].dtype, []).append(item)
             for items in both.values():
                 self.kernels.update(self.rule.name, items, self._numbers, self.rule.flags, finite)
+            for item in self._items:
+                item.held = None  # gradients go when their owners drop them
 
     def _numbers(self) -> np.ndarray[Any, Any]:
         now = self.optimizer.fused_rule(self.group)
