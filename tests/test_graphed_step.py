@@ -97,12 +97,64 @@ def same(first: list[Any], second: list[Any]) -> None:
 
 RULES: dict[str, Callable[[nn.Module], Any]] = {
     "rule": lambda model: Rule(model.parameters(), 0.1),
+    "sgd": lambda model: optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
+    "adam": lambda model: optim.Adam(model.parameters(), lr=0.01, amsgrad=True),
+    "adamw": lambda model: optim.AdamW(model.parameters(), lr=0.01),
+    "nadam": lambda model: optim.NAdam(model.parameters(), lr=0.01),
+    "rmsprop": lambda model: optim.RMSprop(model.parameters(), lr=0.01, centered=True, momentum=0.5),
+    "lion": lambda model: optim.Lion(model.parameters(), lr=0.01),
 }
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_steps_are_those_without_a_graph(name: str) -> None:
     same(run(RULES[name], True), run(RULES[name], False))
+
+
+def scaled(model: nn.Module, optimizer: Any, scaler: amp.GradScaler) -> Callable[..., mg.Tensor]:
+    """A step with half weights or autocast, loss scaling and clipping, of which nothing is read."""
+
+    def step(x: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
+        optimizer.zero_grad()
+        with amp.autocast(mg.float16):
+            loss = ((model(x) - y) ** 2).mean()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        optim.clip_grad_norm_(model.parameters(), 0.5)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss
+
+    return step
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_loss_scaling_and_clipping(half: bool) -> None:
+    """Some steps overflow, which only the GPU knows of: they are skipped, and the scale goes down and up again."""
+    found = []
+    for graphed in (False, True):
+        model = network()
+        model(batches(1)[0][0])
+        if half:
+            model.to(mg.float16)
+        optimizer = optim.AdamW(model.parameters(), lr=0.01)
+        scaler = amp.GradScaler(2.0**18, growth_interval=3)
+        step: Any = scaled(model, optimizer, scaler)
+        if graphed:
+            step = train.GraphedStep(step, model, optimizer, scaler=scaler, warmup=2)
+        losses, scales = [], []
+        for x, y in batches():
+            losses.append(step(x, y).item())
+            scales.append(scaler.get_scale())
+        found.append([np.array(losses), np.array(scales), *everything(model, optimizer)])
+        assert len(set(scales[3:])) > 1
+    same(*found)
+    state = scaler.state_dict()
+    scaler.load_state_dict(state)
+    with pytest.raises(GradError, match="whose scaler is not between two steps, or has another scale"):
+        step(x, y)
+    step.reset()
+    assert step(x, y).shape == ()
 
 
 def test_two_graphs_and_steps_between_them() -> None:
