@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad import amp, data, nn, optim, train
@@ -41,6 +43,37 @@ def run(make: Callable[[nn.Module], Any], graphed: bool, trainer: Any = None, **
 @pytest.mark.parametrize("name", RULES)
 def test_steps_are_those_without_a_graph(name: str) -> None:
     same(run(RULES[name], True), run(RULES[name], False))
+
+
+CALLS = st.sampled_from(["graph", "graph", "other graph", "step", "reset", "rate", "draw", "zero"])
+
+
+@settings(max_examples=10)
+@given(calls=st.lists(CALLS, min_size=4, max_size=12), warmup=st.integers(1, 2), rows=st.integers(2, 5))
+def test_any_order_of_calls_is_that_of_steps(calls: list[str], warmup: int, rows: int) -> None:
+    """Graphs, steps, and what a user does between them, against steps alone."""
+    pairs = batches(len(calls), rows)
+    found = []
+    for graphed in (False, True):
+        mg.random.seed(1)
+        model = nn.Sequential([nn.Dense(5, "tanh", in_features=4), nn.Dropout(0.4), nn.Dense(1)]).to("cuda")
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        step = plain(model, optimizer)
+        one, two = (train.GraphedStep(step, model, optimizer, warmup=warmup) for _ in range(2))
+        losses = []
+        for call, (x, y) in zip(calls, pairs, strict=True):
+            if call == "reset":
+                one.reset()
+            elif call == "rate":
+                optimizer.param_groups[0]["lr"] *= 0.5
+            elif call == "draw":
+                mg.random.draw_key()
+            elif call == "zero":
+                optimizer.zero_grad()
+            which = {"graph": one, "other graph": two}.get(call, step) if graphed else step
+            losses.append(which(x, y).item())
+        found.append([np.array(losses), *everything(model, optimizer)])
+    same(*found)
 
 
 def scaled(model: nn.Module, optimizer: Any, scaler: amp.GradScaler) -> Callable[..., mg.Tensor]:
