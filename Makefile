@@ -72,7 +72,7 @@ sanitize: ## the same under AddressSanitizer and UndefinedBehaviorSanitizer, in 
 		.venv/bin/python -m pytest --capture=sys $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.dev ## the tests of the GPU backend on a GPU, which must be there (pip install 'minigrad[gpu]')
-	MINIGRAD_TEST_GPU=1 $(PY) -m pytest tests/test_devices.py tests/test_cuda_sources.py tests/test_nccl.py $(PYTEST_ARGS)
+	MINIGRAD_TEST_GPU=1 $(PY) -m pytest tests/test_device*.py tests/test_cuda*.py tests/test_graphed_step.py tests/test_transfers.py tests/test_nccl.py $(PYTEST_ARGS)
 
 nightly: $(VENV)/.dev ## the tests with twenty times the examples, other ones in every run
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest $(PYTEST_ARGS)
