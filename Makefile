@@ -17,6 +17,8 @@ copy_tree = mkdir -p $(1) && find $(1) -path '*/.venv' -prune -o -type f ! -name
 
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
+GPU_TESTS = $(wildcard tests/test_cuda*.py tests/test_device*.py) tests/test_graphed_step.py tests/test_nccl.py tests/test_transfers.py
+
 .NOTPARALLEL:
 .PHONY: help demo test dev lint format pytest wheel bench bench-gpu debug sanitize test-gpu nightly clean
 
@@ -72,7 +74,7 @@ sanitize: ## the same under AddressSanitizer and UndefinedBehaviorSanitizer, in 
 		.venv/bin/python -m pytest --capture=sys $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.dev ## the tests of the GPU backend on a GPU, which must be there (pip install 'minigrad[gpu]')
-	MINIGRAD_TEST_GPU=1 $(PY) -m pytest tests/test_device*.py tests/test_cuda*.py tests/test_graphed_step.py tests/test_transfers.py tests/test_nccl.py $(PYTEST_ARGS)
+	MINIGRAD_TEST_GPU=1 $(PY) -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
 
 nightly: $(VENV)/.dev ## the tests with twenty times the examples, other ones in every run
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest $(PYTEST_ARGS)

@@ -36,6 +36,7 @@ class Device:
     """A device by its number; as a context it is the current one."""
 
     current = 0
+    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
 
     def __init__(self, number: int = 0) -> None:
         self.id = number

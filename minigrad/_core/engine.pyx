@@ -552,7 +552,7 @@ cdef object fill_missing(list bundle, Node node, bint create):
     for g, (shape, dtype) in zip(bundle, node.outputs, strict=True):
         if g is None and dtype.kind in "fV":
             if create:
-                g = _namespace.zeros(shape, dtype=dtype)
+                g = _namespace.zeros(shape, dtype=dtype, device=some.device)
             else:
                 g = _backends[type(some)].namespace.zeros(shape, dtype=dtype)
         full.append(g)

@@ -161,3 +161,8 @@ DEVICE void mma_16x8x16(float (&d)[4], const unsigned (&a)[4], const unsigned (&
         d[i] += sum;
     }
 }
+
+template <typename T>
+DEVICE unsigned pack_halves(float low, float high, T) {
+    return from_float<T>(low).bits | unsigned(from_float<T>(high).bits) << 16;
+}

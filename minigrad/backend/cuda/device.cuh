@@ -144,3 +144,16 @@ DEVICE void mma_16x8x16(float (&d)[4], const unsigned (&a)[4], const unsigned (&
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+// Two numbers rounded to the nearest in the low and the high half of a word, as fragments have them.
+DEVICE unsigned pack_halves(float low, float high, float16) {
+    unsigned pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+DEVICE unsigned pack_halves(float low, float high, bfloat16) {
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
