@@ -247,6 +247,14 @@ def test_sharded_optimizers(ranks: Ranks, stage: int, compression: str | None) -
                 close(own[1]["state"][key][name], value, 1e-6)
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_overflow_skips_the_step_of_a_sharded_optimizer(ranks: Ranks, stage: int) -> None:
+    plan = {"seed": 5, "stage": stage, "optimizer": "AdamW", "dtype": "float32", "scaled": True, "overflow": (1, 2)}
+    for own in ranks.run("train", 3, plan, where=sharded):
+        assert own[4] == ([True, False, True], 512.0)
+        assert all(np.isfinite(weight).all() for weight in own[0].values())
+
+
 @pytest.mark.parametrize("kind", ["gpt", "llama"])
 def test_tensor_parallel_models(ranks: Ranks, kind: str) -> None:
     losses, norms, grads, weights, _ = split.train(0, kind, 3)
