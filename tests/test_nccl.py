@@ -149,7 +149,7 @@ def test_ranks_of_mpi() -> None:
 # --- DataParallel ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(
     size=st.integers(1, 3),
     seed=st.integers(0, 1000),
