@@ -179,8 +179,7 @@ class Problem:
         """The rows, queries or keys, whose results a block of threads makes."""
         if not self.half or kind == "bias":
             return TILE
-        one = kind == "keys" or not self.plain
-        return 16 * WARPS * (1 if one else sizes(self.padded_width)[f"{kind.upper()}_BLOCKS"])
+        return 16 * WARPS * (sizes(self.padded_width)[f"{kind.upper()}_BLOCKS"] if self.plain else 1)
 
     def shared(self, kind: str) -> int:
         """The bytes of shared memory of a kernel."""

@@ -112,7 +112,9 @@ struct Scores {
     MEMBER bool all(int i0, int i1, int j0, int j1) const {
         return j1 < end && j1 <= i0 + shift + p.right && j0 >= i1 + shift - p.left;
     }
-    MEMBER bool attends(int i, int j) const { return j < end && j <= i + shift + p.right && j >= i + shift - p.left; }
+    MEMBER bool attends(int i, int j) const {  // without branches
+        return (j < end) & (j <= i + shift + p.right) & (j >= i + shift - p.left);
+    }
 
     // Indices outside are read as those at the edge, for elements that count for nothing.
     MEMBER real bias_at(int i, int j) const {
