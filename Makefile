@@ -17,11 +17,13 @@ copy_tree = mkdir -p $(1) && find $(1) -path '*/.venv' -prune -o -type f ! -name
 
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
+GPU_TESTS = $(wildcard tests/test_cuda*.py tests/test_device*.py) tests/test_graphed_step.py tests/test_nccl.py tests/test_transfers.py
+
 .NOTPARALLEL:
-.PHONY: help demo test dev lint format pytest wheel bench debug sanitize test-gpu nightly clean
+.PHONY: help demo test dev lint format pytest wheel bench bench-gpu debug sanitize test-gpu nightly clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.demo ## set up, then train a classifier of handwritten digits
 	$(PY) examples/train_digits.py $(DEMO_ARGS)
@@ -56,6 +58,10 @@ bench: $(VENV)/.dev ## measure, in build/bench.*; against PyTorch too where .ven
 	@mkdir -p build
 	$(PY) -m benchmarks --json build/bench.json --plot build/bench.png $(BENCH_ARGS)
 
+bench-gpu: $(VENV)/.dev ## measure on a GPU beside PyTorch, in build/bench-gpu.json; BENCH_ARGS="--quick" without one
+	@mkdir -p build
+	$(PY) -m benchmarks.gpu --json build/bench-gpu.json $(BENCH_ARGS)
+
 debug: ## build with bounds checks and assertions, and run the tests, in build/trees/debug
 	@$(call copy_tree,build/trees/debug)
 	MINIGRAD_DEBUG=1 $(MAKE) -C build/trees/debug pytest VENV=.venv
@@ -68,7 +74,7 @@ sanitize: ## the same under AddressSanitizer and UndefinedBehaviorSanitizer, in 
 		.venv/bin/python -m pytest --capture=sys $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.dev ## the tests of the GPU backend on a GPU, which must be there (pip install 'minigrad[gpu]')
-	MINIGRAD_TEST_GPU=1 $(PY) -m pytest tests/test_devices.py tests/test_cuda_sources.py $(PYTEST_ARGS)
+	MINIGRAD_TEST_GPU=1 $(PY) -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
 
 nightly: $(VENV)/.dev ## the tests with twenty times the examples, other ones in every run
 	HYPOTHESIS_PROFILE=nightly $(PY) -m pytest $(PYTEST_ARGS)

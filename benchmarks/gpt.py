@@ -2,7 +2,7 @@
 
 The model is written once, in functions that take their weights as arguments; each library brings its own. It predicts
 characters: a vocabulary of 65, as in the texts of Shakespeare, so that the layers and not the logits take the time. No
-dropout; the output layer has its own weights.
+dropout; the output layer has its own weights, unless it is tied to the tokens, as in the larger one of benchmarks/gpu.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ class Config:
     heads: int
     length: int
     batch: int
+    vocabulary: int = VOCABULARY
+    tied: bool = False  # whether tokens and logits share their weight
 
     @property
     def flops(self) -> float:
         """Of a step at the least: three products a weight and position, seven an attention, half of those masked."""
-        weights = self.layers * 12 * self.features**2 + VOCABULARY * self.features
+        weights = self.layers * 12 * self.features**2 + self.vocabulary * self.features
         attention = self.layers * 7 * self.length * self.features
         return self.batch * self.length * (3 * 2 * weights + attention)
 
@@ -58,16 +60,17 @@ def parameters(config: Config) -> dict[str, NDArray[np.float32]]:
     def linear(name: str, m: int, n: int) -> dict[str, NDArray[np.float32]]:
         return {f"{name}.weight": normal(m, n), f"{name}.bias": np.zeros(n, np.float32)}
 
-    made = {"tokens": normal(VOCABULARY, d), "positions": normal(config.length, d)}
+    made = {"tokens": normal(config.vocabulary, d), "positions": normal(config.length, d)}
     for i in range(config.layers):
         made |= norm(f"{i}.norm1") | linear(f"{i}.qkv", d, 3 * d) | linear(f"{i}.out", d, d)
         made |= norm(f"{i}.norm2") | linear(f"{i}.up", d, 4 * d) | linear(f"{i}.down", 4 * d, d)
-    return made | norm("norm") | {"head.weight": normal(d, VOCABULARY)}
+    made |= norm("norm")
+    return made if config.tied else made | {"head.weight": normal(d, config.vocabulary)}
 
 
 def batch(config: Config) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Token ids, their positions, and the next tokens."""
-    ids = np.random.default_rng(1).integers(0, VOCABULARY, (config.batch, config.length + 1))
+    ids = np.random.default_rng(1).integers(0, config.vocabulary, (config.batch, config.length + 1))
     return ids[:, :-1].copy(), np.arange(config.length), ids[:, 1:].reshape(-1).copy()
 
 
@@ -88,8 +91,9 @@ def loss(F: Any, config: Config, p: Mapping[str, Any], ids: Any, positions: Any,
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + linear(attended.swapaxes(1, 2).reshape(x.shape), f"{i}.out")
         x = x + linear(F.gelu(linear(norm(x, f"{i}.norm2"), f"{i}.up"), approximate="tanh"), f"{i}.down")
-    logits = F.linear(norm(x, "norm"), p["head.weight"])
-    return F.cross_entropy(logits.reshape((-1, VOCABULARY)), targets)
+    x = norm(x, "norm")
+    logits = F.tied_logits(x, p["tokens"]) if config.tied else F.linear(x, p["head.weight"])
+    return F.cross_entropy(logits.reshape((-1, config.vocabulary)), targets)
 
 
 def words_minigrad() -> SimpleNamespace:
@@ -97,7 +101,8 @@ def words_minigrad() -> SimpleNamespace:
     import minigrad as mg
     from minigrad.nn import functional
 
-    return SimpleNamespace(**vars(functional), chunk=mg.chunk)
+    tied_logits = lambda x, tokens: functional.linear(x, tokens.T)  # noqa: E731
+    return SimpleNamespace(**vars(functional), chunk=mg.chunk, tied_logits=tied_logits)
 
 
 def words_torch() -> SimpleNamespace:
@@ -108,6 +113,7 @@ def words_torch() -> SimpleNamespace:
     words = {
         "chunk": torch.chunk,
         "layer_norm": lambda x, scale, bias: functional.layer_norm(x, scale.shape, scale, bias),
+        "tied_logits": functional.linear,
     }
     return SimpleNamespace(**vars(functional) | words)
 

@@ -50,6 +50,7 @@ def parse_args() -> argparse.Namespace:
     add("--sample", type=int, default=200, help="characters to write each time; 0 for none")
     add("--temperature", type=float, default=0.8, help="lower writes what is likelier")
     add("--prompt", type=some_text, default="\n", help="how its text begins")
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
     add("--seed", type=int, default=0, help="of the weights, the pieces, and what it writes")
     add("--plot", type=picture, metavar="PATH", default="char_gpt.png", help="where to save the curves; '' for nowhere")
     add("--save", type=Path, metavar="FOLDER", help="where to save the weights and the alphabet")
@@ -104,21 +105,21 @@ def load(path: str) -> str:
     return "".join(parts)
 
 
-def pieces(ids: np.ndarray, starts: np.ndarray, block: int) -> tuple[mg.Tensor, mg.Tensor]:
+def pieces(ids: np.ndarray, starts: np.ndarray, block: int, device: str) -> tuple[mg.Tensor, mg.Tensor]:
     """Pieces of a text, and the character that follows each of theirs."""
     windows = np.lib.stride_tricks.sliding_window_view(ids, block + 1)[starts]
-    return mg.asarray(windows[:, :-1].copy()), mg.asarray(windows[:, 1:].copy())
+    return mg.asarray(windows[:, :-1].copy(), device=device), mg.asarray(windows[:, 1:].copy(), device=device)
 
 
 def evaluate(model: GPT, ids: np.ndarray, block: int, most: int | None = None) -> float:
     """The mean loss over a text, or over about `most` of its characters, in pieces side by side."""
-    starts = np.arange(0, len(ids) - block, block)
+    starts, device = np.arange(0, len(ids) - block, block), model.parameters()[0].device
     if most is not None:
         starts = starts[:: max(1, len(starts) * block // most)]
     model.eval()
     with mg.no_grad():
         groups = [starts[i : i + 64] for i in range(0, len(starts), 64)]
-        losses = [model(*pieces(ids, group, block)).item() * len(group) for group in groups]
+        losses = [model(*pieces(ids, group, block, device)).item() * len(group) for group in groups]
     model.train()
     return sum(losses) / len(starts)
 
@@ -134,7 +135,7 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 
 def clip_gradients(parameters: list[nn.Parameter], most: float) -> None:
     """Shorten the gradient of all parameters together where it is too long."""
-    length = math.sqrt(sum(np.vdot(g, g).item() for g in (p.grad.numpy() for p in parameters)))
+    length = math.sqrt(sum(mg.vecdot(g, g).item() for g in (p.grad.reshape(-1) for p in parameters)))
     if length > most:
         for p in parameters:
             p.grad = p.grad * (most / length)
@@ -164,7 +165,7 @@ def train(
             group["lr"] = learning_rate(step, args)
         starts = mg.random.integers(0, len(training) - args.block, (args.batch_size,)).numpy()
         optimizer.zero_grad()
-        loss = model(*pieces(training, starts, args.block))
+        loss = model(*pieces(training, starts, args.block, args.device))
         loss.backward()
         clip_gradients(parameters, args.clip)
         optimizer.step()
@@ -230,7 +231,7 @@ def main() -> None:
             attention_dropout=args.dropout,
             embedding_dropout=args.dropout,
         )
-    )
+    ).to(args.device)
     count = sum(p.size for p in model.parameters())
     what = Path(args.data).name or "the standard library"
     print(f"{what}: {len(ids):,} characters, an alphabet of {tokenizer.vocab_size}; {count:,} parameters")

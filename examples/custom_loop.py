@@ -27,6 +27,7 @@ def parse_args() -> argparse.Namespace:
     add("--checkpoint", type=Path, default="custom_loop.ckpt", help="where to save the run, and to go on from")
     add("--save-every", type=positive, default=20, help="steps between two checkpoints")
     add("--stop-after", type=positive, help="leave after so many steps, as if the power had failed")
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
     add("--seed", type=int, default=0, help="of the weights, the order of the images, and dropout")
     return parser.parse_args()
 
@@ -55,10 +56,10 @@ def main() -> None:
     loader = data.DataLoader(
         data.TensorDataset(images, labels), args.batch_size, shuffle=True, seed=args.seed, transform=shift
     )
-    test_images, test_labels = (mg.asarray(part) for part in test_set)
+    test_images, test_labels = (mg.asarray(part, device=args.device) for part in test_set)
 
     hidden = {"activation": "relu", "kernel_regularizer": nn.L2(1e-5), "kernel_initializer": "he_normal"}
-    model = nn.Sequential([nn.Flatten(), nn.Dense(256, **hidden), nn.Dropout(0.2), nn.Dense(10)])
+    model = nn.Sequential([nn.Flatten(), nn.Dense(256, **hidden), nn.Dropout(0.2), nn.Dense(10)]).to(args.device)
     model(test_images[:1])  # the layers read their numbers of inputs
     loss_function = nn.CrossEntropyLoss(label_smoothing=0.05)
     optimizer = optim.AdamW(model.named_parameters(), lr=args.lr)
@@ -86,6 +87,7 @@ def main() -> None:
         for batches in train.accumulate(loader, args.accumulate, loss_function):
             optimizer.zero_grad()
             for (x, y), share in batches:
+                x, y = x.to(args.device), y.to(args.device)
                 with contextlib.nullcontext() if half is None else amp.autocast(half):
                     loss = loss_function(model(x), y)
                 scaler.scale(loss * share).backward()

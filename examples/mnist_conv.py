@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
     add("--hidden", type=positive, default=128, help="units of the layer before the last")
     add("--dropout", type=float, default=0.4, help="share of these units switched off in a step")
     add("--weight-decay", type=float, default=0.02, help="decay of the weights (AdamW)")
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
     add("--seed", type=int, default=0, help="of the weights, the order of the images, and dropout")
     add("--plot", type=picture, metavar="PATH", default="mnist_conv.png", help="where to save the picture; '' for none")
     args = parser.parse_args()
@@ -64,11 +65,11 @@ def picture(text: str) -> str:
     return text
 
 
-def load(folder: str | None) -> tuple[Part, Part, Part]:
+def load(folder: str | None, device: str) -> tuple[Part, Part, Part]:
     """Images and labels to train with, to validate (a twentieth of what is not test, drawn at random) and to test."""
-    images, labels, test_images, test_labels = (mg.asarray(part) for part in load_mnist(folder))
+    images, labels, test_images, test_labels = (mg.asarray(part, device=device) for part in load_mnist(folder))
     images, test_images = images.reshape(-1, 1, 28, 28), test_images.reshape(-1, 1, 28, 28)
-    order = mg.random.permutation(len(images))
+    order = mg.random.permutation(len(images)).to(device)
     held, kept = order[: len(order) // 20], order[len(order) // 20 :]
     return (images[kept], labels[kept]), (images[held], labels[held]), (test_images, test_labels)
 
@@ -113,7 +114,7 @@ def train(
     starts = range(0, len(images), args.batch_size)
     total, step, history, begin = args.epochs * len(starts), 0, [], time.perf_counter()
     for epoch in range(1, args.epochs + 1):
-        order, summed = mg.random.permutation(len(images)), 0.0
+        order, summed = mg.random.permutation(len(images)).to(args.device), 0.0
         bar = progress(starts, f"epoch {epoch}/{args.epochs}")
         for start in bar:
             batch = order[start : start + args.batch_size]
@@ -167,8 +168,8 @@ def plot(history: list[list[float]], test_set: Part, logits: mg.Tensor, accuracy
         each.grid(alpha=0.3)
         each.legend()
 
-    images, labels = (part.numpy() for part in test_set)
-    probabilities = mg.softmax(logits, axis=-1).numpy()
+    images, labels = (part.to("cpu").numpy() for part in test_set)
+    probabilities = mg.softmax(logits, axis=-1).to("cpu").numpy()
     read = probabilities.argmax(axis=-1)
     wrong = sorted((read != labels).nonzero()[0], key=lambda i: -probabilities[i, read[i]])
     right.suptitle(f"{len(wrong)} of {len(labels)} misread, the surest first: label, then reading", fontsize=10)
@@ -184,12 +185,12 @@ def plot(history: list[list[float]], test_set: Part, logits: mg.Tensor, accuracy
 def main() -> None:
     args = parse_args()
     mg.random.seed(args.seed)
-    train_set, validation_set, test_set = load(args.data)
+    train_set, validation_set, test_set = load(args.data, args.device)
     sizes = [len(labels) for _, labels in (train_set, validation_set, test_set)]
     if tqdm is None:
         print(f"no progress bar, for tqdm is not installed: {EXTRA}")
     print(f"{sizes[0]} images to train with, {sizes[1]} to validate, {sizes[2]} to test")
-    model = ConvNet(args.channels, args.hidden, args.dropout)
+    model = ConvNet(args.channels, args.hidden, args.dropout).to(args.device)
     model(train_set[0][:1])  # the layers read their numbers of inputs
     optimizer = optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
 

@@ -34,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     add("--rotate", type=float, default=0.0, help="by how many degrees at most an image is turned; needs scipy")
     add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="what to compute in")
     add("--resume", metavar="FOLDER", help="save the run there after every epoch, and go on from there")
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
     add("--seed", type=int, default=0, help="of the weights, the order of the images, dropout and augmentation")
     add("--plot", type=picture, metavar="PATH", default="mnist_ffn.png", help="where to save the picture; '' for none")
     return parser.parse_args()
@@ -102,7 +103,7 @@ def plot(history: dict[str, list[float]], test_set: Part, logits: mg.Tensor, acc
     other.legend()
 
     images, labels = (part.numpy() for part in test_set)
-    probabilities = mg.softmax(logits, axis=-1).numpy()
+    probabilities = mg.softmax(logits, axis=-1).to("cpu").numpy()
     read = probabilities.argmax(axis=-1)
     wrong = sorted((read != labels).nonzero()[0], key=lambda i: -probabilities[i, read[i]])
     right.suptitle(f"{len(wrong)} of {len(labels)} misread, the surest first: label, then reading", fontsize=10)
@@ -137,6 +138,7 @@ def main() -> None:
         regularizer=nn.L2(args.l2),
         schedule="cosine",
         precision=args.precision,
+        device=args.device,
         callbacks=callbacks,
     )
 

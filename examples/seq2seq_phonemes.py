@@ -48,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     add("--held-out", type=positive, default=5000, help="words to test with, drawn at random")
     add("--log-every", type=positive, default=250, help="steps between two lines of the log")
     add("--words", nargs="+", default=["minigrad", "transformer", "thoughtfulness", "knightly"], help="words to say")
+    add("--device", default="cpu", help="where to compute: cpu or cuda")
     add("--seed", type=int, default=0, help="of the weights, the order of the words, and dropout")
     add(
         "--plot", type=picture, metavar="PATH", default="phonemes.png", help="where to save the picture; '' for nowhere"
@@ -78,7 +79,8 @@ def picture(text: str) -> str:
 class Alphabet:
     """Ids of letters or phonemes."""
 
-    def __init__(self, symbols: Iterable[str]) -> None:
+    def __init__(self, symbols: Iterable[str], device: str) -> None:
+        self.device = device
         self.symbols = [*SPECIAL, *sorted(set(symbols))]
         self.ids = {symbol: i for i, symbol in enumerate(self.symbols)}
 
@@ -89,7 +91,7 @@ class Alphabet:
         ids = np.full((len(rows), lengths.max()), PADDING)
         for row, given in zip(ids, rows, strict=True):
             row[: len(given)] = given
-        return mg.asarray(ids), mg.asarray(lengths)
+        return mg.asarray(ids, device=self.device), mg.asarray(lengths, device=self.device)
 
 
 def batches(pairs: list[Pair], size: int, rng: np.random.Generator) -> Iterator[list[Pair]]:
@@ -170,7 +172,7 @@ def plot(
         target, _ = phonemes.encode([phones])
         with mg.no_grad():
             maps = model.cross_attention(source, model.shifted(target))
-        ax.imshow(mg.mean(mg.concat(maps, axis=0), axis=(0, 1)).numpy(), cmap="Blues", vmin=0, aspect="auto")
+        ax.imshow(mg.mean(mg.concat(maps, axis=0), axis=(0, 1)).to("cpu").numpy(), cmap="Blues", vmin=0, aspect="auto")
         ax.set(title=word, xlabel="letters that are read", ylabel="phonemes that are written")
         ax.set_xticks(range(len(word) + 1), [*word, "end"])
         ax.set_yticks(range(len(phones) + 1), [*phones, "end"])
@@ -183,8 +185,8 @@ def main() -> None:
     if tqdm is None:
         print(f"no progress bar, for tqdm is not installed: {EXTRA}")
     pairs = list(load_cmudict().items())
-    letters = Alphabet(letter for word, _ in pairs for letter in word)
-    phonemes = Alphabet(phoneme for _, said in pairs for way in said for phoneme in way)
+    letters = Alphabet((letter for word, _ in pairs for letter in word), args.device)
+    phonemes = Alphabet((phoneme for _, said in pairs for way in said for phoneme in way), args.device)
     order = np.random.default_rng(args.seed).permutation(len(pairs))
     if args.held_out >= len(pairs):
         raise SystemExit(f"of {len(pairs)} words in the dictionary {args.held_out} to test leave none to train with")
@@ -202,7 +204,7 @@ def main() -> None:
         end_id=END,
         padding_id=PADDING,
     )
-    model = Seq2Seq(config)
+    model = Seq2Seq(config).to(args.device)
     print(f"{sum(p.size for p in model.parameters()):,} parameters")
     begin = time.perf_counter()
     train(model, kept, letters, phonemes, args)

@@ -11,6 +11,7 @@ from typing import Any
 
 from minigrad import ops
 from minigrad._core import tape
+from minigrad.backend.devices import writeable
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.deferred import Deferred
@@ -136,5 +137,8 @@ def clear_gradients(parameters: list[Any], set_to_none: bool) -> None:
             p._grad = None
         elif isinstance(p._grad._array, RowSparse):
             p._grad = tape.new_tensor(RowSparse.empty(p.shape, p.dtype))
-        else:
+        elif p._grad.requires_grad or not writeable(p._grad._array):
             p._grad = ops.zeros_like(p._grad.detach())
+        else:  # in its memory, which a captured step adds to
+            p._grad._array[...] = 0
+            tape.mark_updated([p._grad], "zero_grad")

@@ -25,7 +25,7 @@ def _fill(initializer: Callable[..., Any], transposed: bool, weight: Tensor) -> 
     """Initialize a weight (out, in, *kernel), or (in, out, *kernel), as (*kernel, in, out), which `init` counts on."""
     axes = tuple(range(2, weight.ndim))
     order = (*axes, 0, 1) if transposed else (*axes, 1, 0)
-    values = ops.empty(tuple(weight.shape[axis] for axis in order), dtype=weight.dtype)
+    values = ops.empty(tuple(weight.shape[axis] for axis in order), dtype=weight.dtype, device=weight.device)
     initializer(values)
     back = tuple(order.index(axis) for axis in range(weight.ndim))
     with no_grad():
@@ -109,7 +109,7 @@ class _Convolution(Module):
                 raise ShapeError(message(type(self).__name__, "x", x, need))
             if x.shape[1] % self.groups == 0:  # refuse, before anything is fixed, what the real one would
                 shape = tuple(extent or 0 for extent in self._weight_shape(x.shape[1]))
-                self._apply(x[:0].detach(), ops.zeros(shape, dtype=self.weight.dtype))
+                self._apply(x[:0].detach(), ops.zeros(shape, dtype=self.weight.dtype, device=self.weight.device))
             self._initialize(x.shape[1])
         y = self._apply(x, self.weight)
         return y if self.activation is None else self.activation(y)

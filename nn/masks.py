@@ -9,20 +9,30 @@ import numpy as np
 
 from minigrad import dtypes, ops
 from minigrad._core import tape
-from minigrad.backend.devices import set_item, to_numpy
+from minigrad.backend import devices
 from minigrad.errors import ShapeError, describe, message
 from minigrad.nn.checks import write
 from minigrad.nn.shared_parameters import by_first_name, first_names
 from minigrad.tensor import Tensor
 
-__all__ = ["SUFFIX", "mask_of", "pack", "packed_mask", "read_masks", "split_masks", "unpack", "write_masked"]
+__all__ = [
+    "SUFFIX",
+    "mask_beside",
+    "mask_of",
+    "pack",
+    "packed_mask",
+    "read_masks",
+    "split_masks",
+    "unpack",
+    "write_masked",
+]
 
 Array = Any
 SUFFIX = ".mask"  # what a state dict appends to a parameter's name; no member of a module is called so
 
 
 def mask_of(p: Tensor, where: str | Callable[[], str]) -> Array | None:
-    """The mask as bools of the parameter's shape; `where` says for an error who asks, a text or what makes it.
+    """The mask as NumPy's bools of the parameter's shape; `where` says for an error who asks, a text or what makes it.
 
     Raises
     ------
@@ -32,12 +42,25 @@ def mask_of(p: Tensor, where: str | Callable[[], str]) -> Array | None:
         If it does not stretch to the parameter's shape.
     """
     mask = getattr(p, "mask", None)
-    return None if mask is None else _stretched(mask, p.shape, where)
+    return None if mask is None else _stretched(mask, p.shape, "cpu", where)
 
 
-def _stretched(mask: Any, shape: tuple[int, ...], where: str | Callable[[], str]) -> Array:
-    """A mask as bools of a shape."""
-    keep = np.asarray(to_numpy(mask._array) if isinstance(mask, Tensor) else mask)
+def mask_beside(p: Tensor, where: str | Callable[[], str]) -> Array | None:
+    """The mask as `mask_of` gives it, on the device of the parameter: a copy, unless it lies there as bools.
+
+    A mask of NumPy's is copied in every step to a parameter on a GPU; one that is a tensor there is not.
+    """
+    mask = getattr(p, "mask", None)
+    return None if mask is None else _stretched(mask, p.shape, p.device, where)
+
+
+def _stretched(mask: Any, shape: tuple[int, ...], device: str, where: str | Callable[[], str]) -> Array:
+    """A mask as bools of a shape, on a device."""
+    keep = mask._array if isinstance(mask, Tensor) else mask
+    if not devices.is_foreign(keep):
+        keep = np.asarray(keep)
+    elif device == "cpu":
+        keep = devices.move(keep, device, "mask")
     if keep.dtype != np.bool_:
         if keep.dtype not in dtypes.ALL:
             raise TypeError(message(_text(where), "mask", describe(mask), "bools or numbers"))
@@ -48,7 +71,7 @@ def _stretched(mask: Any, shape: tuple[int, ...], where: str | Callable[[], str]
         except ValueError:
             need = f"{shape}, or what stretches to it"
             raise ShapeError(message(_text(where), "mask", f"{keep.shape}", need)) from None
-    return keep
+    return keep if device == "cpu" else devices.move(keep, device, "mask")
 
 
 def _text(where: str | Callable[[], str]) -> str:
@@ -124,11 +147,11 @@ def write_masked(own: Mapping[str, Tensor], values: Mapping[str, Tensor], keeps:
     found = {name: keeps.get(name, mask_of(own[name], "load_state_dict")) for name in values}
     for name, value in values.items():
         if found[name] is not None:
-            set_item(value._array, ~found[name], 0)
+            np.copyto(value._array, 0, where=devices.move(~found[name], value.device, "mask"))
         write(own[name], value)
     for name, keep in keeps.items():
         p: Any = own[name]
         p.mask = keep
         if name not in values:
-            set_item(p._array, ~keep, 0)
+            np.copyto(p._array, 0, where=devices.move(~keep, p.device, "mask"))
             tape.mark_changed(p)

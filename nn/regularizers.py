@@ -219,8 +219,9 @@ def penalty(model: Module) -> Tensor:
     >>> nn.penalty(layer).item()
     2.0
     """
-    found = [p.regularizer.penalty(p) for p in model.parameters() if p.regularizer is not None and p.is_initialized]
-    return sum(found[1:], found[0]) if found else ops.zeros(())
+    known = [p for p in model.parameters() if p.is_initialized]
+    found = [p.regularizer.penalty(p) for p in known if p.regularizer is not None]
+    return sum(found[1:], found[0]) if found else ops.zeros((), device=known[0].device if known else None)
 
 
 def regularize(model: Module, regularizer: str | Regularizer) -> Module:

@@ -181,9 +181,10 @@ def _shapes(given: Any) -> Sequence[Any]:
 
 
 def _example(module: Module, shape: Any, dtype: Any) -> Tensor:
-    """An input of a shape, in the dtype of the model's parameters."""
-    found = (p.dtype for p in module.parameters())
-    return ops.zeros(tuple(shape), dtype=next(found, dtypes.float32) if dtype is None else dtype)
+    """An input of a shape, in the dtype of the model's parameters, where they are."""
+    first = next(iter(module.parameters()), None)
+    own, device = (dtypes.float32, None) if first is None else (first.dtype, first.device)
+    return ops.zeros(tuple(shape), dtype=own if dtype is None else dtype, device=device)
 
 
 def _shape(value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rank_functions as functions
 import stand_in_nccl
+import stand_in_streams
 
 import minigrad as mg
 from minigrad import nn, optim, parallel, train
@@ -41,7 +42,9 @@ def on_gpu(module: str, name: str, *args: Any) -> Any:
     prepare()
     devices.backend_of("cuda", "test")
     with devices.using("cuda"):
-        return getattr(importlib.import_module(module), name)(*args)
+        found = getattr(importlib.import_module(module), name)(*args)
+    assert REAL or not stand_in_streams.world.freed_too_soon
+    return found
 
 
 def laws(size: int, seed: int, shape: tuple[int, ...], dtype: str, op: str, layout: str, special: bool) -> Any:

@@ -7,28 +7,40 @@ import types
 from functools import cache
 from typing import Any
 
+import stand_in_streams
 from cuda_on_cpu import compiler
 
 SOURCE = compiler.HERE / "cublas.cpp"
+NUMBERS = (
+    "m", "n", "k", "batches", "turned_a", "turned_b", "compute", "adds", "out", "stream", "workspace", "biased",
+)  # fmt: skip
 
 
 class Call(ctypes.Structure):
     """What the library notes of a product; sizes are those that it was told, with columns before rows."""
 
-    _fields_ = [
-        (name, ctypes.c_longlong)
-        for name in ("m", "n", "k", "batches", "turned_a", "turned_b", "compute", "adds", "out", "stream", "workspace")
-    ] + [(name, ctypes.c_void_p) for name in ("a", "b", "c")]
+    _fields_ = [(name, ctypes.c_longlong) for name in NUMBERS] + [(name, ctypes.c_void_p) for name in "abc"]
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_longlong)
+def capture(number: int) -> int:
+    """Let a stream that captures note a product, which runs when the graph does."""
+    found = stand_in_streams.current().capture
+    if found is not None:
+        found.calls.append((library()[1].calls_run, (number,), {}, None, set()))
+    return found is not None
 
 
 @cache
 def library() -> tuple[str, ctypes.CDLL]:
     """Its path, and itself."""
     headers = "".join(f'#include "{compiler.HERE / name}"\n' for name in ("runtime.h", "device.cuh"))
-    path = compiler.library(headers + SOURCE.read_text())
+    path = compiler.library("#include <functional>\n" + headers + SOURCE.read_text())
     found = ctypes.CDLL(str(path))
     found.calls_get.argtypes, found.calls_get.restype = [ctypes.c_longlong], ctypes.POINTER(Call)
     found.calls_count.restype = ctypes.c_longlong
+    found.calls_run.argtypes, found.calls_run.restype = [ctypes.c_longlong], None
+    found.calls_hook(capture)
     return str(path), found
 
 
@@ -42,7 +54,7 @@ def calls() -> list[Call]:
 
 def load_nvidia_dynamic_lib(name: str) -> Any:
     """What cuda.pathfinder does."""
-    assert name == "cublas"
+    assert name in ("cublas", "cublasLt")
     return types.SimpleNamespace(abs_path=library()[0])
 
 

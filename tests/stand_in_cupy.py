@@ -54,16 +54,6 @@ class Device:
         pass
 
 
-class Stream:
-    """The current stream."""
-
-    current, allocator = 0, Device
-
-    @property
-    def ptr(self) -> int:
-        return Stream.current
-
-
 class Pool:
     """A pool of memory that remembers its limit."""
 
@@ -252,9 +242,7 @@ def module(devices: int) -> dict[str, types.ModuleType]:
         "ndarray": ndarray,
         **{f.__name__: memory(f) for f in (np.empty, np.empty_like, np.zeros, np.zeros_like)},
         "linalg": types.SimpleNamespace(**namespace(np.linalg, MISSING_LINALG)),
-        "cuda": types.SimpleNamespace(
-            runtime=runtime, Device=Device, get_allocator=lambda: Stream.allocator, get_current_stream=Stream
-        ),
+        "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),
         "asnumpy": lambda x: np.array(x.values),
         "from_dlpack": lambda x: ndarray(np.array(x.values) if isinstance(x, ndarray) else np.from_dlpack(x)),
         "RawModule": compiler.Module,

@@ -7,6 +7,7 @@ Names, arguments and the numbers of the enumerations are those of CuPy 14.2. Wha
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import selectors
 import socket
@@ -15,11 +16,12 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import stand_in_cupy
+import stand_in_streams
 
 TIMEOUT = float(os.environ.get("STAND_IN_NCCL_TIMEOUT", "30"))
 DTYPES = [np.dtype(name) for name in ("i1", "u1", "i4", "u4", "i8", "u8", "f2", "f4", "f8", ml_dtypes.bfloat16)]
@@ -318,52 +320,6 @@ def unique_id() -> bytes:
     return os.urandom(16).hex().encode().ljust(128, b"\0")
 
 
-class Event:
-    """A moment of a stream, all of whose work is done at once here."""
-
-    done = True
-
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        pass
-
-    def record(self, stream: Any = None) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
-
-
-class Stream:
-    """A stream."""
-
-    current: list[Stream]
-
-    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-        self.ptr = 0 if null else id(self)
-
-    def __enter__(self) -> Self:
-        Stream.current.append(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert Stream.current.pop() is self
-
-    def record(self, event: Any = None) -> Any:
-        return Event() if event is None else event
-
-    def wait_event(self, event: Any) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
-
-    def is_capturing(self) -> bool:
-        return False
-
-
-Stream.current = [Stream(null=True)]
-
-
 def module() -> types.ModuleType:
     """What takes the place of ``cupy.cuda.nccl``."""
     made = types.ModuleType("cupy.cuda.nccl")
@@ -374,23 +330,28 @@ def module() -> types.ModuleType:
     return made
 
 
-def install(devices: int, number_on_bus: Callable[[int], str] = "0000:{:02x}:00.0".format) -> None:
+def install(devices: int) -> None:
     """Let ``import cupy`` find the stand-ins in this process, with NCCL between them; for good."""
     if "cupy" in sys.modules:
         return
     sys.modules.update(stand_in_cupy.module(devices))
-    cuda = types.ModuleType("cupy.cuda")
-    vars(cuda).update(vars(sys.modules["cupy"].cuda))
-    for name, value in {"Event": Event, "Stream": Stream, "get_current_stream": lambda: Stream.current[-1]}.items():
-        vars(cuda).setdefault(name, value)
-    cuda.nccl = module()  # type: ignore[attr-defined]
-    sys.modules["cupy"].cuda = cuda  # type: ignore[attr-defined]
-    sys.modules.update({"cupy.cuda": cuda, "cupy.cuda.nccl": cuda.nccl})  # type: ignore[dict-item]
-    stand_in_cupy.Device.pci_bus_id = property(lambda self: number_on_bus(self.id))  # type: ignore[attr-defined]
-    if not hasattr(stand_in_cupy.ndarray, "data"):
-        stand_in_cupy.ndarray.data = property(pointer)  # type: ignore[attr-defined]
+    cupy: Any = sys.modules["cupy"]
+    cuda: Any = types.ModuleType("cupy.cuda")
+    vars(cuda).update(vars(cupy.cuda), nccl=module())
+    cupy.cuda = cuda
+    sys.modules.update({"cupy.cuda": cuda, "cupy.cuda.nccl": cuda.nccl})
+    stand_in_cupy.Device.pci_bus_id = property("0000:{0.id:02x}:00.0".format)  # type: ignore[attr-defined]
+    library: Any = importlib.import_module("minigrad.backend.cuda.nccl")
+    for name in ("all_reduce", "reduce_parts", "gather_parts", "broadcast", "trade"):
+        setattr(library.Link, name, noted(getattr(library.Link, name)))
 
 
-def pointer(array: Any) -> Any:
-    """Where an array lies."""
-    return types.SimpleNamespace(ptr=array.values.ctypes.data)
+def noted(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose arrays the stand-in for streams looks at: what would race raises."""
+
+    def call(link: Any, *args: Any) -> None:
+        method(link, *args)
+        stand_in_streams.note(call, args, {}, None)
+
+    call.name = "kernel"  # type: ignore[attr-defined]
+    return call

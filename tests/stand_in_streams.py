@@ -1,14 +1,14 @@
 """Streams, events, pinned memory and CUDA graphs for the stand-in for CuPy: it runs in order, and says what would race.
 
-Each stream, and the host, has a vector clock (Lamport, 1978; Fidge, 1988): it knows how far it has waited for every
-other. Memory knows who has written and read it last, and by whom it was allocated. What touches memory without having
-waited for that raises. Copies from pinned memory on other streams than the default one run as late as they may.
+Copies from pinned memory on other streams than the default one run as late as they may; `stand_in_clocks` finds what
+does not wait.
 
 While a stream captures, calls are noted; at its end, all that was changed is put back, and what was made is poisoned.
 """
 
 from __future__ import annotations
 
+import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -18,54 +18,28 @@ from typing import Any, Self
 
 import numpy as np
 from cuda_on_cpu import compiler
+from stand_in_clocks import (
+    BINARY,
+    UNARY,
+    Pinned,
+    World,
+    arrays_in,
+    current,
+    empty_pinned,
+    join,
+    note,
+    owner_of,
+    touch,
+    use,
+    world,
+)
 
 SYNCHRONIZES = {  # those whose result has a shape that depends on values
     "nonzero", "flatnonzero", "argwhere", "unique", "unique_all", "unique_counts", "unique_inverse", "unique_values",
     "extract", "compress", "bincount", "union1d", "intersect1d", "setdiff1d", "trim_zeros",
 }  # fmt: skip
-WRITE_FIRST = {
-    "copyto",
-    "put",
-    "place",
-    "putmask",
-    "put_along_axis",
-    "fill_diagonal",
-    "__setitem__",
-    "fill",
-    "set",
-    "sort",
-}
 READ_HOST = {"item", "tolist", "get", "tobytes"}
-BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
-UNARY = {"lt", "le", "eq", "ne", "gt", "ge", "neg", "pos", "abs", "invert"}
-IN_PLACE = {f"__i{name}__" for name in BINARY}
 BUSY = "the current stream is capturing, so {} are disallowed"
-
-
-class Memory:
-    """Who has used a piece of memory: stream and time of its allocation, of the last write, and of reads since."""
-
-    def __init__(self, made: tuple[int, int]) -> None:
-        self.made = self.written = made
-        self.read: dict[int, int] = {}
-
-
-class World:
-    """All streams and memory since the stand-in was installed."""
-
-    def __init__(self) -> None:
-        self.host: dict[int, int] = {}
-        self.memory: dict[int, Memory] = {}
-        self.clocks: dict[int, dict[int, int]] = {0: {0: 1}}  # by the number of the stream
-        self.used = False  # whether there is any stream but the default one
-        self.private: Any = None  # the pool that memory comes from, None for the default one
-        self.freed_too_soon: list[str] = []
-        self.stack: list[Stream] = []
-        self.ndarray: Any = None
-        self.error: Any = RuntimeError
-
-
-world = World()
 
 
 class Stream:
@@ -100,7 +74,7 @@ class Stream:
         self.seen[self.ptr] = self.seen.get(self.ptr, 0) + 1
         return self.seen[self.ptr]
 
-    def settle(self, time: int) -> None:
+    def settle(self, time: float = np.inf) -> None:
         """Run the copies that were put off, up to a time."""
         while self.pending and self.pending[0][0] <= time:
             self.pending.pop(0)[1]()
@@ -134,6 +108,7 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
+        note_products()
         self.capture = Capture(self)
 
     def end_capture(self) -> Graph:
@@ -195,12 +170,13 @@ class Capture:
         known = {id(owner_of(array)) for array in given}
         fresh = {id(array) for array in arrays_in(made) if id(owner_of(array)) not in known}
         if fresh:
-            assert world.private is not None, "memory of the default pool is used while a stream captures"
-            self.pool = world.private
+            assert world.allocator is not None, "memory of the default pool is used while a stream captures"
+            self.pool = world.allocator.__self__
         for array in arrays_in(made):
             if id(array) in fresh:
                 self.made[id(owner_of(array))] = array
-        self.calls.append((function, args, kwargs, made, fresh))
+        if getattr(function, "name", "") not in ("empty", "empty_like"):  # which launch nothing
+            self.calls.append((function, args, kwargs, made, fresh))
         return made
 
     def undo(self) -> None:
@@ -225,7 +201,8 @@ class Graph:
     def launch(self, stream: Stream | None = None) -> None:
         assert self.pool is None or self.pool() is not None, "the pool of a captured step has gone"
         assert (stream or current()).capture is None
-        with stream or current():
+        (stream or current()).settle()
+        with stream or current(), np.errstate(all="ignore"):
             for function, args, kwargs, made, fresh in self.calls:
                 again = function(*args, **kwargs)
                 for array, new in zip(arrays_in(made), arrays_in(again), strict=True):
@@ -246,111 +223,11 @@ class MemoryPool:
 
 @contextmanager
 def using_allocator(allocator: Any) -> Iterator[None]:
-    before, world.private = world.private, allocator.__self__
+    before, world.allocator = world.allocator, allocator
     try:
         yield
     finally:
-        world.private = before
-
-
-class Pinned(np.ndarray[Any, Any]):
-    """Memory of the host that copies may read later: writing too soon raises."""
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        used = world.memory.get(id(owner_of(self)))
-        if used is not None:
-            late = {ptr for ptr, time in used.read.items() if world.host.get(ptr, 0) < time}
-            assert not late, f"pinned memory is written while a copy on stream {late} may still read it"
-        super().__setitem__(index, values)
-
-
-def empty_pinned(shape: Any, dtype: Any = float) -> Any:
-    return np.empty(shape, dtype).view(Pinned)
-
-
-def current() -> Stream:
-    return world.stack[-1]
-
-
-def join(mine: dict[int, int], other: dict[int, int]) -> None:
-    for ptr, time in other.items():
-        mine[ptr] = max(mine.get(ptr, 0), time)
-
-
-def owner_of(array: Any) -> Any:
-    """The array that has the memory."""
-    values = array.values if type(array) is world.ndarray else array
-    while isinstance(values.base, np.ndarray):
-        values = values.base
-    return values
-
-
-def arrays_in(nest: Any) -> Iterator[Any]:
-    if type(nest) is world.ndarray:
-        yield nest
-    elif isinstance(nest, (tuple, list)):
-        for part in nest:
-            yield from arrays_in(part)
-    elif isinstance(nest, dict):
-        yield from arrays_in(list(nest.values()))
-
-
-def written(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """What a call writes to, of what it is given."""
-    name = getattr(function, "name", "")
-    if name == "kernel":
-        return list(arrays_in(args))
-    return list(arrays_in([args[0]] if name in WRITE_FIRST | IN_PLACE or name.endswith(".at") else [kwargs.get("out")]))
-
-
-def note(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any) -> None:
-    """Check a call of the current stream against what other streams have done, and remember it."""
-    if not world.used:
-        return
-    stream = current()
-    time = stream.tick()
-    given, writes = list(arrays_in((args, kwargs))), written(function, args, kwargs)
-    known = {id(owner_of(array)) for array in given}
-    for array in given:
-        touch(stream, time, owner_of(array), any(array is other for other in writes))
-    for array in arrays_in(made):
-        if id(owner_of(array)) not in known:
-            use(owner_of(array), (stream.ptr, time))
-
-
-def use(owner: Any, made: tuple[int, int]) -> Memory:
-    """What is known of memory; it is from before all streams where nothing is."""
-    found = world.memory.get(id(owner))
-    if found is None:
-        found = world.memory[id(owner)] = Memory(made)
-        weakref.finalize(owner, release, id(owner))
-    return found
-
-
-def release(key: int) -> None:
-    """Memory goes back to its stream's part of the pool, which may use it at once: others must be done with it."""
-    found = world.memory.pop(key, None)
-    if found is None:
-        return
-    home = found.made[0]
-    known = dict(world.clocks.get(home, {}))  # that of pinned memory is the host
-    join(known, world.host)
-    for ptr, time in [*found.read.items(), found.written]:
-        if ptr != home and known.get(ptr, 0) < time:
-            world.freed_too_soon.append(f"memory of stream {home} is free while stream {ptr} may still use it")
-
-
-def touch(stream: Stream, time: int, owner: Any, writes: bool) -> None:
-    found = use(owner, (0, 1))
-    before = [found.made, found.written, *(found.read.items() if writes else ())]
-    for ptr, when in before:
-        if ptr >= 0 and stream.seen.get(ptr, 0) < when:
-            how = "writes to" if writes else "reads"
-            raise AssertionError(f"stream {stream.ptr} {how} memory of stream {ptr} without having waited for it")
-    if writes:
-        found.written, found.read = (stream.ptr, time), {}
-    else:
-        found.read[stream.ptr] = time
+        world.allocator = before
 
 
 def copy_from_host(array: Any, values: Any) -> None:
@@ -385,6 +262,7 @@ def called(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         capture = current().capture
+        current().settle()
         if name in READ_HOST:
             read_host(args[0])
         if capture is None:
@@ -447,6 +325,24 @@ class Kernel(compiler.Function):
             capture.calls.append((launch, args, kwargs, None, set()))
 
 
+def note_products() -> None:
+    """Let products of cuBLAS be noted, whose library knows memory by its address alone."""
+    blas: Any = sys.modules.get("minigrad.backend.cuda.blas")
+    if blas is None or hasattr(blas.call, "noted"):
+        return
+    plain = blas.call
+
+    def call(name: str, *arguments: Any) -> None:
+        capture = current().capture
+        if capture is None or "Gemm" not in name:
+            plain(name, *arguments)
+        else:
+            capture.calls.append((plain, (name, *arguments), {}, None, set()))
+
+    call.noted = True  # type: ignore[attr-defined]
+    blas.call = call
+
+
 def watch(ndarray: Any) -> None:
     """Let methods and operators of arrays be noted; once, for the class stays."""
     own, found = vars(ndarray), ndarray.__getattr__
@@ -483,7 +379,7 @@ OPERATORS = {f"{kind}{name}" for name in BINARY for kind in ("", "r", "i")} | UN
 def install(modules: dict[str, types.ModuleType], ndarray: Any) -> None:
     """Put streams into the modules that take CuPy's place, and let them see every call."""
     cupy: Any = modules["cupy"]
-    world.__init__()  # type: ignore[misc]
+    vars(world).update(vars(World()))
     world.ndarray, world.error = ndarray, cupy.cuda.runtime.CUDARuntimeError
     Stream.null = Stream(null=True)
     world.stack = [Stream.null]
@@ -497,7 +393,8 @@ def install(modules: dict[str, types.ModuleType], ndarray: Any) -> None:
     cupy.RawModule = Module
     vars(cupy.cuda).update(
         Stream=Stream, Event=Event, Graph=Graph, MemoryPool=MemoryPool, using_allocator=using_allocator,
-        get_current_stream=current, get_elapsed_time=lambda start, end: float(end.time - start.time),
+        get_current_stream=current, get_allocator=lambda: world.allocator,
+        get_elapsed_time=lambda start, end: float(end.time - start.time),
     )  # fmt: skip
     modules["cupyx"].empty_pinned = empty_pinned  # type: ignore[attr-defined]
 

@@ -32,28 +32,39 @@ def multiply() -> None:
     assert mg.matmul(x, x).tolist() == [[3.0] * 3] * 3
 
 
-def test_the_workspace_is_kept_on_a_stream_and_new_on_another(
-    blas: Any, stand_in: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = importlib.import_module("stand_in_cupy").Stream
-    stand_in.calls()
+def test_the_workspace_is_kept_on_a_stream_and_new_on_another(blas: Any) -> None:
+    cuda, own = blas.cupy.cuda, blas.handle(0)
     multiply()
+    first = own.workspace
     multiply()
-    monkeypatch.setattr(stream, "current", 7)
-    multiply()
-    pool = object()
-    monkeypatch.setattr(stream, "allocator", pool)  # that of a step that is captured
-    multiply()
+    assert own.workspace is first
+    stream, pool = cuda.Stream(non_blocking=True), cuda.MemoryPool()
+    with stream:
+        multiply()
+        second = own.workspace
+        assert second is not first
+        assert own.place[0] == stream.ptr
+        with cuda.using_allocator(pool.malloc):  # as while a step is captured
+            multiply()
+            assert own.workspace is not second
+            third = own.workspace
+        multiply()
+        assert own.workspace is not third
     other = threading.Thread(target=multiply)
     other.start()
     other.join()
-    calls = stand_in.calls()
-    assert [call.stream for call in calls] == [0, 0, 7, 7, 7]
-    assert all(call.workspace for call in calls)
-    assert calls[0].workspace == calls[1].workspace
+    assert own.place[2] == other.ident
+
+
+def test_products_have_a_workspace_on_the_current_stream(blas: Any, stand_in: Any) -> None:
+    stand_in.calls()
+    stream = blas.cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        multiply()
+    (call,) = stand_in.calls()
     own = blas.handle(0)
-    assert own.place == (7, pool, other.ident)
-    assert own.workspace.data.ptr == calls[-1].workspace
+    assert (call.stream or 0) == stream.ptr
+    assert call.workspace == own.workspace.data.ptr
     assert own.workspace.nbytes == blas.WORKSPACE_HOPPER
 
 

@@ -1,9 +1,9 @@
-"""Elementwise kernels on the GPU: each gives what the generic body and rule give in float64; and biases."""
+"""Elementwise kernels on the GPU: each gives what the generic body and rule give in float64."""
 
 from __future__ import annotations
 
-import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import nn
 from minigrad.backend.numpy import backend as cpu
 from minigrad.ops.registry import REGISTRY
 from minigrad.testing.strategies import shapes
@@ -21,7 +20,7 @@ from minigrad.testing.tolerances import assert_close
 from minigrad.testing.variants import generic
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cuda_arrays import LAYOUTS, placed, values
+from cuda_arrays import LAYOUTS, SPECIAL, placed, values
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -100,53 +99,68 @@ def test_a_parameter_that_is_no_number_is_left_alone() -> None:
     assert REGISTRY["elu"].kernels["cuda", mg.float32](placed(np.ones(3, np.float32)), alpha="1") is NotImplemented
 
 
-@given(dtype=st.sampled_from(FLOATS), data=st.data())
-def test_biases_and_activations(dtype: Any, data: st.DataObject) -> None:
-    from minigrad.backend.cuda import elementwise
-    from minigrad.backend.cuda.bias import ACTIVATIONS
+@given(
+    shape=SHAPES,
+    half=st.sampled_from([mg.float16, mg.bfloat16]),
+    layout=st.sampled_from(["C", "shifted"]),
+    data=st.data(),
+)
+def test_casts_are_numpys(shape: tuple[int, ...], half: Any, layout: str, data: st.DataObject) -> None:
+    from minigrad.backend.cuda import cast
 
-    shape = data.draw(st.sampled_from([(0, 3), (1, 1), (3, 5), (7, 16), (2, 3, 8), (9, 131)]))
-    x, bias = data.draw(values(dtype, shape)), data.draw(values(dtype, shape[-1:], special=()))
-    activation = data.draw(st.sampled_from(ACTIVATIONS))
-    given_ = placed(x, data.draw(st.sampled_from(["C", "shifted"])))
-    found = elementwise.add_bias(given_, placed(bias, data.draw(st.sampled_from(LAYOUTS))), activation)
-    assert found is given_
-    with generic(), np.errstate(all="ignore"):
-        total = mg.tensor(x.astype(np.float64) + bias.astype(np.float64))
-        want = total if activation is None else REGISTRY[activation](total)
-        assert_close(numbers(found), want.numpy().astype(dtype), dtype, f"{activation}", floor=0.3, each=True)
-
-
-@given(dtype=st.sampled_from(FLOATS), data=st.data())
-def test_gradients_of_biases(dtype: Any, data: st.DataObject) -> None:
-    from minigrad.backend.cuda import elementwise
-
-    shape = data.draw(st.sampled_from([(0, 3), (4, 0), (5,), (1, 1), (3, 5), (2, 3, 8), (130, 3), (200, 40), (9, 300)]))
-    g = data.draw(values(dtype, shape, special=(0.0, 100.0)))
-    kept = data.draw(st.none() | values(dtype, shape, special=(0.0, math.nan)))
-    layout = st.sampled_from(LAYOUTS)
-    arrays = [placed(a, data.draw(layout)) for a in (g, kept) if a is not None]
-    found = elementwise.bias_gradient(*arrays)
-    rows = g.astype(np.float64).reshape(math.prod(shape[:-1]), shape[-1])
-    if kept is not None:
-        rows = np.where(kept.astype(np.float64).reshape(rows.shape) > 0, rows, 0)
-    assert found.dtype == dtype
-    assert_close(numbers(found), rows.sum(0), dtype, "gradient", floor=float(np.abs(rows).sum(0).max(initial=1)))
-    assert numbers(elementwise.bias_gradient(*arrays)).tobytes() == numbers(found).tobytes()
+    x = data.draw(
+        values(mg.float32, shape, special=(*SPECIAL, 1 + 2**-11, 1 + 3 * 2**-11, 6.1e-5, 3e-8, 65519.0, 65520.0))
+    )
+    with np.errstate(over="ignore"):
+        want = x.astype(half)
+    narrow = cast(placed(x, layout), half)
+    wide = cast(placed(want, layout), mg.float32)
+    assert (narrow.dtype, wide.dtype) == (half, mg.float32)
+    np.testing.assert_array_equal(numbers(narrow).astype(np.float64), want.astype(np.float64))
+    np.testing.assert_array_equal(numbers(wide), want.astype(np.float32))
 
 
-def test_half_columns_are_summed_in_float32() -> None:
-    from minigrad.backend.cuda import elementwise
+def test_casts_of_tensors() -> None:
+    from minigrad.backend.cuda import cast
 
-    ones = np.ones((3000, 2), mg.bfloat16)
-    assert numbers(elementwise.bias_gradient(placed(ones))).tolist() == [3008.0, 3008.0]  # 3000, rounded once
+    for dtypes in (
+        (mg.float32, mg.float32),
+        (mg.float64, mg.float16),
+        (mg.float16, mg.bfloat16),
+        (mg.int64, mg.float32),
+    ):
+        assert cast(placed(np.ones(3, dtypes[0])), dtypes[1]) is NotImplemented
+    assert cast(placed(np.ones((3, 2), np.float32), "F"), mg.float16) is NotImplemented
+    x = mg.tensor(np.linspace(0, 1, 9, dtype=np.float32), device="cuda", requires_grad=True)
+    y = x.astype(mg.bfloat16)
+    y.backward(mg.tensor(np.linspace(1, 2, 9).astype(mg.bfloat16), device="cuda"))
+    assert numbers(y.detach()).tobytes() == np.linspace(0, 1, 9, dtype=np.float32).astype(mg.bfloat16).tobytes()
+    assert x.grad.tolist() == np.linspace(1, 2, 9).astype(mg.bfloat16).astype(float).tolist()
 
 
-def test_layers_use_them() -> None:
-    """A bias gets its gradient from the kernel, which sums half types in float32."""
-    layer = nn.Dense(4, activation="relu", in_features=3)
-    layer.to("cuda").to(mg.bfloat16)
-    x = mg.tensor(np.abs(np.random.default_rng(0).normal(size=(70, 3))).astype(mg.bfloat16), device="cuda")
-    layer.bias.detach()[...] = 4.0
-    layer(x).backward(mg.ones((70, 4), device="cuda", dtype=mg.bfloat16) * 0.5)
-    assert numbers(layer.bias.grad).tolist() == [35.0] * 4
+@pytest.mark.parametrize("name", ["add", "subtract", "multiply", "divide"])
+@given(shape=SHAPES, dtype=st.sampled_from([mg.float16, mg.bfloat16]), data=st.data())
+def test_arithmetic_of_halves(name: str, shape: tuple[int, ...], dtype: Any, data: st.DataObject) -> None:
+    """Each result is rounded once, and so is what the generic body gives, which casts and computes in float32."""
+    x, y, g = (data.draw(values(dtype, shape)) for _ in range(3))
+    outcomes = []
+    for device in ("cpu", "cuda"):
+        tensors = [mg.tensor(a, device=device, requires_grad=True) for a in (x, y)]
+        with generic() if device == "cpu" else nullcontext(), np.errstate(all="ignore"):
+            out = REGISTRY[name](*tensors)
+            out.backward(mg.tensor(g, device=device))
+            outcomes.append([numbers(t).astype(np.float64) for t in (out.detach(), tensors[0].grad, tensors[1].grad)])
+    for found, want in zip(outcomes[1], outcomes[0], strict=True):
+        np.testing.assert_array_equal(found, want)
+    kernel = REGISTRY[name].kernels["cuda", dtype]
+    layouts = (data.draw(st.sampled_from(LAYOUTS)) for _ in range(2))
+    found = numbers(kernel(*(placed(a, layout) for a, layout in zip((x, y), layouts, strict=True))))
+    np.testing.assert_array_equal(found.astype(np.float64), outcomes[0][0])
+
+
+def test_halves_that_broadcast_are_summed_in_float32() -> None:
+    x = mg.ones((300, 2), dtype=mg.bfloat16, device="cuda", requires_grad=True)
+    row = mg.ones(2, dtype=mg.bfloat16, device="cuda", requires_grad=True)
+    (x * row + row).sum().backward()
+    assert row.grad.tolist() == [600.0, 600.0]
+    assert x.grad.dtype == mg.bfloat16

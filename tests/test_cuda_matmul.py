@@ -33,7 +33,7 @@ TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
 def kernels(gpu: None) -> Any:
     """The module of the kernels, and what it calls."""
     mg.ones(1, device="cuda")
-    modules = ("affine", "blas", "matmul")
+    modules = ("blas", "epilogue", "matmul")
     return SimpleNamespace(**{name: importlib.import_module(f"minigrad.backend.cuda.{name}") for name in modules})
 
 
@@ -95,6 +95,7 @@ READ: dict[str, View] = {
 COPIED: dict[str, View] = {
     "stepped": (lambda s: (*s[:-1], 2 * s[-1]), lambda t: t[..., ::2]),
     "backwards": (lambda s: s, lambda t: mg.flip(t, axis=-1)),
+    "last first": (lambda s: s, lambda t: mg.flip(t, axis=0)),
     "spread": (lambda s: (*s[:-1], 1), lambda t: t),  # broadcast by what is called
 }
 VIEWS = READ | COPIED
@@ -176,6 +177,22 @@ def test_linear_is_that_of_float64(data: Any, lead: Shape, sides: Any, dtype: An
     assert_right(f, bases)
 
 
+@pytest.mark.parametrize("second", [*VIEWS])
+@pytest.mark.parametrize("first", [*VIEWS])
+@pytest.mark.parametrize("lead", [(3,), (2, 3), (2, 3, 2)], ids=str)
+def test_matmul_of_views(first: str, second: str, lead: Shape) -> None:
+    views, shapes = (
+        [VIEWS[name] for name in (first, second)],
+        [(*lead, 5, 4), (4, 6) if len(lead) == 2 else (*lead, 4, 6)],
+    )
+    bases = [normal(i, view[0](s), np.float64) for i, (view, s) in enumerate(zip(views, shapes, strict=True))]
+
+    def f(*leaves: mg.Tensor) -> mg.Tensor:
+        return mg.matmul(*(mg.broadcast_to(v[1](t), s) for v, t, s in zip(views, leaves, shapes, strict=True)))
+
+    assert_right(f, bases)
+
+
 @pytest.mark.parametrize("second", [*READ])
 @pytest.mark.parametrize("first", [*READ])
 @pytest.mark.parametrize("lead", [(), (3,)], ids=str)
@@ -194,11 +211,13 @@ def test_what_flags_can_tell_is_not_copied(kernels: Any, first: str, second: str
     assert [call[3] for call in made] == [math.prod(lead)] * 3  # one call each
 
 
-def test_the_counter_of_copies_counts(kernels: Any) -> None:
-    x = mg.ones((4, 8), device="cuda")[:, ::2]
+@pytest.mark.parametrize("name", [*COPIED])
+def test_what_they_cannot_tell_is_copied(kernels: Any, name: str) -> None:
+    shape, view = VIEWS[name]
+    x = mg.broadcast_to(view(mg.ones(shape((3, 4, 4)), device="cuda")), (3, 4, 4))
     with copies(kernels) as copied:
         mg.matmul(x, x)
-    assert copied == [(4, 4), (4, 4)]
+    assert copied == [(3, 4, 4)] * 2
 
 
 CALLS: list[tuple[str, Shape, Shape, list[tuple[int, ...]]]] = [
@@ -221,19 +240,20 @@ def test_how_many_calls_it_takes(kernels: Any, what: str, first: Shape, second: 
     assert not copied
 
 
-def test_views_with_two_axes_of_a_batch(kernels: Any) -> None:
+@pytest.mark.parametrize("dtype", KINDS, ids=str)
+def test_views_with_two_axes_of_a_batch(kernels: Any, dtype: Any) -> None:
     """Heads beside features are read where they lie, unless it takes many calls."""
     for batch, heads, expected, copied_shapes in (
         (9, 2, [(5, 5, 4, 9)] * 2, []),
         (9, 10, [(5, 5, 4, 90)], [(9, 10, 5, 4)] * 2),
     ):
-        x, y = (mg.tensor(normal(i, (batch, 5, heads, 4), np.float32), device="cuda") for i in range(2))
+        x, y = (mg.tensor(normal(i, (batch, 5, heads, 4), dtype), device="cuda") for i in range(2))
         q, k = (mg.permute_dims(t, (0, 2, 1, 3)) for t in (x, y))
         with products(kernels) as made, copies(kernels) as copied:
             out = mg.matmul(q, k.mT)
         assert ([call[:4] for call in made], copied) == (expected, copied_shapes)
         want = np.einsum("bqhd,bkhd->bhqk", *(t.to("cpu").numpy().astype(np.float64) for t in (x, y)))
-        assert_close(out.to("cpu").numpy(), want, np.dtype(np.float32), "products")
+        assert_close(out.to("cpu").numpy(), want, dtype, "products")
 
 
 @pytest.mark.parametrize(
@@ -268,13 +288,14 @@ def test_half_types_are_summed_in_float32_and_rounded_once(dtype: Any) -> None:
 
 def test_products_of_a_batch_are_added_before_they_are_rounded(kernels: Any) -> None:
     """The gradient of a factor that is broadcast: a sum of 16-bit results would lose the small ones."""
-    x = mg.tensor(np.array([[[2048.0]], [[1.0]], [[1.0]]], np.float16), device="cuda")
-    w = mg.zeros((1, 1, 1), dtype=mg.float16, device="cuda", requires_grad=True)
-    y = mg.matmul(mg.concat((x, mg.zeros_like(x)), axis=1)[:, :1], w)
+    x = np.zeros((3, 2, 2, 1), np.float16)
+    x[:, :, 0, 0] = [[2048, 2048], [1, 1], [1, 1]]
+    w = mg.zeros((2, 1, 1), dtype=mg.float16, device="cuda", requires_grad=True)
+    y = mg.matmul(mg.tensor(x, device="cuda"), w)
     with products(kernels) as made:
-        (grad,) = mg.grad(y, [w], mg.ones((3, 1, 1), dtype=mg.float16, device="cuda"))
-    assert made
-    assert grad.item() == 2050
+        (grad,) = mg.grad(y, [w], mg.ones(y.shape, dtype=mg.float16, device="cuda"))
+    assert [call[:4] for call in made] == [(1, 1, 2, 6)]  # three terms of two sums
+    assert grad.tolist() == [[[2050.0]]] * 2
 
 
 def test_tf32_is_a_choice() -> None:
@@ -347,5 +368,5 @@ def test_cublas_that_is_not_installed(kernels: Any, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("not found")
 
     monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
-    with pytest.raises(DeviceError, match=r"cuBLAS is not found, needs the libraries of CUDA. Install .*\[ctk\]"):
+    with pytest.raises(DeviceError, match=r"cublas is not found, needs the libraries of CUDA. Install .*\[ctk\]"):
         kernels.blas.library.__wrapped__()

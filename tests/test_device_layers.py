@@ -163,6 +163,21 @@ def test_layers(name: str) -> None:
     compare(*LAYERS[name])
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_that_wait_are_completed_where_they_are(name: str) -> None:
+    make, inputs = LAYERS[name]
+    narrow = [t.astype(mg.float32) if t.dtype == mg.float64 else t for t in inputs]
+    found = []
+    for device in ("cpu", "cuda"):
+        mg.random.seed(0)
+        model = make().to(device)
+        found.append([t.detach().to("cpu").numpy() for t in tensors(model(*(t.to(device) for t in narrow)))])
+        assert {t.device.partition(":")[0] for t in [*model.parameters(), *model.buffers()]} <= {device}
+        assert nn.penalty(model).device.partition(":")[0] == (device if model.parameters() else "cpu")
+    for w, g in zip(*found, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
+
+
 def test_ctc() -> None:
     lengths = mg.asarray([4, 5]), mg.asarray([3, 2])
     compare(nn.CTCLoss, (nn.functional.log_softmax(draw(2, 5, 6)), ids(4, 2, 3) + 1, *lengths))

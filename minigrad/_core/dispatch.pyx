@@ -895,8 +895,11 @@ cdef Kernel _cast_half = Kernel("halves", "cast")
 
 cpdef object recast(object array, object dtype):
     """``array.astype(dtype)``, by a kernel between float32 and the half types."""
-    if _kernels and type(array) is ndarray:
-        out = _cast_half.load()(array, dtype)
+    if _kernels:
+        if type(array) is ndarray:
+            out = _cast_half.load()(array, dtype)
+        else:
+            out = _backends[type(array)].cast(array, dtype)
         if out is not NotImplemented:
             return out
     return array.astype(dtype)

@@ -461,7 +461,10 @@ cdef object total_of(object a, object b, bint create):
 
 
 cdef bint is_writeable(object array):
-    return type(array) is ndarray and PyArray_CHKFLAGS(<ndarray>array, NPY_ARRAY_WRITEABLE)
+    """Whether a gradient may be added to in its memory: on a GPU it always may."""
+    if type(array) is ndarray:
+        return PyArray_CHKFLAGS(<ndarray>array, NPY_ARRAY_WRITEABLE)
+    return not is_partial(array)
 
 
 cdef PyObject* add_cotangents(PyObject* first, object b, bint create) except NULL:

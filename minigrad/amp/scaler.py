@@ -9,8 +9,19 @@ from typing import Any
 import numpy as np
 
 from minigrad import dtypes, ops
+from minigrad._core import tape
+from minigrad.backend.devices import kernels_of
 from minigrad.errors import DTypeError, GradError, describe, message
-from minigrad.optim.gradients import agreed, is_finite, parameters_of, scale, values_of, with_gradient
+from minigrad.optim.gradients import (
+    agreed,
+    is_finite,
+    kernels_for,
+    parameters_of,
+    scale,
+    values_of,
+    with_gradient,
+    writable,
+)
 from minigrad.optim.optimizer import Optimizer
 from minigrad.optim.sam import SAM
 from minigrad.tensor import Tensor
@@ -35,6 +46,10 @@ class GradScaler:
     scale by `backoff_factor`; after `growth_interval` steps in a row without that, by `growth_factor`. A skipped step
     changes neither parameters nor any state of the optimizer. With powers of two, which the defaults are, a step with a
     scale is to the last digit a step without.
+
+    With a loss and gradients on a GPU nothing is read back: the scale, and whether a step was done, stay in its memory,
+    where the kernels of optimizers look at it. `get_scale` and `state_dict` wait for the GPU, and so does what asks
+    whether a step was done. Optimizers that have no kernel, and parameters that need more than it, wait too.
 
     P. Micikevicius et al., "Mixed precision training", 2018. The names and the trajectory of the scale are those of
     ``torch.amp.GradScaler``.
@@ -96,8 +111,29 @@ class GradScaler:
         for name, value, least in (("growth_interval", interval, 1), ("growth_tracker", tracker, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(message(who, name, describe(value), f"an int of at least {least}"))
-        self._scale, self._tracker = _rounded(scale), tracker
+        self._set(_rounded(scale), tracker)
         self.growth_factor, self.backoff_factor, self.growth_interval = float(growth), float(backoff), interval
+
+    def _set(self, scale: float, tracker: int) -> None:
+        self._scale, self._tracker = scale, tracker
+        self._there: Any = None  # both, on the GPU of a loss that was scaled: the newer ones
+
+    def _get(self) -> tuple[float, int]:
+        """The scale, and the steps since it last changed."""
+        if self._there is None:
+            return self._scale, self._tracker
+        scale, tracker = self._there.tolist()
+        return scale, int(tracker)
+
+    def _on_gpu(self, array: Any) -> Any:
+        """The state of the scale where an array lies, put there if it is nowhere; None where it is elsewhere."""
+        kernels = kernels_of(array, "gradients")
+        if kernels is None:
+            return None
+        if self._there is None:
+            with array.device:
+                self._there = kernels.state_of_scale(self._scale, self._tracker)
+        return self._there if self._there.device.id == array.device.id else None
 
     def scale(self, outputs: Any) -> Any:
         """The loss, or a list, tuple or dict of losses, times the scale; half ones in float32.
@@ -131,7 +167,11 @@ class GradScaler:
         if not isinstance(outputs, Tensor) or outputs.dtype not in dtypes.FLOATING:
             raise DTypeError(message("GradScaler.scale", "outputs", outputs, "floating tensors"))
         wide = ops.astype(outputs, dtypes.float32) if outputs.dtype in dtypes.HALF else outputs
-        return wide * self._scale
+        there = self._on_gpu(wide._array)
+        if there is None:
+            return wide * self._get()[0]
+        with there.device:  # a copy: a graph that is kept has the scale of its time
+            return wide * tape.new_tensor(there[0].astype(wide.dtype))
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the gradients of an optimizer's parameters by the scale, in place, and note whether they are finite.
@@ -153,12 +193,18 @@ class GradScaler:
             raise GradError(message("GradScaler.unscale_", "unscale_", "called twice", need))
         params = with_gradient("GradScaler.unscale_", parameters_of(optimizer))
         fresh = [p for p in params if id(p) not in self._unscaled]  # another optimizer may share some
-        scale(fresh, 1.0 / self._scale)
+        kernels = None if self._there is None or hasattr(optimizer, "agree") else kernels_for(params)
+        if kernels is not None and self._there.device.id == params[0]._array.device.id:
+            others = [p._grad._array for p in params if id(p) in self._unscaled and p._grad is not None]
+            self._finite[optimizer] = kernels.unscale(writable(fresh), others, self._there)
+            self._unscaled |= {id(p): p for p in fresh}
+            return
+        scale(fresh, 1.0 / self._get()[0])
         self._unscaled |= {id(p): p for p in fresh}
         finite = all(is_finite(values_of(p._grad._array)) for p in params if p._grad is not None)
         self._finite[optimizer] = agreed(optimizer, finite)
 
-    def step(self, optimizer: Optimizer) -> bool:
+    def step(self, optimizer: Optimizer) -> bool | Tensor:
         """Call the optimizer's step, unless a gradient is infinite or NaN.
 
         Parameters
@@ -168,9 +214,9 @@ class GradScaler:
 
         Returns
         -------
-        bool
-            Whether the step was done. Schedules, averages and counts of steps are the caller's: let them advance only
-            where it was.
+        bool or Tensor
+            Whether the step was done; on a GPU a tensor, whose truth is waited for. Schedules, averages and counts of
+            steps are the caller's: let them advance only where it was.
 
         Raises
         ------
@@ -184,10 +230,13 @@ class GradScaler:
         if optimizer not in self._finite:
             self.unscale_(optimizer)
         finite = self._finite[optimizer]
-        if finite:
+        if not isinstance(finite, bool) and type(optimizer).step is Optimizer.step and "step" not in vars(optimizer):
+            optimizer._step(finite)
+            finite = tape.new_tensor(finite)
+        elif finite:
             optimizer.step()
         self._stepped.add(optimizer)
-        return finite
+        return finite if isinstance(finite, Tensor) else bool(finite)
 
     def _check(self, name: str, optimizer: Optimizer) -> None:
         """Refuse what is no optimizer, and calls that come too early or too late."""
@@ -221,23 +270,39 @@ class GradScaler:
         if not self.enabled:
             return
         if new_scale is not None:
-            own = self.growth_factor, self.backoff_factor, self.growth_interval, self._tracker
+            own = self.growth_factor, self.backoff_factor, self.growth_interval, self._get()[1]
             self._load(new_scale, *own, "GradScaler.update")
         elif not self._finite:
             need = "step or unscale_ before it, for one optimizer at least"
             raise GradError(message("GradScaler.update", "gradients", "none unscaled", need))
-        elif not all(self._finite.values()):
-            self._scale, self._tracker = _rounded(self._scale * self.backoff_factor), 0
+        elif self._there is None or any(isinstance(finite, bool) for finite in self._finite.values()):
+            self._adapt(all(self._finite.values()))
         else:
-            self._tracker += 1
-            if self._tracker >= self.growth_interval:
-                grown = self._scale * self.growth_factor
-                self._scale, self._tracker = _rounded(grown) if grown < LARGEST else self._scale, 0
+            self._adapt_there([*self._finite.values()])
         self._forget()
+
+    def _adapt(self, finite: bool) -> None:
+        scale, tracker = self._get()
+        if not finite:
+            self._set(_rounded(scale * self.backoff_factor), 0)
+        elif tracker + 1 < self.growth_interval:
+            self._set(scale, tracker + 1)
+        else:
+            grown = scale * self.growth_factor
+            self._set(_rounded(grown) if grown < LARGEST else scale, 0)
+
+    def _adapt_there(self, found: list[Any]) -> None:
+        """The same, on a GPU."""
+        finite, *others = found
+        factors = self.growth_factor, self.backoff_factor, self.growth_interval
+        with self._there.device:
+            for other in others:
+                finite = finite & other
+            kernels_of(self._there, "gradients").adapt(self._there, finite, *factors, SMALLEST, LARGEST)
 
     def get_scale(self) -> float:
         """The scale of the next loss; 1 where the scaler is not enabled."""
-        return self._scale if self.enabled else 1.0
+        return self._get()[0] if self.enabled else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """The scale, the factors, the interval and the steps since the scale last changed; empty where not enabled.
@@ -250,12 +315,13 @@ class GradScaler:
         """
         if not self.enabled:
             return {}
+        scale, tracker = self._get()
         return {
-            "scale": self._scale,
+            "scale": scale,
             "growth_factor": self.growth_factor,
             "backoff_factor": self.backoff_factor,
             "growth_interval": self.growth_interval,
-            "growth_tracker": self._tracker,
+            "growth_tracker": tracker,
         }
 
     def load_state_dict(self, state: Any) -> None:
@@ -282,7 +348,7 @@ class GradScaler:
     def _forget(self) -> None:
         """Start between two steps."""
         self._scaled = False  # whether a loss was, since the last update
-        self._finite: dict[Optimizer, bool] = {}  # what was unscaled since then
+        self._finite: dict[Optimizer, Any] = {}  # what was unscaled since then: a bool, here or on a GPU
         self._stepped: set[Optimizer] = set()
         self._unscaled: dict[int, Tensor] = {}  # parameters whose gradient was
 

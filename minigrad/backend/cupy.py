@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from minigrad.backend import cuda
-from minigrad.backend.cuda import capture, graphs
+from minigrad.backend.cuda import capture, graphs, placed
 from minigrad.backend.cuda.transfers import Transfers, transfers
 from minigrad.errors import DeviceError, message
 
@@ -22,17 +22,6 @@ Array = Any
 def getitem(x: Array, index: Any) -> Array:
     """``x[index]``."""
     return x[placed(index)]
-
-
-def index_add(shape: tuple[int, ...], index: Any, values: Array) -> Array:
-    """Zeros of `shape` with `values` added at `index`; an index that occurs twice gets both."""
-    if values.dtype.itemsize == 2 and values.dtype.kind in "fV":  # no atomic sums of half types
-        return index_add(shape, index, values.astype(np.float32)).astype(values.dtype)
-    if values.dtype == np.bool_ or (values.dtype.kind == "i" and values.dtype.itemsize < 4):
-        return index_add(shape, index, values.astype(np.int32)).astype(values.dtype)
-    out = cupy.zeros(shape, values.dtype)
-    cupy.add.at(out, placed(index), values)
-    return out
 
 
 def index_put(x: Array, values: Array, index: Any) -> Array:
@@ -47,13 +36,6 @@ def index_extremum(x: Array, values: Array, index: Any, largest: bool) -> Array:
     out = x.copy()
     (cupy.maximum if largest else cupy.minimum).at(out, placed(index), values)
     return out
-
-
-def placed(index: Any) -> Any:
-    """An index whose arrays lie on the GPU."""
-    if isinstance(index, tuple):
-        return tuple(map(placed, index))
-    return cupy.asarray(index) if isinstance(index, np.ndarray) else index
 
 
 def sigmoid(x: Array) -> Array:
@@ -128,6 +110,7 @@ class CupyBackend:
     array_type = cupy.ndarray
     random = cuda.philox
     current = staticmethod(gpu)
+    cast = staticmethod(cuda.cast)
 
     def __init__(self) -> None:
         names = {name: value for name, value in vars(cupy).items() if not name.startswith("_")}
@@ -141,7 +124,7 @@ class CupyBackend:
             "keep_mask": cuda.keep_mask,
             "matmul": cuda.multiplied,
             "getitem": getitem,
-            "index_add": index_add,
+            "index_add": cuda.index_add,
             "index_put": index_put,
             "index_extremum": index_extremum,
             "repeat": repeat,
@@ -219,6 +202,8 @@ class CupyBackend:
     asked = staticmethod(capture.asked)
     aside = staticmethod(graphs.aside)
     graph = staticmethod(graphs.Graph)
+    gradients, optimize = cuda.gradients, cuda.optimize  # what works on many arrays in one launch
+
     placed = staticmethod(placed)
 
     @staticmethod

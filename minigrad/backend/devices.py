@@ -13,7 +13,7 @@ from minigrad.backend import numpy, rows
 from minigrad.errors import DeviceError, describe, message
 
 __all__ = [
-    "add_backend", "backend_of", "beside", "check_current", "choose_gpu", "default_device", "is_foreign", "move",
+    "add_backend", "backend_of", "check_current", "choose_gpu", "default_device", "is_foreign", "kernels_of", "move",
     "of_array", "set_item", "to_numpy", "using", "writeable",
 ]  # fmt: skip
 
@@ -93,8 +93,8 @@ def choose_gpu(number: int) -> None:
 
 
 def of_array(array: Array) -> Any:
-    """The backend of an array."""
-    return _backends[type(array)]
+    """The backend of an array; NumPy's for the subclasses of its own."""
+    return _backends.get(type(array), numpy.backend)
 
 
 def check_current(who: str, array: Array) -> None:
@@ -113,19 +113,23 @@ def is_foreign(value: Any) -> bool:
     return False
 
 
+def kernels_of(array: Array, work: str) -> Any:
+    """The module of kernels for a kind of work on such arrays, ``"optimize"`` or ``"gradients"``; None without one.
+
+    Kernels that are switched off are none.
+    """
+    if type(array) is numpy.backend.array_type:
+        return None
+    on = dispatch.use_kernels(True)
+    dispatch.use_kernels(on)  # which alone tells what was set
+    return getattr(_backends.get(type(array)), work, None) if on else None
+
+
 def set_item(array: Array, index: Any, values: Array) -> None:
     """``array[index] = values``."""
     if type(array) is not numpy.backend.array_type and is_foreign(array):
         index = _backends[type(array)].placed(index)
     array[index] = values
-
-
-def beside(array: Array, values: Any) -> Array:
-    """Values as an array on the device of another one; themselves, where both are NumPy's."""
-    if type(array) is numpy.backend.array_type:
-        return values
-    with _backends[type(array)].elsewhere(array) or nullcontext():
-        return _backends[type(array)].asarray(values)
 
 
 def to_numpy(array: Array) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.optim.adaptive import Adaptive, Factors, Plan
+from minigrad.optim.fused_step import FusedRule
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
 from minigrad.optim.terms import descent
 
@@ -91,6 +92,10 @@ class Adagrad(Adaptive):
     def plan(self, group: Group) -> Plan:
         """A sum that forgets nothing."""
         return Plan((None, "sum", None), eps=group["eps"], penalty=group["weight_decay"], maximize=group["maximize"])
+
+    def fused_rule(self, group: Group) -> FusedRule:
+        """The rule for a GPU's kernel."""
+        return self.numbered("adagrad", group, "lr_decay")
 
     def advance(self, x: Array, state: State, group: Group) -> Factors:
         """Count the step, and give its learning rate."""

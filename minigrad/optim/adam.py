@@ -11,6 +11,7 @@ import numpy as np
 
 from minigrad._core.cpu import Kernel
 from minigrad.errors import message
+from minigrad.optim.fused_step import FusedRule, Numbers
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
 
 __all__ = ["Adam", "AdamW"]
@@ -110,11 +111,24 @@ class Adam(Optimizer):
         (beta1, beta2), lr, eps, weight_decay = group["betas"], group["lr"], group["eps"], group["weight_decay"]
         for x, state in zip(xs, states, strict=True):  # it may be switched on and off between steps
             if group["amsgrad"] is not ("max_exp_avg_sq" in state):
-                self._switch(x, state, group)
+                self.fit_state(x, state, group)
         for i in fused(xs, gs, states, lr, beta1, beta2, eps, weight_decay, self.decoupled, group["maximize"]):
             self._update_generic(xs[i], gs[i], states[i], group)
 
-    def _switch(self, x: Array, state: State, group: Group) -> None:
+    def fused_rule(self, group: Group) -> FusedRule:
+        """The rule for a GPU's kernel."""
+
+        def numbers() -> Numbers:
+            (beta1, beta2), lr, decay = group["betas"], group["lr"], group["weight_decay"]
+            shrink, penalty = (1.0 - lr * decay, 0.0) if self.decoupled else (1.0, decay)
+            sign = -1.0 if group["maximize"] else 1.0
+            return Numbers(
+                lr, beta1, 1.0 - beta1, beta2, 1.0 - beta2, group["eps"], shrink=shrink, penalty=penalty, sign=sign
+            )
+
+        return FusedRule("adam", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq" if group["amsgrad"] else None), numbers)
+
+    def fit_state(self, x: Array, state: State, group: Group) -> None:
         """Make the state what amsgrad says."""
         if group["amsgrad"]:
             state.setdefault("max_exp_avg_sq", np.zeros_like(x))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minigrad._core.cpu import Kernel
+from minigrad.optim.fused_step import FusedRule, Numbers
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
 from minigrad.optim.terms import descent
 
@@ -60,6 +61,18 @@ class Adaptive(Optimizer):
         """Count the step of a parameter, and give its factors of the gradient, of its mean, and of the root."""
         state["step"] += 1
         return 1.0, 0.0, 1.0
+
+    def numbered(self, name: str, group: Group, decay: str = "") -> FusedRule:
+        """The rule for a GPU's kernel; `decay` names a hyperparameter of `advance`, which the kernel does itself."""
+
+        def numbers() -> Numbers:
+            plan = self.plan(group)
+            own = {field: getattr(plan, field) for field in plan._fields if field in Numbers._fields}
+            sign = -1.0 if plan.maximize else 1.0
+            return Numbers(**own, lr=group["lr"], decay=group[decay] if decay else 0.0, sign=sign)
+
+        plan = self.plan(group)
+        return FusedRule(name, plan.names, numbers, plan.centered)
 
     def update(self, x: Array, g: Array, state: State, group: Group) -> None:
         """Write the new values of one parameter into `x`."""

@@ -14,7 +14,7 @@ from minigrad.autograd import no_grad
 from minigrad.errors import message
 from minigrad.nn.batch_norm import BatchNorm
 from minigrad.nn.deferred import check_initialized
-from minigrad.nn.masks import mask_of
+from minigrad.nn.masks import mask_beside
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 from minigrad.optim.schedules import checks
@@ -138,7 +138,7 @@ class Average:
     def _leave_out(self, weights: Mapping[str, Parameter]) -> None:
         """Set the averages of what the masks of the model leave out to 0."""
         for name, p in weights.items():
-            keep = mask_of(p, f"{self._who}: {name}")
+            keep = mask_beside(p, f"{self._who}: {name}")
             own = self._weights.get(name)
             if keep is not None and own is not None and own.shape == keep.shape:
                 np.copyto(own, 0, where=~keep)
@@ -157,7 +157,7 @@ class Average:
         for tensors, values in ((weights, self._weights), (buffers, self._buffers)):
             for name, t in tensors.items():
                 t._array[...] = values[name].astype(t.dtype, copy=False)
-                keep = mask_of(t, f"{self._who}: {name}")
+                keep = mask_beside(t, f"{self._who}: {name}")
                 if keep is not None:
                     np.copyto(t._array, 0, where=~keep)
                 tape.mark_changed(t)

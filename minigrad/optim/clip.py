@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from minigrad._core import tape
 from minigrad.errors import GradError, describe, message
-from minigrad.optim.gradients import scale, values_of, with_gradient, writable
+from minigrad.optim.gradients import kernels_for, scale, values_of, with_gradient, writable
 from minigrad.tensor import Tensor
 
 __all__ = ["clip_by", "clip_grad_norm_", "clip_grad_value_", "grad_norm"]
@@ -22,7 +23,7 @@ CHUNK = (
 SMALL, EPSILON = 1e-280, 1e-6
 
 
-def grad_norm(parameters: Tensor | Iterable[Any], norm_type: float = 2.0) -> float:
+def grad_norm(parameters: Tensor | Iterable[Any], norm_type: float = 2.0) -> float | Tensor:
     """The norm of all gradients as one vector, ``(sum |g|**p)**(1/p)``, or the largest ``|g|`` for p = inf.
 
     Sums are float64 and of any scale: squares neither overflow nor vanish.
@@ -36,8 +37,9 @@ def grad_norm(parameters: Tensor | Iterable[Any], norm_type: float = 2.0) -> flo
 
     Returns
     -------
-    float
-        Infinite or NaN where a gradient is.
+    float or Tensor
+        Infinite or NaN where a gradient is. A tensor, float64 without axes, where gradients lie on a GPU: to read it is
+        to wait for the GPU.
 
     Raises
     ------
@@ -54,12 +56,14 @@ def grad_norm(parameters: Tensor | Iterable[Any], norm_type: float = 2.0) -> flo
     >>> optim.grad_norm([w], norm_type=1)
     6.0
     """
-    return _total("grad_norm", with_gradient("grad_norm", parameters), norm_type)
+    found, power = with_gradient("grad_norm", parameters), _power("grad_norm", norm_type)
+    kernels = kernels_for(found)
+    return _total(found, power) if kernels is None else _total_there(kernels, found, power)
 
 
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Any], max_norm: float, norm_type: float = 2.0, *, error_if_nonfinite: bool = False
-) -> float:
+) -> float | Tensor:
     """Scale all gradients so that their norm as one vector is at most `max_norm`, in place.
 
     ::
@@ -84,8 +88,8 @@ def clip_grad_norm_(
 
     Returns
     -------
-    float
-        The norm before.
+    float or Tensor
+        The norm before; a tensor on a GPU, as for `grad_norm`.
 
     Raises
     ------
@@ -108,12 +112,16 @@ def clip_grad_norm_(
     True
     """
     who = "clip_grad_norm_"
-    _limit(who, "max_norm", max_norm)
-    found = with_gradient(who, parameters)
-    total = _total(who, found, norm_type)
+    limit = _limit(who, "max_norm", max_norm)
+    found, power = with_gradient(who, parameters), _power(who, norm_type)
+    kernels = kernels_for(found)
+    total: Any = _total(found, power) if kernels is None else _total_there(kernels, found, power)
     if error_if_nonfinite and not math.isfinite(total):
         hint = "Skip the step, or lower the learning rate; mg.detect_anomaly() finds where it comes from"
-        raise GradError(message(who, "the norm of the gradients", f"{total}", "a finite number", hint))
+        raise GradError(message(who, "the norm of the gradients", f"{float(total)}", "a finite number", hint))
+    if kernels is not None:
+        kernels.clip(writable(found), total._array, limit)
+        return total  # type: ignore[no-any-return]
     return clip_by(found, np.array([total]), max_norm, norm_type)
 
 
@@ -178,11 +186,19 @@ def _limit(who: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def _total(who: str, parameters: list[Tensor], norm_type: Any) -> float:
-    """The norm of all gradients: that of the norms of their chunks."""
+def _power(who: str, norm_type: Any) -> float:
     if isinstance(norm_type, bool) or not isinstance(norm_type, Real) or not float(norm_type) > 0.0:
         raise ValueError(message(who, "norm_type", describe(norm_type), "a number above 0, or math.inf"))
-    power = float(norm_type)
+    return float(norm_type)
+
+
+def _total_there(kernels: Any, parameters: list[Tensor], power: float) -> Tensor:
+    """The norm of gradients on a GPU."""
+    return tape.new_tensor(kernels.norm([p._grad._array for p in parameters if p._grad is not None], power))  # type: ignore[no-any-return]
+
+
+def _total(parameters: list[Tensor], power: float) -> float:
+    """The norm of all gradients: that of the norms of their chunks."""
     norms = []
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for p in parameters:

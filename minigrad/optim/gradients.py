@@ -15,7 +15,7 @@ import numpy as np
 from minigrad import dtypes
 from minigrad._core import tape
 from minigrad._core.cpu import Kernel
-from minigrad.backend.devices import writeable
+from minigrad.backend.devices import kernels_of, writeable
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import describe, message
 from minigrad.nn.module import Module
@@ -29,6 +29,7 @@ __all__ = [
     "all_finite",
     "cast",
     "is_finite",
+    "kernels_for",
     "parameters_of",
     "scale",
     "unscale_",
@@ -43,7 +44,7 @@ fast = Kernel("halves", "cast")
 TINY = 1e-30  # below it a factor comes near to float32's subnormal numbers, which have few digits
 
 
-def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
+def unscale_(optimizer: Optimizer, inv_scale: float) -> bool | Tensor:
     """Multiply every gradient of an optimizer's parameters by `inv_scale`, and say whether all are finite.
 
     The step after ``backward`` on a scaled loss, ``(loss * scale).backward()``: whatever looks at gradients, such as
@@ -61,8 +62,9 @@ def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
 
     Returns
     -------
-    bool
-        False if any gradient holds an infinity or a NaN.
+    bool or Tensor
+        False if any gradient holds an infinity or a NaN. A tensor where gradients lie on a GPU: to ask for its truth,
+        as ``if`` does, is to wait for the GPU.
 
     Raises
     ------
@@ -81,14 +83,31 @@ def unscale_(optimizer: Optimizer, inv_scale: float) -> bool:
     given: Any = inv_scale
     if isinstance(given, bool) or not isinstance(given, Real) or not 0.0 < float(given) < math.inf:
         raise ValueError(message("unscale_", "inv_scale", describe(given), "a positive, finite number"))
-    found = scale(with_gradient("unscale_", parameters_of(optimizer)), inv_scale)
+    params = with_gradient("unscale_", parameters_of(optimizer))
+    kernels = kernels_for(params)
+    if kernels is not None:
+        finite = tape.new_tensor(kernels.scale(writable(params), float(inv_scale)))
+        return agreed(optimizer, finite) if hasattr(optimizer, "agree") else finite
+    found = scale(params, inv_scale)
     return agreed(optimizer, all(is_finite(values) for values in found))
 
 
-def agreed(optimizer: Optimizer, finite: bool) -> bool:
+def kernels_for(parameters: list[Tensor]) -> Any:
+    """What works on the gradients of parameters on a GPU together, None where some lie elsewhere; see `kernels_of`."""
+    if not parameters or parameters[0]._grad is None or type(parameters[0]._grad._array) is np.ndarray:
+        return None
+    kernels = kernels_of(parameters[0]._grad._array, "gradients")
+    return (
+        kernels
+        if kernels is not None and kernels.takes([p._grad._array for p in parameters if p._grad is not None])
+        else None
+    )
+
+
+def agreed(optimizer: Optimizer, finite: Any) -> bool:
     """Whether the gradients are finite, on all ranks where several hold them, of which such an optimizer knows."""
     agree = getattr(optimizer, "agree", None)
-    return finite if agree is None else agree(finite)
+    return bool(finite) if agree is None else agree(bool(finite))
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad._core.cpu import Kernel
+from minigrad.optim.fused_step import FusedRule, Numbers
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
 from minigrad.optim.terms import check_betas, descent
 
@@ -89,6 +90,16 @@ class Lion(Optimizer):
         beta1, beta2 = group["betas"]
         for i in fused(xs, gs, states, group["lr"], beta1, beta2, group["weight_decay"], group["maximize"]):
             self._update_generic(xs[i], gs[i], states[i], group)
+
+    def fused_rule(self, group: Group) -> FusedRule:
+        """The rule for a GPU's kernel."""
+
+        def numbers() -> Numbers:
+            (beta1, beta2), lr = group["betas"], group["lr"]
+            shrink, sign = 1.0 - lr * group["weight_decay"], -1.0 if group["maximize"] else 1.0
+            return Numbers(lr, beta1, 1.0 - beta1, beta2, 1.0 - beta2, shrink=shrink, rate=lr, sign=sign)
+
+        return FusedRule("lion", ("exp_avg", None, None), numbers)
 
     def _update_generic(self, x: Array, g: Array, state: State, group: Group) -> None:
         self.conform(x, state)

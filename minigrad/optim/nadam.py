@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.optim.adaptive import Adaptive, Factors, Plan
+from minigrad.optim.fused_step import FusedRule
 from minigrad.optim.optimizer import Array, Group, State
 from minigrad.optim.terms import check_betas
 
@@ -127,6 +128,10 @@ class NAdam(_Moments):
         """The moments, and the product of all momenta so far."""
         return {**super().init(x, group), "mu_product": 1.0}
 
+    def fused_rule(self, group: Group) -> FusedRule:
+        """The rule for a GPU's kernel."""
+        return self.numbered("nadam", group, "momentum_decay")
+
     def advance(self, x: Array, state: State, group: Group) -> Factors:
         """Count the step and multiply by its momentum."""
         step = state["step"] = state["step"] + 1
@@ -213,6 +218,10 @@ class RAdam(_Moments):
             "maximize": maximize,
         }
         super().__init__(params, defaults)
+
+    def fused_rule(self, group: Group) -> FusedRule:
+        """The rule for a GPU's kernel."""
+        return self.numbered("radam", group)
 
     def advance(self, x: Array, state: State, group: Group) -> Factors:
         """Count the step; None while the second moment is not used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 from minigrad import dtypes, ops
 from minigrad._core import arrays, tape
 from minigrad.autograd import enable_grad
+from minigrad.backend.numbers import DeviceNumber
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DTypeError, GradError, ShapeError, describe, message
 from minigrad.nn.checks import clear_gradients
 from minigrad.nn.deferred import check_initialized
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
+from minigrad.optim.fused_step import FusedRule, FusedStep
 from minigrad.optim.stages import MASTER, Stages, wide
 from minigrad.tensor import Tensor
 
@@ -28,7 +31,8 @@ Array = Any  # an array of the parameter's backend
 Group = dict[str, Any]  # hyperparameters, "params" (tensors) and "names"
 State = dict[str, Any]  # arrays and numbers
 
-Due = tuple[list[Tensor], list[Array], list[Array], list[State], list[Stages]]
+Due = tuple[list[Tensor], list[Array], list[Array], list[State], list[Stages], FusedStep | None]
+RULE = {"advance", "conform", "init", "plain", "plan", "update", "update_all"}  # where a subclass changes the rule
 
 
 class Optimizer:
@@ -86,6 +90,7 @@ class Optimizer:
     def __init__(self, params: Iterable[Any], defaults: Mapping[str, Any]) -> None:
         self.defaults = dict(defaults)
         self.state: dict[Tensor, State] = {}
+        self._items: dict[Tensor, Any] = {}  # what a kernel on a GPU is told of parameters
         self.param_groups: list[Group] = []
         if isinstance(params, (Module, Tensor, Mapping)):
             hint = "Pass model.parameters()" if isinstance(params, Module) else "Put it into a list"
@@ -111,6 +116,8 @@ class Optimizer:
             cls.update_all = Optimizer.update_all  # type: ignore[method-assign]
         if rule is cls and "by_row" not in vars(cls):  # nor does what the class above said hold for another rule
             cls.by_row = False
+        if "fused_rule" not in vars(cls) and RULE & vars(cls).keys():
+            cls.fused_rule = Optimizer.fused_rule  # type: ignore[method-assign]
 
     @property
     def _who(self) -> str:
@@ -130,6 +137,13 @@ class Optimizer:
         """Update parameters of one group together, where that is faster than to call `update` for each."""
         for x, g, state in zip(xs, gs, states, strict=True):
             self.update(x, g, state, group)
+
+    def fused_rule(self, group: Group) -> FusedRule | None:
+        """The rule as a kernel on a GPU knows it, None where it knows none."""
+        return None
+
+    def fit_state(self, x: Array, state: State, group: Group) -> None:
+        """Make the state what the hyperparameters say, which may have changed between steps."""
 
     def conform(self, x: Array, state: State) -> None:
         """Cast the state to the dtype of the parameter, which ``model.to(dtype)`` may have changed."""
@@ -180,12 +194,27 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        self._step(None)
+        return loss
+
+    def _step(self, finite: Array | None) -> None:
+        """A step, unless `finite` is False: a bool on a GPU, which is read only where no kernel can look at it."""
+        known = None if finite is None else set(self.state)
         due = [self._due(group) for group in self.param_groups]
+        if known is not None and not all(self._guarded(part, known) for part in due):
+            if not finite:
+                for p in [p for p in self.state if p not in known]:
+                    del self.state[p]
+                return
+            finite = None
         changed: list[Tensor] = []
         try:
             with np.errstate(all="ignore"):  # values follow IEEE 754, as in ops
-                for group, (params, xs, gs, states, stages) in zip(self.param_groups, due, strict=True):
+                for group, (params, xs, gs, states, stages, fused) in zip(self.param_groups, due, strict=True):
                     changed += params
+                    if fused is not None:
+                        changed += fused.params
+                        fused.launch(finite)
                     self.update_all(xs, gs, states, group)
                     for stage in stages:
                         stage.finish()
@@ -194,14 +223,21 @@ class Optimizer:
             raise
         finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
-        return loss
+
+    @staticmethod
+    def _guarded(due: Due, known: set[Tensor]) -> bool:
+        """Whether kernels can skip the step by themselves: a state whose steps nobody counts must not be new."""
+        _, xs, *_, fused = due
+        return not xs and (fused is None or fused.counts or known.issuperset(fused.params))
 
     def _due(self, group: Group) -> Due:
         """The parameters of a group that have a gradient, and what the rule is to see of them; most need no stages."""
         params: list[Tensor] = []
         xs, gs, states, special = [], [], [], []
         known, usual = self.state, dtypes.float32  # hashing a dtype costs as much as a small update
-        for p in group["params"]:
+        given = group["params"]
+        fused = None if not given or type(given[0]._array) is np.ndarray else FusedStep.of(self, group)
+        for p in given:
             grad = p._grad
             if grad is None:
                 if isinstance(p, Parameter) and not p.is_initialized:
@@ -210,11 +246,14 @@ class Optimizer:
             x, g = p._array, grad._array
             state = known.get(p)
             if state is None:
-                state = known[p] = self.init(wide(x), group)
+                with nullcontext() if fused is None else fused.device:
+                    state = known[p] = self.init(wide(x), group)
             if type(g) is RowSparse and not self.by_row:
                 hint = "Make the table with sparse=False, or give it to an optimizer of its own"
                 got = "row-sparse"
                 raise GradError(message(self._who, f"the gradient of {self._name(group, p)}", got, "a full one", hint))
+            if fused is not None and fused.takes(p, g, state):
+                continue
             params.append(p)
             xs.append(x)
             gs.append(g)
@@ -238,7 +277,7 @@ class Optimizer:
             stage = Stages(self, group, params[i], states[i])
             xs[i], gs[i], states[i] = stage.x, stage.g, stage.state
             made.append(stage)
-        return params, xs, gs, states, made
+        return params, xs, gs, states, made, fused
 
     def _check_states(self) -> None:
         """Raise where a state is of another shape than its parameter, which was changed since: only after a failure."""
@@ -334,13 +373,18 @@ class Optimizer:
         for group, keys in zip(self.param_groups, self._keys(), strict=True):
             groups.append({key: _plain(group[key]) for key in self.defaults} | {"params": keys})
             for key, p in zip(keys, group["params"], strict=True):
-                if p in self.state:
+                own = {k: v.item() if isinstance(v, DeviceNumber) else v for k, v in self.state.get(p, {}).items()}
+                if p in self.state and not self._is_unused(p, own):
                     state[key] = {
                         name: tape.new_tensor(value.copy()) if hasattr(value, "dtype") else value
-                        for name, value in self.state[p].items()
+                        for name, value in own.items()
                         if name != MASTER or p.dtype in dtypes.HALF  # it may be left over from before model.to(dtype)
                     }
         return {"optimizer": self._who, "param_groups": groups, "state": state}
+
+    def _is_unused(self, p: Tensor, own: State) -> bool:
+        """Whether all steps of a parameter were skipped on its GPU: without one there is no state."""
+        return own.get("step") == 0 and isinstance(self.state[p]["step"], DeviceNumber)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, hyperparameters included; all of it fits, or nothing is changed.

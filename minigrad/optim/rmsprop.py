@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.optim.adaptive import Adaptive, Factors, Plan
+from minigrad.optim.fused_step import FusedRule
 from minigrad.optim.optimizer import Array, Group, State
 
 __all__ = ["RMSprop"]
@@ -114,14 +115,22 @@ class RMSprop(Adaptive):
             maximize=group["maximize"],
         )
 
-    def advance(self, x: Array, state: State, group: Group) -> Factors:
-        """Count the step."""
+    def fused_rule(self, group: Group) -> FusedRule:
+        """The rule for a GPU's kernel."""
+        return self.numbered("rmsprop", group)
+
+    def fit_state(self, x: Array, state: State, group: Group) -> None:
+        """Make the state what momentum and centered say."""
         optional = self._optional(group)
         for name in ("grad_avg", "momentum_buffer"):  # they may be switched on and off between steps
             if name not in optional:
                 state.pop(name, None)
             elif name not in state:
                 state[name] = np.zeros_like(x)
+
+    def advance(self, x: Array, state: State, group: Group) -> Factors:
+        """Count the step."""
+        self.fit_state(x, state, group)
         state["step"] += 1
         return 1.0, 0.0, 1.0
 

@@ -12,7 +12,7 @@ from minigrad._core import tape
 from minigrad.autograd import enable_grad
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import message
-from minigrad.nn.masks import mask_of
+from minigrad.nn.masks import mask_beside
 from minigrad.optim.lbfgs import LBFGS
 from minigrad.optim.optimizer import Array, Optimizer
 from minigrad.optim.schedules import checks
@@ -160,7 +160,7 @@ class SAM:
                 sparse = isinstance(given, RowSparse)
                 rows: Any = given.ids if sparse else ...
                 g = _wide(given.values if sparse else given)
-                keep = mask_of(p, "SAM.step")
+                keep = mask_beside(p, "SAM.step")
                 if keep is not None:
                     g = np.where(keep[rows], g, 0)
                 if self.adaptive:

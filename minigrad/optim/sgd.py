@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad._core.cpu import Kernel
 from minigrad.errors import message
+from minigrad.optim.fused_step import FusedRule, Numbers
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
 
 __all__ = ["SGD"]
@@ -104,6 +105,28 @@ class SGD(Optimizer):
         for i in fused(xs, gs, states, lr, momentum, dampening, weight_decay, nesterov, maximize):
             self._update_generic(xs[i], gs[i], states[i], group)
 
+    def fused_rule(self, group: Group) -> FusedRule:
+        """The rule for a GPU's kernel."""
+
+        def numbers() -> Numbers:
+            return Numbers(
+                lr=group["lr"],
+                penalty=group["weight_decay"],
+                momentum=group["momentum"],
+                fresh=1.0 - group["dampening"],
+                sign=-1.0 if group["maximize"] else 1.0,
+            )
+
+        names = ("momentum_buffer" if group["momentum"] else None, None, None)
+        return FusedRule("sgd", names, numbers, bool(group["nesterov"]))
+
+    def fit_state(self, x: Array, state: State, group: Group) -> None:
+        """Make the state what momentum says; one that was switched on begins with the next step."""
+        if not group["momentum"]:
+            state.pop("momentum_buffer", None)
+        elif "momentum_buffer" not in state:
+            state.update(step=0, momentum_buffer=np.zeros_like(x))
+
     def _update_generic(self, x: Array, g: Array, state: State, group: Group) -> None:
         self.conform(x, state)
         lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
@@ -112,8 +135,7 @@ class SGD(Optimizer):
         if weight_decay:
             g = g + weight_decay * x
         if momentum:
-            if "momentum_buffer" not in state:  # momentum was switched on after the first step
-                state.update(step=0, momentum_buffer=np.zeros_like(x))
+            self.fit_state(x, state, group)
             buffer = state["momentum_buffer"]
             buffer *= momentum
             buffer += (1.0 - group["dampening"] if state["step"] else 1.0) * g

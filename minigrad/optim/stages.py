@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minigrad import dtypes
-from minigrad.backend.devices import beside
+from minigrad.backend.devices import is_foreign
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import ShapeError, describe, message
-from minigrad.nn.masks import mask_of
+from minigrad.nn.masks import mask_beside
 from minigrad.optim.gradients import cast, values_of
 from minigrad.tensor import Tensor
 
@@ -55,8 +55,7 @@ class Stages:
         self.regularizer = getattr(p, "regularizer", None)  # a tensor that is no Parameter has none of the three
         self.constraint = getattr(p, "constraint", None)
         self._check(optimizer, group)
-        keep = mask_of(p, lambda: _where(optimizer, group, p))
-        self.keep = None if keep is None else beside(p._array, keep)
+        self.keep = mask_beside(p, lambda: _where(optimizer, group, p))
         self.lr = _learning_rate(optimizer, group, p)
         self.whole = self._whole()
         self.g = values_of(grad._array)
@@ -89,7 +88,8 @@ class Stages:
         found = constraint(x)
         if found is None or found is x:
             return
-        values = np.asarray(found._array if isinstance(found, Tensor) else found)
+        given = found._array if isinstance(found, Tensor) else found
+        values = given if is_foreign(given) else np.asarray(given)
         if values.shape != x.shape:
             need = f"None, or new values of shape {x.shape}"
             raise ShapeError(message("step", "the result of a constraint", describe(found), need))
@@ -167,7 +167,7 @@ def wide(x: Array) -> Array:
 def _follow(master: Array, x: Array) -> None:
     """Where a half weight is no longer its master weight rounded, somebody has written to it: take its value."""
     other = cast(master, x.dtype).view(np.uint16) != x.view(np.uint16)
-    if other.any():
+    if type(x) is not np.ndarray or other.any():  # to ask a GPU would be to wait for it
         np.copyto(master, cast(x, dtypes.float32), where=other)
 
 

@@ -115,17 +115,21 @@ class Table:
         """Nothing: a table has no memory of its own."""
 
     def take(self, place: int) -> None:
-        grad = self.parameters[0]._grad
+        p, grad = self.parameters[0], self.parameters[0]._grad
         self.grad = None if grad is None else grad._array
+        if self.on_gpu:  # a full array, which is to be there until another stream is done with it
+            self.grad = empty(p._array, p.shape, p.dtype)
+            self.grad[...] = 0 if grad is None else dense(grad._array)
         self.used = [grad is not None]
         self.waiting.clear()
 
     def reduce(self, communicator: Communicator) -> None:
         p, grad = self.parameters[0], self.grad
-        full = np.int64(grad is not None and type(grad) is not RowSparse)
-        if self.on_gpu or communicator.allreduce(full, "max"):  # on a GPU no gradient is row-sparse
-            mine = devices.of_array(p._array).namespace.zeros(p.shape, p.dtype) if grad is None else dense(grad)
-            self.grad = communicator.allreduce(mine, "mean")
+        if self.on_gpu:
+            communicator.allreduce(grad, "mean", out=grad)
+            return
+        if communicator.allreduce(np.int64(grad is not None and type(grad) is not RowSparse), "max"):
+            self.grad = communicator.allreduce(np.zeros(p.shape, p.dtype) if grad is None else dense(grad), "mean")
             return
         rows = RowSparse.empty(p.shape, p.dtype) if grad is None else grad
         ids, values = communicator.all_gather(rows.ids), communicator.all_gather(rows.values)

@@ -193,7 +193,7 @@ class ShardedOptimizer(Optimizer):
             The norm before, the same on all ranks; see `minigrad.optim.clip_grad_norm_`.
         """
         own = [p for p in self._params() if self.owner(p) == self.communicator.rank]
-        norms = self.communicator.all_gather(np.float64(grad_norm(own, norm_type)))
+        norms = self.communicator.all_gather(np.float64(float(grad_norm(own, norm_type))))
         return clip_by(self._params(), norms, max_norm, norm_type)
 
     def agree(self, finite: bool) -> bool:

@@ -287,7 +287,7 @@ def split_norms(model: Module, norm_type: float = 2.0) -> list[float]:
         if id(p) in split:
             communicator = split[id(p)][1]
             groups.setdefault(id(communicator), (communicator, []))[1].append(p)
-    norms = [grad_norm([p for p in parameters if id(p) not in split], norm_type)]
+    norms = [float(grad_norm([p for p in parameters if id(p) not in split], norm_type))]
     for communicator, parts in groups.values():
-        norms += communicator.all_gather(np.float64(grad_norm(parts, norm_type))).tolist()
+        norms += communicator.all_gather(np.float64(float(grad_norm(parts, norm_type)))).tolist()
     return norms

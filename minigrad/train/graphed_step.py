@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from minigrad import draws, random
 from minigrad._core import tape
+from minigrad.amp import GradScaler
 from minigrad.backend import devices
 from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError, describe, message
 from minigrad.nn.checks import extent
@@ -44,6 +45,8 @@ class GraphedStep:
         The models that it trains, on a GPU.
     optimizers : Optimizer or sequence of Optimizer
         The optimizers that it calls, if any.
+    scaler : GradScaler, optional
+        The loss scaling of the step, if any: all its calls have to be in the step, `update` too.
     warmup : int
         How many calls come before the capture, at least 1: states are made there, and kernels compiled.
     copy : bool
@@ -92,6 +95,7 @@ class GraphedStep:
         models: Module | Sequence[Module],
         optimizers: Optimizer | Sequence[Optimizer] = (),
         *,
+        scaler: GradScaler | None = None,
         warmup: int = 3,
         copy: bool = True,
     ) -> None:
@@ -100,6 +104,9 @@ class GraphedStep:
         self.step = step
         self.models: list[Module] = _listed("models", models, Module)
         self.optimizers: list[Optimizer] = _listed("optimizers", optimizers, Optimizer)
+        if not isinstance(scaler, (GradScaler, type(None))):
+            raise TypeError(message(WHO, "scaler", describe(scaler), "an amp.GradScaler, or None"))
+        self.scaler = scaler
         self.warmup, self.copy = extent(WHO, "warmup", warmup), bool(copy)
         self._stream: Any = None
         self.reset()
@@ -111,7 +118,8 @@ class GraphedStep:
 
     def reset(self) -> None:
         """Forget the graph, and with it its memory: the next calls warm up and capture anew."""
-        self._left, self._graph = self.warmup, None
+        self._left = self.warmup
+        self._graph: Captured | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Train one step."""
@@ -168,7 +176,7 @@ class Captured:
         self.inputs = [Input(place, _own(backend, leaf)) for place, leaf in _leaves(batch)]
         given = iter([entry.value for entry in self.inputs])
         args, kwargs = map_leaves(lambda leaf: next(given), batch)
-        self.state = HostState(WHO, owner.models, owner.optimizers)
+        self.state = HostState(WHO, owner.models, owner.optimizers, owner.scaler)
         self.state.refuse()
         self.frozen: list[Optimizer] = []
         drawn = draws.Draws()
@@ -191,6 +199,7 @@ class Captured:
         # gradients that the step adds to, or leaves alone
         before = zip(self.state.tensors, self.state.grad_arrays, self.grads, strict=True)
         self.added = [(t, b) for t, b, after in before if b is not None and after is not None and after._array is b]
+        self.state.forget_gradients()
         self.first = True
 
     # --- the capture ------------------------------------------------------------------------------------------------
@@ -198,21 +207,22 @@ class Captured:
     @contextmanager
     def _watched(self) -> Iterator[None]:
         """Note the optimizers that ask for nothing before a replay: their hyperparameters are frozen."""
+        name = "_step" if hasattr(Optimizer, "_step") else "step"
 
         def watch(optimizer: Optimizer, *args: Any) -> Any:
             asked = self.backend.asked()
-            found = type(optimizer).step(optimizer, *args)
+            found = getattr(type(optimizer), name)(optimizer, *args)
             if self.backend.asked() == asked and optimizer not in self.frozen:
                 self.frozen.append(optimizer)
             return found
 
         for optimizer in self.optimizers:
-            vars(optimizer)["step"] = partial(watch, optimizer)
+            vars(optimizer)[name] = partial(watch, optimizer)
         try:
             yield
         finally:
             for optimizer in self.optimizers:
-                del vars(optimizer)["step"]
+                del vars(optimizer)[name]
 
     def _check_draws(self, keys: list[tuple[int, int]]) -> None:
         seed, counter = self.state.random["seed"], self.state.random["counter"]
@@ -249,12 +259,12 @@ class Captured:
         self._check_host(state["seed"])
         counter = int(state["counter"])
         with self.backend.at(self.device):
-            for (_, own), (_, leaf) in zip(self.inputs, given, strict=True):
-                if isinstance(own, Tensor) and own._array is not leaf._array:
-                    own._array[...] = leaf._array
             self.graph.prepare((counter - int(self.state.random["counter"])) % WORD)
             if self.first:
                 self._check_counts()
+            for (_, own), (_, leaf) in zip(self.inputs, given, strict=True):
+                if isinstance(own, Tensor) and own._array is not leaf._array:
+                    own._array[...] = leaf._array
             self.graph.launch()
             random.set_state(state | {"counter": (counter + self.draws) % WORD})
             for t, grad in zip(self.state.tensors, self.grads, strict=True):

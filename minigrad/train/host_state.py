@@ -9,6 +9,7 @@ from typing import Any
 
 from minigrad import random
 from minigrad._core import tape
+from minigrad.amp import GradScaler
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import GradError, message
 from minigrad.nn.mode import is_evaluation
@@ -40,10 +41,14 @@ class HostState:
         Their parameters and buffers.
     optimizers : sequence of Optimizer
         Their parameters, states and hyperparameters.
+    scaler : GradScaler, optional
+        Its factors, and where its scale lies.
     """
 
-    def __init__(self, who: str, models: Sequence[Module], optimizers: Sequence[Optimizer]) -> None:
-        self.who, self.models, self.optimizers = who, models, optimizers
+    def __init__(
+        self, who: str, models: Sequence[Module], optimizers: Sequence[Optimizer], scaler: GradScaler | None = None
+    ) -> None:
+        self.who, self.models, self.optimizers, self.scaler = who, models, optimizers, scaler
         named = {id(t): (name, t) for model in models for name, t, _ in model._tensors()}
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -61,6 +66,7 @@ class HostState:
         self.training = _training(self.modules)
         self.states = [(o.state, {p: dict(state) for p, state in o.state.items()}) for o in optimizers]
         self.groups = [[_hyper(o, group) for group in o.param_groups] for o in optimizers]
+        self.scaling = {} if scaler is None else {name: _copied(value) for name, value in vars(scaler).items()}
         self.random = random.get_state()
         self.modes = _modes()
 
@@ -123,7 +129,13 @@ class HostState:
         for optimizer, groups in zip(self.optimizers, self.groups, strict=True):
             for group, values in zip(optimizer.param_groups, groups, strict=True):
                 group.update(values)
+        if self.scaler is not None:
+            vars(self.scaler).update({name: _copied(value) for name, value in self.scaling.items()})
         random.set_state(self.random)
+
+    def forget_gradients(self) -> None:
+        """Let go of the gradients from before, which nobody needs any more."""
+        self.grads, self.grad_arrays = [], []
 
     # --- before a replay --------------------------------------------------------------------------------------------
 
@@ -136,9 +148,17 @@ class HostState:
             and _training(self.modules) == self.training
             and all(o.state is state for o, (state, _) in zip(self.optimizers, self.states, strict=True))
             and self.modes == _modes()
+            and (self.scaler is None or self._scales())
         )
         if not same:
             raise Stale(message(self.who, "the step", self._difference(), "what it was captured with", AGAIN))
+
+    def _scales(self) -> bool:
+        """Whether the scaler is between two steps as it was then."""
+        now, noted = vars(self.scaler), self.scaling
+        return now.keys() == noted.keys() and all(
+            now[name] is value or (not hasattr(value, "dtype") and now[name] == value) for name, value in noted.items()
+        )
 
     def _difference(self) -> str:
         """What is not as it was noted, in words."""
@@ -153,11 +173,17 @@ class HostState:
             return "one whose model has changed between train() and eval()"
         if self.modes != _modes():
             return "called under another autocast, no_grad or evaluation"
+        if self.scaler is not None and not self._scales():
+            return "one whose scaler is not between two steps, or has another scale, as load_state_dict makes it"
         return "one whose optimizer has another state, as load_state_dict makes it"
 
 
 def _hyper(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
     return {key: group[key] for key in optimizer.defaults}
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if isinstance(value, (dict, set)) else value
 
 
 def _training(modules: Sequence[Module]) -> list[Any]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from minigrad import amp, ops, optim, random
-from minigrad.dtypes import FLOATING, INTEGER, float32, float64
+from minigrad.dtypes import FLOATING, HALF, INTEGER, float32, float64
 from minigrad.errors import AxisError, DTypeError, ShapeError, describe, message
 from minigrad.nn.module import Module
 from minigrad.optim.gradients import agreed, all_finite
@@ -108,13 +108,13 @@ class Pipeline:
     def _all_gradients(self, weighted: Sequence[Any]) -> None:
         """The gradient of all parts together; where it is asked for again, the logs do not count it again."""
         self.trainer.optimizer.zero_grad()
-        for number, part in enumerate(weighted, 1):
+        for number, (batch, part, count, share) in enumerate(weighted, 1):
             with self.trainer.ranks.synced(number == len(weighted)):
-                self._gradients(*part, first=number == 1)
+                self._gradients(batch, part, count, share, number == 1)
         self._measured = False
 
     def _gradients(
-        self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float, first: bool = True
+        self, batch: Any, part: tuple[Inputs, Any, int], count: float | None, share: float, first: bool
     ) -> None:
         """Add the gradient of one part to those of the parameters."""
         t = self.trainer
@@ -136,7 +136,7 @@ class Pipeline:
             (loss if t.scaler is None else t.scaler.scale(loss)).backward()
 
         if self._graphs is not None:
-            seen[0], loss = self._graphs(inputs, targets, self._weight(share), first)
+            seen[0], loss = self._graphs(first, inputs, targets, *self._factors(share))
             self._check(loss.item(), part)
         elif t.adversary is None:
             loss = compute(inputs)
@@ -150,17 +150,21 @@ class Pipeline:
             if t.scaler is None or math.isfinite(value):  # its step is skipped, and the mean of the epoch is not lost
                 self._sums.add(value, count, examples)
 
-    def _compute(self, inputs: Inputs, targets: Any, weight: Tensor) -> tuple[Any, Tensor]:
-        """Add the gradient of the loss times a weight, in what a graph can capture."""
+    def _compute(self, inputs: Inputs, targets: Any, share: Tensor, scale: Tensor | None) -> tuple[Any, Tensor]:
+        """Add the gradient of a part of the loss, times a scale; numbers that a graph would freeze are tensors."""
         outputs, loss = self.loss(inputs, targets)
-        loss.backward(weight)
+        part = loss * share.astype(loss.dtype)
+        if scale is not None:
+            part = (part.astype(float32) if part.dtype in HALF else part) * scale
+        part.backward()
         return outputs, loss
 
-    def _weight(self, share: float) -> Tensor:
-        """What the loss of a part is multiplied by, where it is computed."""
+    def _factors(self, share: float) -> tuple[Tensor, Tensor | None]:
+        """A part's share of the loss and the loss scale, on the GPU."""
         t = self.trainer
-        weight = ops.full((), share, dtype=float64, device=next(p.device for p in t.model.parameters()))
-        return weight if t.scaler is None else t.scaler.scale(weight)  # type: ignore[no-any-return]
+        device = next(p.device for p in t.model.parameters())
+        scale = None if t.scaler is None else t.scaler.scale(ops.ones((), dtype=float32, device=device))
+        return ops.full((), share, dtype=float64, device=device), scale
 
     def _replay(self) -> None:
         """A step between the replays of one batch."""

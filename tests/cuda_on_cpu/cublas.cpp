@@ -1,5 +1,5 @@
-// cuBLAS on the CPU, as far as minigrad/backend/cuda/blas.py calls it: the names, types and numbers are those of
-// cublas_api.h and library_types.h. What cuBLAS refuses is refused here; each call is noted for tests.
+// cuBLAS and cuBLASLt on the CPU, as far as minigrad/backend/cuda calls them: the names, types and numbers are those of
+// cublas_api.h, cublasLt.h and library_types.h. What cuBLAS refuses is refused here; each call is noted for tests.
 // Compiled behind runtime.h and device.cuh of this folder.
 
 enum cublasStatus_t { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
@@ -15,11 +15,21 @@ struct Handle {
 };
 
 struct Call {  // what tests see of a product
-    long long m, n, k, batches, turned_a, turned_b, compute, adds, out, stream, workspace;
+    long long m, n, k, batches, turned_a, turned_b, compute, adds, out, stream, workspace, biased;
     const void *a, *b, *c;
 };
 
 static std::vector<Call> calls;
+static std::vector<std::function<void()>> kept;  // those that a stream has captured
+static int (*captured)(long long) = nullptr;     // whether the current one does so; it is given the number to run it by
+
+static void run(std::function<void()> work) {
+    if (captured == nullptr || !captured(kept.size())) {
+        work();
+    } else {
+        kept.push_back(work);
+    }
+}
 
 struct Factor {
     const void* data;
@@ -58,7 +68,7 @@ static Real scalar(const void* p) { return *static_cast<const Real*>(p); }
 template <typename Real>
 static void multiply(
     long long m, long long n, long long k, Real alpha, const Factor& a, const Factor& b, Real beta, void* c, int type,
-    long long ldc, bool tf32, long long at_a, long long at_b, long long at_c
+    long long ldc, bool tf32, long long at_a, long long at_b, long long at_c, const void* bias
 ) {
     for (long long j = 0; j < n; ++j) {
         for (long long i = 0; i < m; ++i) {
@@ -69,7 +79,8 @@ static void multiply(
                 sum += tf32 ? Real(to_tf32(x)) * Real(to_tf32(y)) : x * y;
             }
             const long long at = at_c + i + j * ldc;
-            put(c, type, at, beta == 0 ? alpha * sum : alpha * sum + beta * Real(value(c, type, at)));
+            sum = beta == 0 ? alpha * sum : alpha * sum + beta * Real(value(c, type, at));
+            put(c, type, at, bias ? sum + Real(value(bias, type, i)) : sum);
         }
     }
 }
@@ -83,6 +94,20 @@ static bool computes(int a, int b, int c, int compute) {
     }
     const bool known = a == CUDA_R_32F || a == CUDA_R_16F || a == CUDA_R_16BF;
     return compute == CUBLAS_COMPUTE_32F && a == b && known && (c == a || c == CUDA_R_32F);
+}
+
+// A batch of them, with the factors that are read now.
+template <typename Real>
+static std::function<void()> work(
+    long long m, long long n, long long k, const void* alpha, const Factor& a, const Factor& b, const void* beta, void* c,
+    int type, long long ldc, long long step, long long batches, bool tf32, const void* bias = nullptr
+) {
+    const Real first = scalar<Real>(alpha), second = scalar<Real>(beta);
+    return [=] {
+        for (long long i = 0; i < batches; ++i) {
+            multiply<Real>(m, n, k, first, a, b, second, c, type, ldc, tf32, i * a.step, i * b.step, i * step, bias);
+        }
+    };
 }
 
 static int gemm(
@@ -103,15 +128,11 @@ static int gemm(
     const bool wide = compute == CUBLAS_COMPUTE_64F, tf32 = compute == CUBLAS_COMPUTE_32F_FAST_TF32;
     const bool adds = wide ? scalar<double>(beta) != 0 : scalar<float>(beta) != 0;
     calls.push_back({m, n, k, batches, a.turned, b.turned, compute, adds, type, (long long)handle->stream,
-                     (long long)handle->workspace, a.data, b.data, c});
-    for (long long i = 0; i < batches; ++i) {
-        if (wide) {
-            multiply<double>(m, n, k, scalar<double>(alpha), a, b, scalar<double>(beta), c, type, ldc, false,
-                             i * a.step, i * b.step, i * step);
-        } else {
-            multiply<float>(m, n, k, scalar<float>(alpha), a, b, scalar<float>(beta), c, type, ldc, tf32,
-                            i * a.step, i * b.step, i * step);
-        }
+                     (long long)handle->workspace, 0, a.data, b.data, c});
+    if (wide) {
+        run(work<double>(m, n, k, alpha, a, b, beta, c, type, ldc, step, batches, tf32));
+    } else {
+        run(work<float>(m, n, k, alpha, a, b, beta, c, type, ldc, step, batches, tf32));
     }
     return SUCCESS;
 }
@@ -170,6 +191,151 @@ int cublasGemmStridedBatchedEx_64(
                 {B, Btype, ldb, stride_b, transb == CUBLAS_OP_T}, beta, C, Ctype, ldc, stride_c, batches, compute, algorithm);
 }
 
+// --- cuBLASLt -------------------------------------------------------------------------------------------------------
+
+struct Description {
+    int compute = 0, scale = 0, transa = 0, transb = 0;
+    unsigned epilogue = 1;  // CUBLASLT_EPILOGUE_DEFAULT
+    const void* bias = nullptr;
+};
+
+struct Layout {
+    int type;
+    uint64_t rows, columns;
+    int64_t ld;
+};
+
+struct Preference {
+    size_t workspace = 0;
+    unsigned schemes = 7, alignments[4] = {256, 256, 256, 256};  // of a, b, c, d
+};
+
+struct Found {  // cublasLtMatmulHeuristicResult_t
+    uint64_t algorithm[8];
+    size_t workspace;
+    int state;
+    float waves;
+    int reserved[4];
+};
+
+const uint64_t ALGORITHM = 0x6D696E69;
+const size_t NEEDED = 1 << 20;
+
+int cublasLtMatmulDescCreate(Description** made, int compute, int scale) {
+    *made = new Description();
+    (*made)->compute = compute;
+    (*made)->scale = scale;
+    return SUCCESS;
+}
+
+int cublasLtMatmulDescDestroy(Description* description) {
+    delete description;
+    return SUCCESS;
+}
+
+static int assign(void* to, size_t room, const void* from, size_t size) {
+    if (size != room) {
+        return INVALID_VALUE;
+    }
+    std::memcpy(to, from, size);
+    return SUCCESS;
+}
+
+int cublasLtMatmulDescSetAttribute(Description* d, int attribute, const void* from, size_t size) {
+    switch (attribute) {
+        case 3: return assign(&d->transa, sizeof d->transa, from, size);
+        case 4: return assign(&d->transb, sizeof d->transb, from, size);
+        case 7: return assign(&d->epilogue, sizeof d->epilogue, from, size);
+        case 8: return assign(&d->bias, sizeof d->bias, from, size);
+        default: return INVALID_VALUE;
+    }
+}
+
+int cublasLtMatrixLayoutCreate(Layout** made, int type, uint64_t rows, uint64_t columns, int64_t ld) {
+    *made = new Layout{type, rows, columns, ld};
+    return SUCCESS;
+}
+
+int cublasLtMatrixLayoutDestroy(Layout* layout) {
+    delete layout;
+    return SUCCESS;
+}
+
+int cublasLtMatmulPreferenceCreate(Preference** made) {
+    *made = new Preference();
+    return SUCCESS;
+}
+
+int cublasLtMatmulPreferenceDestroy(Preference* preference) {
+    delete preference;
+    return SUCCESS;
+}
+
+int cublasLtMatmulPreferenceSetAttribute(Preference* p, int attribute, const void* from, size_t size) {
+    if (attribute == 1) {
+        return assign(&p->workspace, sizeof p->workspace, from, size);
+    }
+    if (attribute == 3) {
+        return assign(&p->schemes, sizeof p->schemes, from, size);
+    }
+    if (attribute >= 5 && attribute <= 8) {
+        return assign(&p->alignments[attribute - 5], sizeof p->alignments[0], from, size);
+    }
+    return INVALID_VALUE;
+}
+
+static bool agree(const Description* d, const Layout* a, const Layout* b, const Layout* c) {
+    const uint64_t m = d->transa ? a->columns : a->rows, k = d->transa ? a->rows : a->columns;
+    const uint64_t n = d->transb ? b->rows : b->columns, l = d->transb ? b->columns : b->rows;
+    return m == c->rows && n == c->columns && k == l && a->ld >= int64_t(a->rows) && b->ld >= int64_t(b->rows)
+        && c->ld >= int64_t(c->rows);
+}
+
+// It has nothing for float64, nor for arrays that are not aligned to 16 bytes, so that tests see what is done then.
+int cublasLtMatmulAlgoGetHeuristic(
+    Handle* handle, Description* d, Layout* a, Layout* b, Layout* c, Layout* made, Preference* p, int wanted, Found* found,
+    int* count
+) {
+    *count = 0;
+    if (handle == nullptr) {
+        return NOT_INITIALIZED;
+    }
+    if (!agree(d, a, b, c) || !agree(d, a, b, made) || wanted < 1) {
+        return INVALID_VALUE;
+    }
+    const bool aligned = *std::min_element(p->alignments, p->alignments + 4) >= 16
+        && reinterpret_cast<size_t>(d->bias) % 16 == 0;
+    if (!computes(a->type, b->type, c->type, d->compute) || d->scale != CUDA_R_32F || d->epilogue != 4 || !aligned
+        || p->schemes != 2 || p->workspace < NEEDED) {
+        return NOT_SUPPORTED;
+    }
+    *found = Found{{ALGORITHM}, NEEDED, SUCCESS, 1.0f, {}};
+    *count = 1;
+    return SUCCESS;
+}
+
+int cublasLtMatmul(
+    Handle* handle, Description* d, const void* alpha, const void* A, Layout* a, const void* B, Layout* b,
+    const void* beta, const void* C, Layout* c, void* D, Layout* made, const uint64_t* algorithm, void* workspace,
+    size_t size, void* stream
+) {
+    const size_t places = reinterpret_cast<size_t>(A) | reinterpret_cast<size_t>(B) | reinterpret_cast<size_t>(D)
+        | reinterpret_cast<size_t>(d->bias);
+    if (!agree(d, a, b, c) || C != D || algorithm[0] != ALGORITHM || size < NEEDED || workspace == nullptr
+        || places % 16 != 0) {
+        return INVALID_VALUE;
+    }
+    const long long m = c->rows, n = c->columns, k = d->transa ? a->rows : a->columns;
+    const bool tf32 = d->compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    calls.push_back({m, n, k, 1, d->transa, d->transb, d->compute, scalar<float>(beta) != 0, c->type, (long long)stream,
+                     (long long)workspace, 1, A, B, D});
+    run(work<float>(m, n, k, alpha, {A, a->type, a->ld, 0, d->transa == 1}, {B, b->type, b->ld, 0, d->transb == 1}, beta,
+                    D, c->type, c->ld, 0, 1, tf32, d->bias));
+    return SUCCESS;
+}
+
+void calls_hook(int (*hook)(long long)) { captured = hook; }
+void calls_run(long long i) { kept[i](); }
 void calls_clear() { calls.clear(); }
 long long calls_count() { return calls.size(); }
 const Call* calls_get(long long i) { return &calls[i]; }

@@ -75,6 +75,7 @@ struct Fiber {
 
 static const size_t STACK = 128 << 10;
 static Fiber* self = nullptr;
+static std::vector<unsigned char*> stacks;  // of all kernels of a source
 static uint3 block_index;
 static dim3 block_size, grid_size;
 static std::string fault;
@@ -301,7 +302,6 @@ static const char* run(const Launch& launch, Function& function) {
     body = [](void* argument) { (*static_cast<Function*>(argument))(); };
     body_argument = &function;
     const unsigned n = block_size.x * block_size.y * block_size.z;
-    static std::vector<unsigned char*> stacks;
     while (stacks.size() < n) {
         void* made = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (made == MAP_FAILED) {

@@ -1,20 +1,29 @@
 """CUDA kernels: one file of CUDA C++ for a kind of work, and what launches it through CuPy."""
 
 from minigrad.backend.cuda import (
+    arithmetic,
     attention,
+    batch_norm,
     bias,
     cross_entropy,
     dropout,
     elementwise,
+    embedding,
+    gradients,
     linear_cross_entropy,
     normalization,
+    optimize,
     philox,
+    rotary,
     softmax,
 )
+from minigrad.backend.cuda.casts import cast
 from minigrad.backend.cuda.matmul import multiplied
 from minigrad.backend.cuda.philox import keep_mask
+from minigrad.backend.cuda.scatter import index_add, placed
 
 __all__ = [
-    "attention", "bias", "cross_entropy", "dropout", "elementwise", "keep_mask", "linear_cross_entropy", "multiplied",
-    "normalization", "philox", "softmax",
+    "arithmetic", "attention", "batch_norm", "bias", "cast", "cross_entropy", "dropout", "elementwise", "embedding",
+    "gradients", "index_add", "keep_mask", "linear_cross_entropy", "multiplied", "normalization", "optimize",
+    "philox", "placed", "rotary", "softmax",
 ]  # fmt: skip

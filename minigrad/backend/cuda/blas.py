@@ -19,7 +19,7 @@ from minigrad import dtypes
 from minigrad.backend import precision
 from minigrad.errors import DeviceError, message
 
-__all__ = ["TYPES", "Matrix", "multiply"]
+__all__ = ["TYPES", "Matrix", "call", "compute_type", "handle", "load", "multiply", "numbers"]
 
 # cudaDataType, cublasOperation_t, cublasComputeType_t, cublasMath_t and cublasGemmAlgo_t, as the headers number them
 TYPES = {dtypes.float32: 0, dtypes.float64: 1, dtypes.float16: 2, dtypes.bfloat16: 14}
@@ -34,7 +34,7 @@ NUMBERS = {  # where cuBLAS reads its factors, by the dtype of the sums
 WORKSPACE = 2**22  # bytes, what NVIDIA recommends
 WORKSPACE_HOPPER = 2**25
 
-SIGNATURES = {
+SIGNATURES: dict[str, list[Any]] = {
     "cublasCreate_v2": [c_void_p],
     "cublasSetMathMode": [c_void_p, c_int],
     "cublasSetStream_v2": [c_void_p, c_void_p],
@@ -61,19 +61,25 @@ class Matrix(NamedTuple):
     step: int = 0  # from one matrix to the next
 
 
-@cache
-def library() -> Any:
-    """The cuBLAS that CuPy uses, its functions with their arguments."""
+def load(name: str, signatures: dict[str, list[Any]]) -> Any:
+    """One of the libraries that CuPy uses, such as ``"cublas"``, its functions with their arguments."""
     try:
         from cuda import pathfinder
 
-        found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+        found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib(name).abs_path)
     except (ImportError, RuntimeError, OSError) as error:
         hint = "Install it with: pip install 'cupy-cuda12x[ctk]'"
-        got = "'cuda', and cuBLAS is not found"
+        got = f"'cuda', and {name} is not found"
         raise DeviceError(message("matmul", "device", got, "the libraries of CUDA", hint)) from error
-    for name, arguments in SIGNATURES.items():
-        getattr(found, name).argtypes = arguments
+    for function, arguments in signatures.items():
+        getattr(found, function).argtypes = arguments
+    return found
+
+
+@cache
+def library() -> Any:
+    """The functions of cuBLAS."""
+    found = load("cublas", SIGNATURES)
     found.cublasGetStatusName.restype = ctypes.c_char_p
     return found
 
@@ -120,6 +126,20 @@ def handle(device: int) -> Handle:
     return Handle()
 
 
+def compute_type(kind: Any) -> int:
+    """The cublasComputeType_t of products of a dtype, as `mg.cuda.set_matmul_precision` wants it."""
+    if kind == dtypes.float64:
+        return COMPUTE_64F
+    high = kind == dtypes.float32 and precision.get_matmul_precision() == "high"
+    return COMPUTE_32F_FAST_TF32 if high else COMPUTE_32F
+
+
+def numbers(kind: Any) -> tuple[int, int]:
+    """Where 0 and 1 lie, in the dtype in which products of `kind` are summed."""
+    zero, one = NUMBERS[np.dtype(np.float64) if kind == dtypes.float64 else np.dtype(np.float32)]
+    return ctypes.addressof(zero), ctypes.addressof(one)
+
+
 def multiply(
     kind: Any, out_kind: Any, m: int, n: int, k: int, a: Matrix, b: Matrix, c: Matrix, adds: bool, count: int
 ) -> None:
@@ -127,13 +147,9 @@ def multiply(
 
     cuBLAS has columns where NumPy has rows, so it is told ``c.T = b.T @ a.T``, which transposes nothing.
     """
-    sums = np.dtype(np.float64) if kind == dtypes.float64 else np.dtype(np.float32)
-    compute = COMPUTE_64F if kind == dtypes.float64 else COMPUTE_32F
-    if kind == dtypes.float32 and precision.get_matmul_precision() == "high":
-        compute = COMPUTE_32F_FAST_TF32
-    code, out_code = TYPES[kind], TYPES[out_kind]
-    zero, one = NUMBERS[sums]
-    alpha, beta = ctypes.addressof(one), ctypes.addressof(one if adds else zero)
+    compute, code, out_code = compute_type(kind), TYPES[kind], TYPES[out_kind]
+    zero, alpha = numbers(kind)
+    beta = alpha if adds else zero
     own = handle(cupy.cuda.runtime.getDevice())
     head = own.pointer, int(b.turned), int(a.turned), n, m, k
     with own.lock:

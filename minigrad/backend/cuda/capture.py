@@ -13,7 +13,7 @@ import numpy as np
 
 from minigrad.errors import GradError, message
 
-__all__ = ["Recording", "asked", "before_replay", "offset", "scalars"]
+__all__ = ["Recording", "asked", "before_replay", "constant", "offset", "scalars"]
 
 Array = Any
 ALIGN = 16  # bytes, as the widest load of a kernel
@@ -37,6 +37,12 @@ def scalars(compute: Callable[[], Any]) -> Array:
     return cupy.asarray(compute()) if recording is None else recording.scalars(compute)
 
 
+def constant(values: Any) -> Array:
+    """An array of NumPy's on the GPU, such as a table of addresses; of a captured step, before the first replay."""
+    recording = _current.get()
+    return cupy.asarray(values) if recording is None else recording.constant(values)
+
+
 def before_replay(function: Callable[[], object]) -> None:
     """Call it before each replay, where a step is captured."""
     recording = _current.get()
@@ -56,10 +62,10 @@ class Block:
     The host writes while the GPU may still copy what an earlier replay needs; so there are several places, in turn.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, depth: int) -> None:
         self.device, self.used, self.turn = cupy.empty(size, np.uint8), 0, 0
-        self.host = [cupyx.empty_pinned(size, np.uint8) for _ in range(DEPTH)]
-        self.copied: list[Any] = [None] * DEPTH  # events
+        self.host = [cupyx.empty_pinned(size, np.uint8) for _ in range(depth)]
+        self.copied: list[Any] = [None] * depth  # events
 
     def place(self, size: int) -> slice | None:
         """Room for so many bytes; None where there is none left."""
@@ -80,7 +86,7 @@ class Block:
         self.device[: self.used].set(self.host[self.turn][: self.used])
         event = self.copied[self.turn] = self.copied[self.turn] or cupy.cuda.Event(disable_timing=True)
         event.record()
-        self.turn = (self.turn + 1) % DEPTH
+        self.turn = (self.turn + 1) % len(self.host)
 
 
 class Recording:
@@ -91,7 +97,9 @@ class Recording:
 
     def __init__(self) -> None:
         self.work: list[Callable[[], object]] = []
-        self.blocks = [Block(BLOCK)]
+        self.blocks = [Block(BLOCK, DEPTH)]
+        self.fixed: list[Block] = []  # of constants
+        self.sent = False  # whether those are there
         self.shift = 0  # what `offset` has in the next replay
         self.offset = self._add(np.zeros(1, np.uint64), lambda: np.array([self.shift], np.uint64))
 
@@ -108,12 +116,16 @@ class Recording:
         """See the function of this name."""
         return self._add(np.asarray(compute()), compute)
 
+    def constant(self, values: Array) -> Array:
+        """See the function of this name."""
+        values = np.asarray(values)
+        block, place = _room(self.fixed, values.nbytes, 1)
+        block.host[0][place] = np.frombuffer(values.tobytes(), np.uint8)
+        return block.device[place].view(values.dtype).reshape(values.shape)
+
     def _add(self, first: Array, compute: Callable[[], Any]) -> Array:
-        place = self.blocks[-1].place(first.nbytes)
-        if place is None:
-            self.blocks.append(Block(max(BLOCK, first.nbytes)))
-            place = self.blocks[-1].place(first.nbytes)
-        block, shape, dtype = self.blocks[-1], first.shape, first.dtype
+        block, place = _room(self.blocks, first.nbytes, DEPTH)
+        shape, dtype = first.shape, first.dtype
 
         def write() -> None:
             values = np.asarray(compute())
@@ -132,8 +144,19 @@ class Recording:
             block.begin()
         for function in self.work:
             function()
-        for block in self.blocks:
+        for block in self.blocks if self.sent else [*self.blocks, *self.fixed]:
             block.send()
+        self.sent = True
+
+
+def _room(blocks: list[Block], size: int, depth: int) -> tuple[Block, slice]:
+    """Where so many bytes go: into the last block, or a new one."""
+    place = blocks[-1].place(size) if blocks else None
+    if place is None:
+        blocks.append(Block(max(BLOCK, size), depth))
+        place = blocks[-1].place(size)
+        assert place is not None
+    return blocks[-1], place
 
 
 _current: ContextVar[Recording | None] = ContextVar("recording", default=None)

@@ -9,7 +9,7 @@ import cupy
 from minigrad import dtypes
 from minigrad.backend.cuda.modules import kernel
 
-__all__ = ["FLOATS", "THREADS", "in_order", "launch"]
+__all__ = ["FLOATS", "THREADS", "in_order", "launch", "teams"]
 
 Array = Any
 FLOATS = (dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64)
@@ -26,3 +26,8 @@ def launch(source: str, name: str, n: int, per_thread: int, *arguments: Any) -> 
     if n:
         blocks = -(-n // (per_thread * THREADS))
         kernel(source, name)((blocks,), (THREADS,), arguments)
+
+
+def teams(units: int) -> int:
+    """How many threads share a row of so many units."""
+    return min(THREADS, 1 << (units - 1).bit_length())

@@ -1,4 +1,4 @@
-"""Cross entropy with class indices on the GPU: one pass over the logits forward, one backward, which writes the gradient.
+"""Cross entropy with class indices on the GPU: one pass over the logits forward, and one backward.
 
 The generic body looks for classes that are none, and says which; that would make the host wait for the GPU at each
 step. Here the loss and the gradient of such a row are NaN.

@@ -8,11 +8,10 @@ from typing import Any
 import cupy
 import numpy as np
 
-from minigrad.backend.cuda.bias import add_bias, bias_gradient
 from minigrad.backend.cuda.chunks import FLOATS, in_order, launch
 from minigrad.ops import activation, exponential, trigonometric
 
-__all__ = ["add_bias", "backward", "bias_gradient", "forward"]
+__all__ = ["backward", "forward"]
 
 Array = Any
 

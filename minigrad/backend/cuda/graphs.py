@@ -85,9 +85,14 @@ class Graph:
                 raise_explained(error, who)
                 raise
             self._graph.upload()
+        self._last: Any = None  # the stream of the launch before
 
     def prepare(self, shift: int) -> None:
         """Do what the host has to before a launch, on the same stream; random counters move by `shift`."""
+        current = cupy.cuda.get_current_stream()
+        if self._last is not None and self._last != current:  # the memory is that of the launch before
+            current.wait_event(self._last.record())
+        self._last = current
         self.recording.send(shift)
 
     def launch(self) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
-from minigrad.backend.cuda.affine import column_sums, gated, rectify
+from minigrad.backend.cuda import elementwise
 from minigrad.backend.cuda.blas import TYPES, Matrix, multiply
+from minigrad.backend.cuda.epilogue import multiply_add
 from minigrad.ops.registry import REGISTRY
 
 __all__ = ["product"]
@@ -48,9 +50,10 @@ def layout(shape: Shape, down: int, across: int) -> tuple[bool, int] | None:
     return None
 
 
-def steps(x: Array) -> Shape:
-    """The strides in elements."""
-    return tuple(stride // x.itemsize for stride in x.strides)
+def steps(x: Array, n: int = 0) -> list[int]:
+    """The strides in elements, of `n` axes at least: those that come first then have none."""
+    own = [stride // x.itemsize for stride in x.strides]
+    return [0] * (n - len(own)) + own
 
 
 def turned(x: Array) -> Array:
@@ -67,6 +70,13 @@ def contiguous(x: Array) -> Array:
 def readable(x: Array) -> Array:
     """`x`, or a copy where cuBLAS cannot read its matrices."""
     return x if min(x.strides) >= 0 and layout(x.shape[-2:], *steps(x)[-2:]) else contiguous(x)
+
+
+def read(x: Array) -> tuple[bool, int]:
+    """The layout of the matrices of what `readable` gave."""
+    found = layout(x.shape[-2:], *steps(x)[-2:])
+    assert found is not None
+    return found
 
 
 def to_copy(*arrays: Array) -> int:
@@ -98,10 +108,10 @@ class Product:
         self.a, self.b = a, b
         (self.m, self.k), self.n = a.shape[-2:], b.shape[-1]
         lead = max(a.ndim, b.ndim) - 2
-        *sa, self.down, self.along = (*(0,) * (lead + 2 - a.ndim), *steps(a))
-        *sb, self.along_b, self.across = (*(0,) * (lead + 2 - b.ndim), *steps(b))
-        self.read_a: Any = layout((self.m, self.k), self.down, self.along)
-        self.read_b: Any = layout((self.k, self.n), self.along_b, self.across)
+        *sa, self.down, self.along = steps(a, lead + 2)
+        *sb, self.along_b, self.across = steps(b, lead + 2)
+        self.read_a = read(a)
+        self.read_b = read(b)
         self.batch: list[Axis] = []
         self.summed: list[int] = []
         ea, eb, kept = ((*(1,) * (lead + 2 - len(s)), *s[:-2]) for s in (a.shape, b.shape, shape))
@@ -151,18 +161,26 @@ class Product:
         """How many calls it takes: of a batch that has one axis, one."""
         return math.prod(sorted(axis.extent for axis in self.batch)[:-1])
 
+    def compute_biased(self, out: Array, bias: Array) -> None:
+        """Write the products and a bias to `out`, which is rounded once."""
+        a, b = Matrix(self.a.data.ptr, *self.read_a), Matrix(self.b.data.ptr, *self.read_b)
+        c, sizes = Matrix(out.data.ptr, False, self.n), (self.m, self.n, self.k)
+        if self.batch or not bias.flags.c_contiguous or not multiply_add(out.dtype, *sizes, a, b, c, bias.data.ptr):
+            out[...] = bias
+            self.compute(out, True)
+
     def compute(self, out: Array, adds: bool) -> None:
         """Write the products to `out`, or add them to it."""
         axes = sorted(self.batch)
         inner = axes.pop() if axes else Axis(1, 0, 0, 0)
-        factors = self.a.dtype, out.dtype, self.m, self.n, self.k
+        factors, read_a, read_b = (self.a.dtype, out.dtype, self.m, self.n, self.k), self.read_a, self.read_b
         for place in itertools.product(*(range(axis.extent) for axis in axes)):
             a, b, c = self.a.data.ptr, self.b.data.ptr, out.data.ptr
             for index, axis in zip(place, axes, strict=True):
                 a += index * axis.a * self.a.itemsize
                 b += index * axis.b * self.b.itemsize
                 c += index * axis.c * out.itemsize
-            first, second = Matrix(a, *self.read_a, inner.a), Matrix(b, *self.read_b, inner.b)
+            first, second = Matrix(a, *read_a, inner.a), Matrix(b, *read_b, inner.b)
             multiply(*factors, first, second, Matrix(c, False, self.n, inner.c), adds, inner.extent)
 
 
@@ -181,26 +199,24 @@ def product(a: Array, b: Array, shape: Shape, bias: Array | None = None) -> Arra
     """
     if 0 in shape or not a.size or not b.size:  # nothing, or empty sums
         out = cupy.zeros(shape, a.dtype)
-    else:
-        a, b = readable(a), readable(b)
-        found = Product(a, b, shape)
-        if found.summed and len(shape) == 2 and to_copy(turned(a), b) < math.prod(found.shape):
-            found = Product(turned(cupy.ascontiguousarray(turned(a))), cupy.ascontiguousarray(b), shape)  # one sum
-        elif found.launches > LAUNCHES:
-            found = Product(packed(a), packed(b), shape)
-        if found.summed:
-            out = cupy.empty(found.shape, np.float32 if a.itemsize == 2 else a.dtype)
-            found.compute(out, False)
-            return cupy.sum(out, axis=tuple(found.summed)).reshape(shape).astype(a.dtype, copy=False)
-        out = cupy.empty(shape, a.dtype)
-        if bias is None:
-            found.compute(out, False)
-            return out
-        out[...] = bias  # cuBLAS adds to it before it rounds
-        found.compute(out, True)
+        if bias is not None:
+            out[...] = bias
         return out
-    if bias is not None:
-        out[...] = bias
+    a, b = readable(a), readable(b)
+    found = Product(a, b, shape)
+    if found.summed and len(shape) == 2 and to_copy(turned(a), b) < math.prod(found.shape):
+        found = Product(turned(cupy.ascontiguousarray(turned(a))), cupy.ascontiguousarray(b), shape)  # one sum
+    elif found.launches > LAUNCHES:
+        found = Product(packed(a), packed(b), shape)
+    if found.summed:
+        wide = cupy.empty(found.shape, np.float32 if a.itemsize == 2 else a.dtype)
+        found.compute(wide, False)
+        return cupy.sum(wide, axis=tuple(found.summed)).reshape(shape).astype(a.dtype, copy=False)
+    out = cupy.empty(shape, a.dtype)
+    if bias is None:
+        found.compute(out, False)
+    else:
+        found.compute_biased(out, bias)
     return out
 
 
@@ -278,40 +294,29 @@ def linear_vjp1(g: Array, x: Array, weight_shape: Shape) -> Array:
     return matmul_vjp1(g, x, weight_shape)
 
 
-def linear_vjp2(g: Array) -> Array:
-    """Kernel of its rule for the bias: the column sums, which would be left to the engine otherwise."""
-    return column_sums(g) if g.ndim > 1 and fits(g) else NotImplemented
-
-
 def linear_relu(x: Array, weight: Array, bias: Array | None) -> Array:
     """Kernel of the op behind ``linear`` with the activation relu."""
     out = linear(x, weight, bias)
-    if out is not NotImplemented:
-        rectify(out)
-    return out
+    return out if out is NotImplemented else elementwise.forward("relu", out)
 
 
 def linear_relu_vjp0(g: Array, weight: Array, out: Array) -> Array:
     """Kernel of its rule for x."""
-    return linear_vjp0(gated(g, out), weight) if fits(g, weight, out) else NotImplemented
+    return linear_vjp0(elementwise.backward("relu", g, out), weight) if fits(g, weight, out) else NotImplemented
 
 
 def linear_relu_vjp1(g: Array, x: Array, weight_shape: Shape, out: Array) -> Array:
     """Kernel of its rule for the weight."""
-    return linear_vjp1(gated(g, out), x, weight_shape) if fits(g, x, out) else NotImplemented
-
-
-def linear_relu_vjp2(g: Array, out: Array) -> Array:
-    """Kernel of its rule for the bias."""
-    return column_sums(g, out) if g.ndim > 1 and fits(g, out) else NotImplemented
+    return linear_vjp1(elementwise.backward("relu", g, out), x, weight_shape) if fits(g, x, out) else NotImplemented
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-for _name, _kernels in {
+KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {  # the gradients of biases are those of bias.py
     "matmul": (matmul, matmul_vjp0, matmul_vjp1),
-    "linear": (linear, linear_vjp0, linear_vjp1, linear_vjp2),
-    "linear_relu": (linear_relu, linear_relu_vjp0, linear_relu_vjp1, linear_relu_vjp2),
-}.items():
-    for _rule, _kernel in zip((None, 0, 1, 2), _kernels, strict=False):  # matmul has two factors
+    "linear": (linear, linear_vjp0, linear_vjp1),
+    "linear_relu": (linear_relu, linear_relu_vjp0, linear_relu_vjp1),
+}
+for _name, _kernels in KERNELS.items():
+    for _rule, _kernel in zip((None, 0, 1), _kernels, strict=True):
         REGISTRY[_name].kernel("cuda", *TYPES, vjp=_rule)(_kernel)

@@ -6,8 +6,10 @@
 typedef float float32;
 typedef double float64;
 
-constexpr int HELD = 8;       // values of a row in the registers of a thread
-constexpr int THREADS = 1024;  // of a block, at most: what the registers of a kernel have to suffice for
+enum {
+    HELD = 8,       // values of a row in the registers of a thread
+    THREADS = 1024  // of a block, at most: what the registers of a kernel have to suffice for
+};
 
 template <class T>
 using Wide = typename Sum<T>::type;

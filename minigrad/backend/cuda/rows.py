@@ -1,8 +1,7 @@
-"""Launches of kernels that work on the rows of a matrix, as packs.cuh has them: so many threads for a row as it needs."""
+"""Launches of kernels that work on the rows of a matrix, as packs.cuh has them: a row has the threads that it needs."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import cupy
@@ -11,7 +10,7 @@ import numpy as np
 from minigrad import dtypes
 from minigrad.backend.cuda.modules import kernel
 
-__all__ = ["FLOATS", "NULL", "SCRATCH", "fits", "in_order", "launch", "threads_for", "wide", "with_last"]
+__all__ = ["FLOATS", "NULL", "SCRATCH", "fits", "in_order", "launch", "run", "threads_for", "wide", "with_last"]
 
 Array = Any
 
@@ -24,16 +23,22 @@ SCRATCH = 32 * 8  # bytes of shared memory that sums over a block take
 
 def threads_for(n: int) -> int:
     """How many threads share a row of n elements."""
-    return min(max(2 ** math.ceil(math.log2(max(n, 1) / HELD)), 32), THREADS)
+    return min(max(1 << ((n - 1) // HELD).bit_length(), 32), THREADS)
 
 
 def launch(source: str, name: str, n: int, groups: int, *arguments: Any) -> None:
-    """Run a kernel on rows of n elements, by so many groups of threads as are asked for: one a row, as a rule."""
+    """Run a kernel on rows of n elements, by so many groups of threads as are asked for: one a row, as a rule.
+
+    Rows that are too long for the registers have a kernel of their own.
+    """
+    run(source, name + ("_long" if n > HELD * THREADS else ""), n, groups, *arguments)
+
+
+def run(source: str, name: str, n: int, groups: int, *arguments: Any) -> None:
+    """The same of one kernel for rows of any length."""
     threads = threads_for(n)
     together = BLOCK // 32 if threads == 32 else 1
-    suffix = "_long" if n > HELD * THREADS else ""
-    grid, block = (-(-groups // together),), (threads, together)
-    kernel(source, name + suffix)(grid, block, arguments, shared_mem=SCRATCH)
+    kernel(source, name)((-(-groups // together),), (threads, together), arguments, shared_mem=SCRATCH)
 
 
 def wide(dtype: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from minigrad._core import tape
 from minigrad.backend.devices import set_item, writeable
 from minigrad.errors import describe, message
-from minigrad.nn.masks import mask_of
+from minigrad.nn.masks import mask_beside, mask_of
 from minigrad.nn.module import Module
 from minigrad.nn.parameter import Parameter
 
@@ -67,7 +67,7 @@ def remove_masks(model: Module) -> None:
 
 def _apply(who: str, model: Module) -> None:
     for name, p in _parameters(who, model):
-        keep = mask_of(p, f"{who}: {name}")
+        keep = mask_beside(p, f"{who}: {name}")
         if keep is not None:
             need_memory(p, f"{who}: {name}")
             set_item(p._array, ~keep, 0)

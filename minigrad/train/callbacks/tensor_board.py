@@ -116,7 +116,7 @@ class TensorBoard(Callback):
         self._scalar("step/lr", logs["lr"])
         clipped = t.sums.normed > normed
         norm = (t.sums.norms - norms) / (t.sums.normed - normed) if clipped else optim.grad_norm(t.trained())
-        self._scalar("step/grad_norm", norm)
+        self._scalar("step/grad_norm", float(norm))
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         for name, value in logs.items():
