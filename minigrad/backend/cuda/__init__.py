@@ -4,7 +4,6 @@ from minigrad.backend.cuda import (
     arithmetic,
     attention,
     batch_norm,
-    bias,
     cross_entropy,
     dropout,
     elementwise,
@@ -23,7 +22,7 @@ from minigrad.backend.cuda.philox import keep_mask
 from minigrad.backend.cuda.scatter import index_add, placed
 
 __all__ = [
-    "arithmetic", "attention", "batch_norm", "bias", "cast", "cross_entropy", "dropout", "elementwise", "embedding",
+    "arithmetic", "attention", "batch_norm", "cast", "cross_entropy", "dropout", "elementwise", "embedding",
     "gradients", "index_add", "keep_mask", "linear_cross_entropy", "multiplied", "normalization", "optimize",
     "philox", "placed", "rotary", "softmax",
 ]  # fmt: skip

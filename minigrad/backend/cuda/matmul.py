@@ -312,7 +312,7 @@ def linear_relu_vjp1(g: Array, x: Array, weight_shape: Shape, out: Array) -> Arr
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {  # the gradients of biases are those of bias.py
+KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {  # the gradients of biases are sums of columns
     "matmul": (matmul, matmul_vjp0, matmul_vjp1),
     "linear": (linear, linear_vjp0, linear_vjp1),
     "linear_relu": (linear_relu, linear_relu_vjp0, linear_relu_vjp1),
