@@ -119,7 +119,8 @@ class Problem:
     ) -> None:
         self.batches, self.heads, self.queries, self.width = query.shape
         self.key_heads, self.keys, self.value_width = key.shape[1], key.shape[2], value.shape[3]
-        self.dtype, self.widest = query.dtype, max(self.width, self.value_width)
+        self.dtype = query.dtype
+        self.widest: int = max(self.width, self.value_width)
         self.half, self.real = self.dtype.itemsize == 2, np.float64 if self.dtype.itemsize == 8 else np.float32
         shape = (self.batches, self.heads, self.queries, self.keys)
         masks, biases = over_scores(mask, shape), over_scores(bias, shape)
