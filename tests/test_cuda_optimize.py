@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import amp, nn, optim
+from minigrad import amp, nn, optim, train
 from minigrad._core import dispatch
 from minigrad.backend.numbers import DeviceNumber
 from minigrad.testing import variants
@@ -152,7 +153,7 @@ MAKE: dict[str, Any] = {
 }
 
 
-def train(
+def trained(
     device: str,
     name: str,
     sequence: list[bool],
@@ -207,15 +208,15 @@ def assert_same(got: Any, want: Any, tolerance: float = 1e-5) -> None:
 @given(sequence=st.lists(st.booleans(), min_size=1, max_size=6), clip=st.sampled_from([None, 0.5]))
 def test_steps_that_overflow_are_those_of_the_cpu(name: str, sequence: list[bool], clip: float | None) -> None:
     """In whole steps, and in what a checkpoint holds: nothing of a step that was skipped, the first one included."""
-    assert_same(train("cuda", name, sequence, clip), train("cpu", name, sequence, clip))
+    assert_same(trained("cuda", name, sequence, clip), trained("cpu", name, sequence, clip))
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 @pytest.mark.parametrize("kernels", [True, False])
 def test_half_parameters_that_overflow(name: str, kernels: bool) -> None:
     for sequence in ([False], [False, True, True, False, True]):
-        want = train("cpu", name, sequence, dtype=mg.float16)
-        assert_same(train("cuda", name, sequence, dtype=mg.float16, kernels=kernels), want, 1e-3)
+        want = trained("cpu", name, sequence, dtype=mg.float16)
+        assert_same(trained("cuda", name, sequence, dtype=mg.float16, kernels=kernels), want, 1e-3)
 
 
 def test_what_no_kernel_takes_is_skipped_too() -> None:
@@ -344,6 +345,7 @@ class Graph:
             patch.setattr(optimize, "kernel", kernel)
             patch.setattr(capture, "offset", lambda: cupy.zeros(1, np.uint64))
             patch.setattr(capture, "scalars", scalars)
+            patch.setattr(capture, "constant", lambda values: scalars(lambda: values))
             step()
 
     def replay(self) -> None:
@@ -374,7 +376,8 @@ def test_a_captured_step_counts_and_follows_the_rate(name: str, monkeypatch: pyt
             finite[0] = step != 2
             if captured and step:
                 if step == 1:
-                    graph.capture(lambda optimizer=optimizer: optimizer._step(finite._array))
+                    optimizer._finite = finite._array
+                    graph.capture(optimizer.step)
                 graph.replay()
             elif step != 2:
                 optimizer.step()
@@ -388,6 +391,50 @@ def test_a_captured_step_counts_and_follows_the_rate(name: str, monkeypatch: pyt
             )
     for a, b in zip(found[0][0], found[1][0], strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+class Products(nn.Module):
+    """One parameter, times the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(mg.tensor([0.5, -1.0, 2.0, 1.5], device="cuda"))
+        self.weight.regularizer = nn.L2(0.01)
+
+    def forward(self, x: Any) -> Any:
+        return self.weight * x
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_graph_of_a_scaled_step(name: str) -> None:
+    """Scaled, clipped, with steps that overflow while it is replayed, and a rate that falls: the same bits."""
+    found = []
+    for graphed in (False, True):
+        model = Products()
+        optimizer, scaler = MAKE[name](model.parameters()), amp.GradScaler(init_scale=16.0, growth_interval=2)
+
+        def step(x: Any, model: Any = model, optimizer: Any = optimizer, scaler: Any = scaler) -> Any:
+            optimizer.zero_grad()
+            loss = model(x).sum()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            norm = optim.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            return norm
+
+        run: Any = train.GraphedStep(step, model, optimizer, scaler=scaler, warmup=2) if graphed else step
+        norms = []
+        for i in range(8):
+            x = mg.tensor([1.0, 2.0, -3.0, math.inf if i in (3, 5) else 0.5 * i], device="cuda")
+            norms.append(run(x).item())
+            optimizer.param_groups[0]["lr"] *= 0.9
+        assert not graphed or run.captured
+        state = optimizer.state_dict()["state"]["0"]
+        numbers = {k: v.tolist() if isinstance(v, mg.Tensor) else v for k, v in state.items()}
+        found.append((norms, model.weight.tolist(), numbers, scaler.state_dict()))
+    assert repr(found[0]) == repr(found[1])
+    assert found[0][2].get("step", 6) == 6
 
 
 def test_a_capture_needs_a_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -549,6 +596,18 @@ def test_a_half_weight_that_was_written_to_is_read_anew() -> None:
     optimizer.step()
     master = mg.asarray(optimizer.state[p]["master"]).tolist()
     assert master == [1 - 4 * 2.0**-14, 5 - 2.0**-14, 1 - 4 * 2.0**-14, 1 - 4 * 2.0**-14]
+
+
+def test_gradients_are_not_kept() -> None:
+    p = nn.Parameter(mg.ones((4, 3), device="cuda"))
+    optimizer = optim.AdamW([p])
+    for order in "CF":
+        p.grad = mg.asarray(np.ones((4, 3), np.float32, order=order)).to("cuda")
+        gradient = weakref.ref(p.grad._array)
+        optimizer.step()
+        assert gradient() is not None
+        optimizer.zero_grad()
+        assert gradient() is None
 
 
 def test_a_device_number() -> None:

@@ -230,8 +230,12 @@ class GradScaler:
         if optimizer not in self._finite:
             self.unscale_(optimizer)
         finite = self._finite[optimizer]
-        if not isinstance(finite, bool) and type(optimizer).step is Optimizer.step and "step" not in vars(optimizer):
-            optimizer._step(finite)
+        if not isinstance(finite, bool) and type(optimizer).step is Optimizer.step:
+            optimizer._finite = finite
+            try:
+                optimizer.step()
+            finally:
+                optimizer._finite = None
             finite = tape.new_tensor(finite)
         elif finite:
             optimizer.step()

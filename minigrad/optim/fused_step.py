@@ -10,6 +10,7 @@ import numpy as np
 from minigrad import dtypes
 from minigrad.backend.devices import kernels_of
 from minigrad.backend.numbers import DeviceNumber
+from minigrad.errors import GradError, message
 from minigrad.nn.masks import mask_beside
 from minigrad.nn.parameter import Parameter
 from minigrad.nn.regularizers import L1, L1L2, L2, ProximalL1
@@ -156,8 +157,15 @@ class FusedStep:
                 both.setdefault(item.arrays[0].dtype, []).append(item)
             for items in both.values():
                 self.kernels.update(self.rule.name, items, self._numbers, self.rule.flags, finite)
+            for item in self._items:
+                item.held = None  # gradients go when their owners drop them
 
     def _numbers(self) -> np.ndarray[Any, Any]:
+        now = self.optimizer.fused_rule(self.group)
+        if now is None or (now.names, now.flags) != (self.rule.names, self.rule.flags):
+            who = f"{type(self.optimizer).__name__}.step"
+            got, need = "other terms than the captured one", "hyperparameters that turn none on or off"
+            raise GradError(message(who, "the rule", got, need, "Capture it anew"))
         return np.array(self.rule.numbers(), np.float64)
 
     def _place(self) -> None:

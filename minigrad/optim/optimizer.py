@@ -91,6 +91,7 @@ class Optimizer:
         self.defaults = dict(defaults)
         self.state: dict[Tensor, State] = {}
         self._items: dict[Tensor, Any] = {}  # what a kernel on a GPU is told of parameters
+        self._finite: Array | None = None  # a bool on a GPU, where False steps are to be skipped
         self.param_groups: list[Group] = []
         if isinstance(params, (Module, Tensor, Mapping)):
             hint = "Pass model.parameters()" if isinstance(params, Module) else "Put it into a list"
@@ -194,18 +195,14 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        self._step(None)
-        return loss
-
-    def _step(self, finite: Array | None) -> None:
-        """A step, unless `finite` is False: a bool on a GPU, which is read only where no kernel can look at it."""
+        finite = self._finite
         known = None if finite is None else set(self.state)
         due = [self._due(group) for group in self.param_groups]
-        if known is not None and not all(self._guarded(part, known) for part in due):
+        if known is not None and not all(self._guarded(part, known) for part in due):  # what cannot look at it itself
             if not finite:
                 for p in [p for p in self.state if p not in known]:
                     del self.state[p]
-                return
+                return loss
             finite = None
         changed: list[Tensor] = []
         try:
@@ -223,6 +220,7 @@ class Optimizer:
             raise
         finally:  # a rule that fails may have changed some
             tape.mark_updated(changed, f"{self._who}.step")
+        return loss
 
     @staticmethod
     def _guarded(due: Due, known: set[Tensor]) -> bool:

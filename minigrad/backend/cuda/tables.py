@@ -39,12 +39,13 @@ def is_capturing() -> bool:
 
 
 def uploaded(values: np.ndarray[Any, Any]) -> Array:
-    """A copy of int64 or float64 numbers on the GPU, for reading: the one that was made before, where there is one."""
+    """A copy of int64 or float64 numbers on the GPU, for reading: the one that this stream made before, if it did."""
     if is_capturing():
         return capture.constant(values)
-    return _kept(values.tobytes(), values.dtype, cupy.cuda.runtime.getDevice())
+    place = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr
+    return _kept(values.tobytes(), values.dtype, place)
 
 
 @lru_cache(maxsize=64)
-def _kept(data: bytes, dtype: Any, device: int) -> Array:
+def _kept(data: bytes, dtype: Any, place: tuple[int, int]) -> Array:
     return cupy.asarray(np.frombuffer(data, dtype))
