@@ -1,6 +1,22 @@
 """CUDA kernels: one file of CUDA C++ for a kind of work, and what launches it through CuPy."""
 
-from minigrad.backend.cuda import arithmetic, attention, batch_norm, columns, cross_entropy, dropout, elementwise, embedding, gradients, linear_cross_entropy, normalization, optimize, philox, rotary, softmax
+from minigrad.backend.cuda import (
+    arithmetic,
+    attention,
+    batch_norm,
+    columns,
+    cross_entropy,
+    dropout,
+    elementwise,
+    embedding,
+    gradients,
+    linear_cross_entropy,
+    normalization,
+    optimize,
+    philox,
+    rotary,
+    softmax,
+)
 from minigrad.backend.cuda.casts import cast
 from minigrad.backend.cuda.matmul import multiplied
 from minigrad.backend.cuda.philox import keep_mask
