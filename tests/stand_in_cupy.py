@@ -192,8 +192,15 @@ def wrapped(function: Callable[..., Any], convert: bool = False) -> Callable[...
         return boxed(function(*map(opened, args), **{name: opened(value) for name, value in kwargs.items()}))
 
     if isinstance(function, np.ufunc):
-        call.at = lambda x, *rest: function.at(opened(x), *map(opened, rest))  # type: ignore[attr-defined]
+        call.at = lambda x, *rest: function.at(atomic(x), *map(opened, rest))  # type: ignore[attr-defined]
     return call
+
+
+def atomic(x: Any) -> Any:
+    """What lies inside an array of a dtype that CuPy's atomic operations take, maxima and minima among them."""
+    if x.dtype not in (np.int32, np.uint32, np.uint64, np.float32, np.float64):
+        raise TypeError(f"no atomic operations on {x.dtype}")
+    return opened(x)
 
 
 def namespace(source: Any, missing: set[str]) -> dict[str, Any]:

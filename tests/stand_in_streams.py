@@ -8,7 +8,6 @@ While a stream captures, calls are noted; at its end, all that was changed is pu
 
 from __future__ import annotations
 
-import sys
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -108,7 +107,6 @@ class Stream:
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        note_products()
         self.capture = Capture(self)
 
     def end_capture(self) -> Graph:
@@ -323,24 +321,6 @@ class Kernel(compiler.Function):
             launch(*args, **kwargs)
         else:  # nothing runs: it may know memory by its address alone, which nobody could put back
             capture.calls.append((launch, args, kwargs, None, set()))
-
-
-def note_products() -> None:
-    """Let products of cuBLAS be noted, whose library knows memory by its address alone."""
-    blas: Any = sys.modules.get("minigrad.backend.cuda.blas")
-    if blas is None or hasattr(blas.call, "noted"):
-        return
-    plain = blas.call
-
-    def call(name: str, *arguments: Any) -> None:
-        capture = current().capture
-        if capture is None or "Gemm" not in name:
-            plain(name, *arguments)
-        else:
-            capture.calls.append((plain, (name, *arguments), {}, None, set()))
-
-    call.noted = True  # type: ignore[attr-defined]
-    blas.call = call
 
 
 def watch(ndarray: Any) -> None:

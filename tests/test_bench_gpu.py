@@ -136,7 +136,7 @@ def test_a_side_that_fails_does_not_take_the_others_along(
     monkeypatch.setattr(program, "has_gpu", lambda: True)
     monkeypatch.setattr(program, "start", start)
     monkeypatch.setattr(program, "installed", lambda *_: True)
-    assert program.main(["AdamW", "matmul", "--quick"]) == 1
+    assert program.main(["AdamW over", "matmul", "--quick"]) == 1
     said = capsys.readouterr().out
     assert "minigrad: too small" in said
     assert said.count("torch: no luck") == 3

@@ -149,7 +149,7 @@ def test_attention_is_the_generic_one(data: st.DataObject) -> None:
     assert_same(arrays, **options)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", [dtypes.bfloat16, dtypes.float32], ids=str)
 @pytest.mark.parametrize(
     "options",
     [
@@ -224,7 +224,7 @@ def test_special_values(dtype: Any, special: float, place: str) -> None:
         np.testing.assert_array_equal(np.isposinf(found[name]), np.isposinf(truth[name]))
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", [dtypes.bfloat16, dtypes.float32], ids=str)
 def test_every_launch_gives_the_same_bits(dtype: Any) -> None:
     rng = np.random.default_rng(0)
     given = operands(rng, 2, 1, 2, 70, 70, 16, 16, dtype)
@@ -352,11 +352,8 @@ def test_tiles_fit() -> None:
     from minigrad.backend.cuda.attention import WIDTHS, Problem
 
     for width in WIDTHS:
-        query, key, value = (
-            mg.zeros(shape, dtype=mg.bfloat16, device="cuda")._array
-            for shape in ((1, 1, 2, width), *[(1, 1, 2, width)] * 2)
-        )
-        p = Problem(query, key, value, None, None, None, None, False, None, None, 0.0, (0, 0), 1.0)
+        x = mg.zeros((1, 1, 2, width), dtype=mg.bfloat16, device="cuda")._array
+        p = Problem(x, x, x, None, None, None, None, False, None, None, 0.0, (0, 0), 1.0)
         assert p.plain
         for kind in ("forward", "queries", "keys"):
             assert p.shared(kind) <= (163 << 10 if width > 128 else 113 << 10), (width, kind)

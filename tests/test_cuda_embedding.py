@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import nn
+from minigrad import nn, optim, train
 from minigrad.backend.numpy import backend as cpu
 from minigrad.errors import DTypeError, ShapeError
 from minigrad.nn import functional as F
@@ -172,13 +172,14 @@ INDICES: list[tuple[tuple[int, ...], Any]] = [
     ((2, 3), (A([True, False]), A([1, 1]))),
     ((4, 3), (slice(1, 3),)),
     ((4, 3), (-1, None, 2)),
+    ((2, 3), (..., A([1, 1, 0]))),
     ((3, 0), (A([1, 1]),)),
     ((3, 2), (A([], np.int64),)),
 ]
 
 
 @pytest.mark.parametrize("number", range(len(INDICES)))
-@pytest.mark.parametrize("dtype", [*FLOATS, mg.complex64, mg.int16, mg.bool], ids=str)
+@pytest.mark.parametrize("dtype", [*FLOATS, mg.complex64, mg.int64, mg.int16, mg.uint8, mg.uint64, mg.bool], ids=str)
 def test_values_are_added_at_any_index(number: int, dtype: Any) -> None:
     from minigrad.backend.cuda import index_add
 
@@ -186,11 +187,57 @@ def test_values_are_added_at_any_index(number: int, dtype: Any) -> None:
     rng = np.random.default_rng(number)
     named = np.zeros(shape)[index].shape
     for extents in {named, named[1:]}:  # which is broadcast
-        x = np.asarray(rng.integers(-5, 5, extents) * (1 + 1j if dtype == mg.complex64 else 1)).astype(dtype)
+        x = np.asarray(
+            rng.integers(-5 if dtype.kind in "ifVc" else 0, 5, extents) * (1 + 2j if dtype == mg.complex64 else 1)
+        ).astype(dtype)
         found = index_add(shape, index, placed(x))
         want = cpu.namespace.index_add(shape, index, x)
         assert (found.dtype, found.shape) == (want.dtype, shape)
         np.testing.assert_array_equal(numbers(found), want)
+
+
+@pytest.mark.parametrize("number", range(len(INDICES)))
+@pytest.mark.parametrize("dtype", [*FLOATS, mg.int64, mg.int16, mg.uint8, mg.uint64, mg.bool], ids=str)
+def test_values_are_put_and_compared_at_any_index(number: int, dtype: Any) -> None:
+    """Of values for one place the last is put, and all are compared."""
+    from minigrad.backend.cuda import index_extremum, index_put
+
+    shape, index = INDICES[number]
+    rng = np.random.default_rng(number)
+    low = -5 if dtype.kind in "ifV" else 0
+    x = rng.integers(low, 9, shape).astype(dtype)
+    named = x[index].shape
+    for extents in {named, named[1:], ()}:
+        values = np.asarray(rng.integers(low, 9, extents)).astype(dtype)
+        pairs = [(index_put(placed(x), placed(values), index), cpu.namespace.index_put(x, values, index))]
+        for largest in (True, False):
+            found = index_extremum(placed(x), placed(values), index, largest)
+            pairs.append((found, cpu.namespace.index_extremum(x, values, index, largest)))
+        for found, want in pairs:
+            assert (found.dtype, found.shape) == (dtype, shape)
+            np.testing.assert_array_equal(numbers(found), want)
+
+
+def test_the_last_value_is_put_and_gets_the_gradient() -> None:
+    x = mg.zeros((4, 2), device="cuda")
+    ids = mg.tensor(np.random.default_rng(0).integers(0, 3, 500), device="cuda")
+    values = mg.random.normal((500, 2), device="cuda", requires_grad=True)
+    out = x.at[ids].set(values)
+    out.backward(mg.ones((4, 2), device="cuda"))
+    last = [int(np.flatnonzero(numbers(ids) == i)[-1]) for i in range(3)]
+    assert out.tolist() == [*numbers(values.detach())[last].tolist(), [0.0, 0.0]]
+    assert numbers(values.grad).sum(axis=1).nonzero()[0].tolist() == sorted(last)
+
+
+def test_the_last_value_is_assigned() -> None:
+    x = mg.zeros((3, 2), device="cuda")
+    ids = np.random.default_rng(0).integers(0, 2, 300)
+    for index in (mg.tensor(ids, device="cuda"), ids):
+        values = np.random.default_rng(1).normal(size=(300, 2)).astype(np.float32)
+        x[index] = mg.tensor(values, device="cuda")
+        assert numbers(x)[:2].tolist() == [values[np.flatnonzero(ids == i)[-1]].tolist() for i in (0, 1)]
+    x[mg.tensor([2, 0], device="cuda"), 1] = 7.0
+    assert numbers(x)[:, 1].tolist() == [7.0, values[np.flatnonzero(ids == 1)[-1]][1], 7.0]
 
 
 def test_gradients_of_indexing() -> None:
@@ -208,3 +255,30 @@ def test_gradients_of_indexing() -> None:
             y.backward(mg.tensor(np.random.default_rng(1).normal(size=y.shape), device=device))
             grads.append(x.grad.tolist())
         np.testing.assert_allclose(grads[1], grads[0], rtol=1e-14)
+
+
+def test_a_captured_step_is_the_step() -> None:
+    """Embedding, dropout, rotary positions, draws and indexing, launched again by a graph."""
+    outcomes = []
+    for graphed in (False, True):
+        mg.random.seed(11)
+        table, positions = nn.Embedding(9, 4).to("cuda"), nn.RotaryPositions()
+        sgd = optim.SGD(table.parameters(), lr=0.1)
+        columns = mg.tensor([0, 3, 0], device="cuda")
+
+        def step(
+            ids: Any, table: Any = table, positions: Any = positions, sgd: Any = sgd, columns: Any = columns
+        ) -> Any:
+            sgd.zero_grad()
+            x = mg.dropout(mg.gelu(positions(table(ids))), 0.25) + mg.random.normal((40, 4), device="cuda") * 0.1
+            loss = (x[:, columns] ** 2).mean()
+            loss.backward()
+            sgd.step()
+            return loss
+
+        run = train.GraphedStep(step, table, sgd, warmup=1) if graphed else step
+        rng = np.random.default_rng(0)
+        losses = [run(mg.tensor(rng.integers(0, 9, 40), device="cuda")).item() for _ in range(5)]
+        outcomes.append([losses, table.weight.tolist()])
+    assert outcomes[0] == outcomes[1]
+    assert len(set(outcomes[0][0])) == 5

@@ -73,6 +73,16 @@ def test_a_stack_is_one_product(added: list[bool]) -> None:
     assert_close(got, affine(x, w, b), np.dtype(np.float32), "linear")
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(4, [True]), (66, [])], ids=["few", "many"])
+def test_rows_with_gaps(added: list[bool], rows: int, expected: list[bool]) -> None:
+    """Few of them are copied, and one product then; many are a batch, to which cuBLASLt is not asked to add."""
+    x, w, b = normal(0, (2, rows + 1, 8), np.float32), normal(1, (8, 8), np.float32), normal(2, (8,), np.float32)
+    a, c, d = (mg.tensor(v, device="cuda") for v in (x, w, b))
+    got = mg.linear(a[:, :rows], c, d).to("cpu").numpy()
+    assert added == expected
+    assert_close(got, affine(x[:, :rows], w, b), np.dtype(np.float32), "linear")
+
+
 CASES: dict[str, tuple[tuple[int, ...], int, bool]] = {  # shape of x, columns, whether the bias is beside 16 bytes
     "one row": ((1, 8), 8, False),
     "a vector": ((8,), 8, False),
@@ -123,7 +133,10 @@ def test_tf32_concerns_it(epilogue: Any) -> None:
     assert mg.linear(x, w, b).tolist() == x.tolist()
     try:
         mg.cuda.set_matmul_precision("high")
-        assert mg.linear(x, w, b).tolist() == [[1.0] * 8] * 8
+        found = mg.linear(x, w, b).to("cpu").numpy()
+        if not hasattr(epilogue.cupy, "__file__"):  # a GPU may have a better kernel for few elements
+            assert (found == 1).all()
+        assert abs(found - 1).max() <= 2.0**-13
     finally:
         mg.cuda.set_matmul_precision("highest")
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import ops
+from minigrad import nn, ops
 from minigrad.errors import DeviceError, ShapeError
 from minigrad.testing.strategies import broadcastable_shapes
 from minigrad.testing.tolerances import assert_close
@@ -35,6 +35,11 @@ def kernels(gpu: None) -> Any:
     mg.ones(1, device="cuda")
     modules = ("blas", "epilogue", "matmul")
     return SimpleNamespace(**{name: importlib.import_module(f"minigrad.backend.cuda.{name}") for name in modules})
+
+
+def stands_in(kernels: Any) -> bool:
+    """Whether the CPU does what cuBLAS is asked for."""
+    return not hasattr(kernels.blas.cupy, "__file__")
 
 
 @contextmanager
@@ -298,21 +303,68 @@ def test_products_of_a_batch_are_added_before_they_are_rounded(kernels: Any) -> 
     assert grad.tolist() == [[[2050.0]]] * 2
 
 
-def test_tf32_is_a_choice() -> None:
-    """Ten bits of mantissa instead of 23; half types and float64 stay as they are."""
+@pytest.mark.parametrize("rows", [(6,), (2, 3)], ids=str)
+@pytest.mark.parametrize("name", ["matmul", "linear", "linear_relu"])
+def test_gradients_are_added_to_one_that_is_there(kernels: Any, name: str, rows: Shape) -> None:
+    """The second backward pass adds its product to ``.grad`` where that lies."""
+    f = {"matmul": mg.matmul, "linear": mg.linear, "linear_relu": ops.linear_relu}[name]
+    w = mg.ones((4, 5), device="cuda", requires_grad=True)
+    xs, gs = ([normal(seed + i, (*rows, n), np.float32) for i in range(2)] for seed, n in ((0, 4), (2, 5)))
+    with products(kernels) as made:
+        for x, g in zip(xs, gs, strict=True):
+            f(mg.tensor(np.abs(x), device="cuda"), w).backward(mg.tensor(g, device="cuda"))  # positive, for relu
+    assert [call for call in made if call[:2] == (4, 5)] == [(4, 5, 6, 1, False), (4, 5, 6, 1, True)]
+    flat = [(np.abs(x).reshape(6, 4).astype(np.float64), g.reshape(6, 5)) for x, g in zip(xs, gs, strict=True)]
+    want = sum(x.T @ g for x, g in flat)
+    assert_close(w.grad.to("cpu").numpy(), want, np.dtype(np.float32), "gradient")
+
+
+def test_a_gradient_is_not_added_to_what_the_rule_reads() -> None:
+    """`into` is left alone where the cotangent lies in its memory."""
+    backend = importlib.import_module("minigrad.backend.cupy").backend
+    x, y = mg.ones((4, 4), device="cuda")._array, mg.ones((4, 4), device="cuda")._array
+    assert backend.apart(x, [y, (4, 4), None])
+    assert not backend.apart(x, [y, x[1:]])
+
+
+def test_sums_of_products_are_added_too(kernels: Any) -> None:
+    """With vectors, batches, and sums that one product cannot make."""
+    cases: list[tuple[Shape, Shape, Shape]] = [  # of g, x1, x2
+        ((2, 4), (2, 4, 3), (3,)),
+        ((3, 2, 5), (3, 2, 4), (3, 4, 5)),
+        ((3, 2, 2, 5), (3, 2, 2, 4), (2, 4, 5)),
+        ((0, 5), (0, 4), (4, 5)),
+        ((5,), (4,), (4, 5)),
+    ]
+    for shapes in cases:
+        g, x, room = (normal(i, s, np.float64) for i, s in enumerate(shapes))
+        a, b, into = (mg.tensor(v, device="cuda")._array for v in (g, x, room))
+        fresh = kernels.matmul.matmul_vjp1(a, b, shapes[2])
+        assert kernels.matmul.matmul_vjp1(a, b, shapes[2], into=into) is into
+        got = [mg.asarray(v).to("cpu").numpy() for v in (into, fresh)]
+        assert_close(got[0], room + got[1], np.dtype(np.float64), f"{shapes}")
+    assert kernels.matmul.matmul_vjp1(a, b, shapes[2], into=into.T) is NotImplemented
+
+
+def test_tf32_is_a_choice(kernels: Any) -> None:
+    """Ten bits of mantissa instead of 23, where cuBLAS makes use of it; half types and float64 stay as they are."""
     x = mg.tensor(np.float32([[1 + 2.0**-13]]), device="cuda")
     one = mg.ones((1, 1), device="cuda")
+    rounded = {1.0} if stands_in(kernels) else {1.0, 1 + 2.0**-13}  # a GPU may have a better kernel for one element
     assert mg.cuda.get_matmul_precision() == "highest"
+    before = [kernels.blas.compute_type(kind) for kind in KINDS]
     assert mg.matmul(x, one).item() == 1 + 2.0**-13
     try:
         mg.cuda.set_matmul_precision("high")
         assert mg.cuda.get_matmul_precision() == "high"
-        assert mg.matmul(x, one).item() == 1
+        assert [kernels.blas.compute_type(kind) for kind in KINDS] == [TF32, *before[1:]]
+        assert mg.matmul(x, one).item() in rounded
         assert mg.matmul(mg.astype(x, mg.float64), mg.astype(one, mg.float64)).item() == 1 + 2.0**-13
         small = mg.tensor(np.float16([[1 + 2.0**-10]]), device="cuda")
         assert mg.matmul(small, mg.ones((1, 1), dtype=mg.float16, device="cuda")).item() == 1 + 2.0**-10
     finally:
         mg.cuda.set_matmul_precision("highest")
+    assert [kernels.blas.compute_type(kind) for kind in KINDS] == before
     with pytest.raises(ValueError, match=r"set_matmul_precision: precision is 'medium', needs 'highest' or 'high'"):
         mg.cuda.set_matmul_precision("medium")
 
@@ -354,6 +406,17 @@ def test_bodies_multiply_by_cublas(kernels: Any) -> None:
     assert_close(got.to("cpu").numpy(), want, np.dtype(np.float32), "einsum")
 
 
+@pytest.mark.parametrize("layer", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_bodies_multiply_by_cublas(kernels: Any, layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy's own products cannot be captured; each step has one forward and one backward."""
+    x = mg.tensor(normal(0, (2, 5, 3), np.float32), device="cuda")
+    model = layer(4, in_features=3).to("cuda")
+    with products(kernels) as made:
+        model(x)[0].sum().backward()
+    small = [call for call in made if call[0] == 2]
+    assert len(small) == 2 * 5
+
+
 def test_what_cublas_refuses_is_said(kernels: Any) -> None:
     x = mg.ones((4, 4), device="cuda")
     one = kernels.blas.Matrix(x._array.data.ptr, False, 4)
@@ -368,5 +431,5 @@ def test_cublas_that_is_not_installed(kernels: Any, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("not found")
 
     monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
-    with pytest.raises(DeviceError, match=r"cublas is not found, needs the libraries of CUDA. Install .*\[ctk\]"):
+    with pytest.raises(DeviceError, match=r"cublas is not found, needs the libraries of CUDA. Install .*\[gpu\]"):
         kernels.blas.library.__wrapped__()

@@ -17,6 +17,7 @@ import minigrad as mg
 from minigrad import autograd
 from minigrad.errors import ShapeError
 from minigrad.ops.conversion import new
+from minigrad.ops.registry import REGISTRY
 
 sys.path.insert(0, str(Path(__file__).parent))
 cuda_results = importlib.import_module("cuda_results")
@@ -147,3 +148,20 @@ def test_what_is_left_to_the_generic_body() -> None:
             with pytest.raises(ShapeError, match="needs"):
                 wrong()
     assert not any(took)
+
+
+@pytest.mark.parametrize("dtype", [mg.float16, mg.bfloat16], ids=str)
+def test_half_types_are_not_cast_on_the_way(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    x, w = (mg.ones(shape, dtype=dtype, device="cuda", requires_grad=True) for shape in ((4, 8), (8,)))
+    op, seen = REGISTRY["layer_norm"], []
+    for table in (op.kernels, op.joint.kernels):
+        kernel = table["cuda", dtype]
+
+        def noting(*arrays: Any, kernel: Any = kernel, **options: Any) -> Any:
+            out = kernel(*arrays, **options)
+            seen.extend(a.dtype for a in (*arrays, *(out if isinstance(out, tuple) else [out])) if a is not None)
+            return out
+
+        monkeypatch.setitem(table, ("cuda", dtype), noting)
+    autograd.grad([mg.layer_norm(x, w)], [x, w], [mg.ones((4, 8), dtype=dtype, device="cuda")])
+    assert seen == [dtype] * 9  # x, weight, result; cotangent, x, weight, three gradients

@@ -35,18 +35,20 @@ def numbers(array: Any) -> Any:
         ((2, 2, 40, 70), (40, 33)), ((1, 3, 5, 4), (1, 2)), ((2, 3), (2, 0)),
     ]),
     dtype=st.sampled_from(FLOATS),
+    wide=st.booleans(),
     interleaved=st.booleans(),
     order=st.sampled_from(["C", "heads last", "sliced"]),
     seed=st.integers(0, 2**31),
 )  # fmt: skip
 def test_it_turns_as_the_generic_body(
-    shapes: tuple[Any, Any], dtype: Any, interleaved: bool, order: str, seed: int
+    shapes: tuple[Any, Any], dtype: Any, wide: bool, interleaved: bool, order: str, seed: int
 ) -> None:
     import cupy
 
     rng = np.random.default_rng(seed)
     x, g = (rng.normal(size=shapes[0]).astype(dtype) for _ in range(2))
-    cos, sin = (rng.normal(size=shapes[1]).astype(dtype) for _ in range(2))
+    tables = mg.float32 if wide and dtype.itemsize == 2 else dtype
+    cos, sin = (rng.normal(size=shapes[1]).astype(tables) for _ in range(2))
 
     def placed(a: Any) -> Any:
         if order == "heads last" and a.ndim == 4:
@@ -56,9 +58,9 @@ def test_it_turns_as_the_generic_body(
         return cupy.array(a)
 
     op = REGISTRY["rotary_embedding"]
-    tables = cupy.array(cos), cupy.array(sin)
-    found = op.kernels["cuda", dtype](placed(x), *tables, interleaved=interleaved)
-    pulled = op.vjps[0].kernels["cuda", dtype](placed(g), *tables, interleaved=interleaved)
+    angles = cupy.array(cos), cupy.array(sin)
+    found = op.kernels["cuda", dtype](placed(x), *angles, interleaved=interleaved)
+    pulled = op.vjps[0].kernels["cuda", dtype](placed(g), *angles, interleaved=interleaved)
     if order == "heads last" and x.ndim == 4 and 1 not in x.shape:
         assert found.transpose(0, 2, 1, 3).flags.c_contiguous
     with generic():
@@ -87,11 +89,26 @@ def test_what_does_not_fit_is_left_to_the_generic_body() -> None:
         assert kernel(x, cos, sin, interleaved=False) is NotImplemented
 
 
-def test_positions_of_a_layer() -> None:
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float16, mg.bfloat16], ids=str)
+def test_positions_of_a_layer(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tables are of float32, and half queries need no cast: the kernels are given them as they are."""
+    op, given_ = REGISTRY["rotary_embedding"], []
+    for kernels in (op.kernels, op.vjps[0].kernels):
+        kernel = kernels["cuda", dtype]
+
+        def watched(*arrays: Any, kernel: Any = kernel, **params: Any) -> Any:
+            given_.append([a.dtype for a in arrays])
+            return kernel(*arrays, **params)
+
+        monkeypatch.setitem(kernels, ("cuda", dtype), watched)
     outcomes = []
     for device in ("cpu", "cuda"):
-        positions = nn.RotaryPositions()
-        positions.to(device)
-        x = mg.tensor(np.random.default_rng(0).normal(size=(2, 2, 5, 6)).astype(np.float32), device=device)
-        outcomes.append(numbers(positions(x)))
-    assert_close(outcomes[1], outcomes[0], mg.float32, "turned")
+        data, g = (np.random.default_rng(i).normal(size=(2, 2, 5, 6)).astype(dtype) for i in range(2))
+        x = mg.tensor(data, device=device, requires_grad=True)
+        y = nn.RotaryPositions()(x)
+        y.backward(mg.tensor(g, device=device))
+        outcomes.append([numbers(y.detach()), numbers(x.grad)])
+    for found, want in zip(outcomes[1], outcomes[0], strict=True):
+        assert found.dtype == dtype
+        assert_close(found, want, dtype, "turned")
+    assert given_ == [[dtype, mg.float32, mg.float32]] * 2

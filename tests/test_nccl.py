@@ -149,7 +149,7 @@ def test_ranks_of_mpi() -> None:
 # --- DataParallel ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(
     size=st.integers(1, 3),
     seed=st.integers(0, 1000),
@@ -245,6 +245,14 @@ def test_sharded_optimizers(ranks: Ranks, stage: int, compression: str | None) -
         for key, state in wanted[1]["state"].items():
             for name, value in state.items():
                 close(own[1]["state"][key][name], value, 1e-6)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_overflow_skips_the_step_of_a_sharded_optimizer(ranks: Ranks, stage: int) -> None:
+    plan = {"seed": 5, "stage": stage, "optimizer": "AdamW", "dtype": "float32", "scaled": True, "overflow": (1, 2)}
+    for own in ranks.run("train", 3, plan, where=sharded):
+        assert own[4] == ([True, False, True], 512.0)
+        assert all(np.isfinite(weight).all() for weight in own[0].values())
 
 
 @pytest.mark.parametrize("kind", ["gpt", "llama"])

@@ -117,17 +117,16 @@ class Torch(Library):
         self.torch, self.version = torch, torch.__version__
         self.device = "cpu" if dry else "cuda"
         if not dry:
-            torch.backends.cuda.matmul.allow_tf32 = False  # float32 is float32 on both sides
             torch.ones(1, device="cuda")
         super().__init__(dry)
 
     def put(self, array: Any, dtype: str | None = None, grad: bool = False) -> Any:
-        made = self.torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        made = self.torch.from_numpy(np.array(array, order="C")).to(self.device)
         made = made if dtype is None else made.to(getattr(self.torch, dtype))
         return made.requires_grad_() if grad else made
 
     def host(self, tensor: Any) -> Any:
-        return tensor.detach().double().cpu().numpy()
+        return tensor.detach().cpu().double().numpy()  # not there: it would take memory
 
     def synchronize(self) -> None:
         if not self.dry:

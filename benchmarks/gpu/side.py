@@ -42,9 +42,9 @@ def measure(side: str, indices: Sequence[int], quick: bool, dry: bool) -> dict[s
 
 
 def result(library: Library, work: Work, side: str, quick: bool) -> dict[str, Any]:
-    """The median of the samples of one work, the memory that it took, the fingerprints of its first two results."""
+    """The median of the samples of one work, the memory that it took, the fingerprints of its first results."""
     run = work.sides[side](library)
-    values = [value for _ in range(2) for value in fingerprint(plain(library, run()), work.compare)]
+    values = [value for _ in range(work.checked) for value in fingerprint(plain(library, run()), work.compare)]
     samples = [library.seconds(run, 1)] if quick else take(library.seconds, run)
     return {
         "seconds": statistics.median(samples), "samples": samples, "values": values, "peak_bytes": library.taken(),

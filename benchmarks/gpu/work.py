@@ -17,7 +17,7 @@ class Work:
 
     A builder gets the library; what the function returns, tensors, must be the same on all sides up to `tolerance` of
     their norm, as `compare` sees them. `flops`, `moved`: operations, and bytes to and from memory, that a call needs
-    at the least; `items` of a kind are counted a second.
+    at the least; `items` of a kind are counted a second. So many results are compared as `checked` says.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Work:
     moved: float | None = None
     items: tuple[float, str] | None = None
     tolerance: float = 1e-3
+    checked: int = 2  # the second shows an optimizer's step
     compare: Callable[[Any], Any] = np.asarray
 
 

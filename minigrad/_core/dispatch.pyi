@@ -7,6 +7,7 @@ class Vjp:
     slots: tuple[int, ...]
     params: tuple[str, ...] | None
     kernels: dict[tuple[str, Any], Any]
+    mixed: bool
 
 class Op(Rule):
     body: Any
@@ -25,6 +26,7 @@ class Op(Rule):
     vjps: tuple[Any, ...]
     joint: Any
     kernels: dict[tuple[str, Any], Any]
+    mixed: bool
     cases: list[Any]
     composite: bool
     __name__: str

@@ -165,6 +165,7 @@ cdef class Op(Rule):
     cdef int sources[16]
     cdef bint composed                   # no rule of its own: differentiated through the body
     cdef public dict kernels             # (backend, dtype) -> forward kernel
+    cdef public bint mixed               # those of half types look at the dtypes of all inputs themselves
     cdef public object ref
     cdef public list cases
     cdef dict __dict__
@@ -401,7 +402,9 @@ cdef class Op(Rule):
                 with located(array):
                     return self.apply(given, params)
         record = record and recording()
-        if uniform and common not in self.plain and _kernels and self.kernels and not (record and self.composed):
+        if (uniform or self.mixed) and common not in self.plain and _kernels and self.kernels and not (
+            record and self.composed
+        ):
             out = self.run_half(backend, common, arrays, params)
             if out is not NotImplemented:
                 return self.finish(tensors, out, _float32, params, record)
@@ -836,6 +839,8 @@ cdef class Op(Rule):
 
 cdef bint apart(object into, object g, list args) except -1:
     """Whether an array that a gradient is to be added to shares no memory with what the rule reads."""
+    if type(into) is not ndarray:
+        return type(into) in _backends and _backends[type(into)].apart(into, [g, *args])
     if overlaps(into, g):
         return False
     for a in args:

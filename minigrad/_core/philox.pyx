@@ -91,7 +91,7 @@ cdef inline real neg_log(real u) noexcept nogil:
         e = <int32_t>((i64 - 0x3FE6A09E667F3BCDu + (<uint64_t>2048 << 52)) >> 52) - 2048
         i64 -= <uint64_t>(<uint32_t>e) << 52
         memcpy(&m, &i64, 8)
-    s = (m - 1) / (m + 1)
+    s = (m - 1) / (m + 1)  # in double for float32 too, since Cython's constants are doubles
     z = s * s
     if real is float:
         p = <real>(1 / 9.0)

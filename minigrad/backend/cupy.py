@@ -24,20 +24,6 @@ def getitem(x: Array, index: Any) -> Array:
     return x[placed(index)]
 
 
-def index_put(x: Array, values: Array, index: Any) -> Array:
-    """A copy of `x` with ``copy[index] = values``."""
-    out = x.copy()
-    out[placed(index)] = values
-    return out
-
-
-def index_extremum(x: Array, values: Array, index: Any, largest: bool) -> Array:
-    """A copy of `x` that has the larger (or smaller) of itself and `values` at `index`; duplicates all count."""
-    out = x.copy()
-    (cupy.maximum if largest else cupy.minimum).at(out, placed(index), values)
-    return out
-
-
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)); where exp overflows, the result is the right 0."""
     return 1 / (1 + cupy.exp(-x))
@@ -125,8 +111,8 @@ class CupyBackend:
             "matmul": cuda.multiplied,
             "getitem": getitem,
             "index_add": cuda.index_add,
-            "index_put": index_put,
-            "index_extremum": index_extremum,
+            "index_put": cuda.index_put,
+            "index_extremum": cuda.index_extremum,
             "repeat": repeat,
             "unstack": unstack,
             "vecdot": vecdot,
@@ -204,7 +190,7 @@ class CupyBackend:
     graph = staticmethod(graphs.Graph)
     gradients, optimize = cuda.gradients, cuda.optimize  # what works on many arrays in one launch
 
-    placed = staticmethod(placed)
+    set_item = staticmethod(cuda.set_item)
 
     @staticmethod
     def at(name: str) -> Any:
@@ -242,6 +228,11 @@ class CupyBackend:
     def elsewhere(array: Array) -> Any:
         """A block in which the array's device is the current one; None where it is."""
         return None if array.device.id == cupy.cuda.runtime.getDevice() else array.device
+
+    @staticmethod
+    def apart(array: Array, others: list[Any]) -> bool:
+        """Whether an array shares no memory with others, by their bounds."""
+        return not any(isinstance(x, cupy.ndarray) and cupy.may_share_memory(array, x) for x in others)
 
     @staticmethod
     def asarray(value: Any, dtype: Any = None) -> Array:

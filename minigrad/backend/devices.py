@@ -128,8 +128,9 @@ def kernels_of(array: Array, work: str) -> Any:
 def set_item(array: Array, index: Any, values: Array) -> None:
     """``array[index] = values``."""
     if type(array) is not numpy.backend.array_type and is_foreign(array):
-        index = _backends[type(array)].placed(index)
-    array[index] = values
+        _backends[type(array)].set_item(array, index, values)
+    else:
+        array[index] = values
 
 
 def to_numpy(array: Array) -> Any:

@@ -47,19 +47,19 @@ def grouped(xp: Any, x: Array, heads: int) -> Array:
 
 def products(xp: Any, rows: Array, keys: Array) -> Array:
     """Each row times each key: ``(batch, heads, rows, keys)``. Several heads of rows may share a head of keys."""
-    flat = grouped(xp, rows, keys.shape[1]) @ xp.matrix_transpose(keys)
+    flat = xp.matmul(grouped(xp, rows, keys.shape[1]), xp.matrix_transpose(keys))
     return xp.reshape(flat, (*rows.shape[:3], keys.shape[2]))
 
 
 def mixed(xp: Any, weights: Array, values: Array) -> Array:
     """For each row of weights the sum of the values: ``(batch, heads, rows, features)``."""
-    flat = grouped(xp, weights, values.shape[1]) @ values
+    flat = xp.matmul(grouped(xp, weights, values.shape[1]), values)
     return xp.reshape(flat, (*weights.shape[:3], values.shape[3]))
 
 
 def mixed_back(xp: Any, weights: Array, rows: Array, heads: int) -> Array:
     """For each column of weights the sum of the rows, over all heads that share one of `heads`."""
-    return xp.matrix_transpose(grouped(xp, weights, heads)) @ grouped(xp, rows, heads)
+    return xp.matmul(xp.matrix_transpose(grouped(xp, weights, heads)), grouped(xp, rows, heads))
 
 
 def offsets(xp: Any, n: int, m: int) -> Array:

@@ -310,7 +310,7 @@ def cross_entropy(
     DTypeError
         If targets are bools.
     IndexError
-        For a class index that is negative or too large.
+        For a class index that is negative or too large. On a GPU the loss is NaN instead.
     ValueError
         For another reduction, or a label smoothing that is not between 0 and 1.
 

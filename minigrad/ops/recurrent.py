@@ -72,7 +72,7 @@ def before(xp: Any, states: Array, first: Array, lengths: Array | None, reverse:
 def weight_gradient(xp: Any, h: Array, da: Array) -> Array:
     """The sum over steps and batch of ``h.T @ da``, as one product."""
     flat = xp.reshape(h, (h.shape[0] * h.shape[1], h.shape[2]))
-    return xp.matrix_transpose(flat) @ xp.reshape(da, (da.shape[0] * da.shape[1], da.shape[2]))
+    return xp.matmul(xp.matrix_transpose(flat), xp.reshape(da, (da.shape[0] * da.shape[1], da.shape[2])))
 
 
 # ---- the plain recurrent layer ---------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def _rnn(
     steps = sizes("rnn", pre, weight, {"hidden": hidden}, lengths, 1)[0]
     h, outs = hidden, []
     for t in order(steps, reverse):
-        a = pre[t] + h @ weight
+        a = pre[t] + xp.matmul(h, weight)
         new = xp.tanh(a) if activation == "tanh" else xp.maximum(a, 0)
         mask = valid(xp, lengths, t)
         h = choose(xp, mask, new, h)
@@ -127,7 +127,7 @@ def _(
     for t in order(outs.shape[0], not reverse):
         mask = valid(xp, lengths, t)
         da = choose(xp, mask, (dh + g[0][t]) * slopes[t], 0.0)
-        dh = da @ turned if mask is None else da @ turned + xp.where(mask, 0.0, dh)
+        dh = xp.matmul(da, turned) if mask is None else xp.matmul(da, turned) + xp.where(mask, 0.0, dh)
         das.append(da)
     dpre = stacked(xp, das, not reverse, hidden)
     return dpre, weight_gradient(xp, before(xp, outs, hidden, lengths, reverse), dpre), dh, None
@@ -160,7 +160,7 @@ def _lstm(
     gates: list[Array] = []
     cells: list[Array] = []
     for t in order(steps, reverse):
-        a = pre[t] + h @ weight
+        a = pre[t] + xp.matmul(h, weight)
         both, middle, o = xp.sigmoid(a[:, : 2 * n]), xp.tanh(a[:, 2 * n : 3 * n]), xp.sigmoid(a[:, 3 * n :])
         new_c = both[:, n:] * c + both[:, :n] * middle
         new_h = o * xp.tanh(new_c)
@@ -204,7 +204,7 @@ def _(
         grown = xp.concat([new_dc * middle, new_dc * starts[t], new_dc * i, new_dh * above], axis=1) + g_gates[t]
         slopes = xp.concat([i * (1 - i), f * (1 - f), 1 - middle * middle, o * (1 - o)], axis=1)
         da = choose(xp, mask, grown * slopes, 0.0)
-        dh = da @ turned if mask is None else da @ turned + xp.where(mask, 0.0, dh)
+        dh = xp.matmul(da, turned) if mask is None else xp.matmul(da, turned) + xp.where(mask, 0.0, dh)
         dc = choose(xp, mask, new_dc * f, dc)
         das.append(da)
     dpre = stacked(xp, das, not reverse, gates[0] if das else xp.concat([hidden] * 4, axis=1))
@@ -240,7 +240,7 @@ def _gru(
     outs: list[Array] = []
     gates: list[Array] = []
     for t in order(steps, reverse):
-        a = h @ weight if bias is None else h @ weight + bias
+        a = xp.matmul(h, weight) if bias is None else xp.matmul(h, weight) + bias
         both, share = xp.sigmoid(pre[t][:, : 2 * n] + a[:, : 2 * n]), a[:, 2 * n :]
         middle = xp.tanh(pre[t][:, 2 * n :] + both[:, :n] * share)
         new = middle + both[:, n:] * (h - middle)
@@ -279,7 +279,7 @@ def _(
         a_r = (a_middle * share + g_r) * r * (1 - r)
         a_z = (new_dh * (starts[t] - middle) + g_z) * z * (1 - z)
         da = choose(xp, mask, xp.concat([a_r, a_z, a_middle * r + g_share], axis=1), 0.0)
-        dh = choose(xp, mask, new_dh * z, dh) + da @ turned
+        dh = choose(xp, mask, new_dh * z, dh) + xp.matmul(da, turned)
         das.append(da)
         dpres.append(choose(xp, mask, xp.concat([a_r, a_z, a_middle], axis=1), 0.0))
     empty = hidden if das else xp.concat([hidden] * 3, axis=1)

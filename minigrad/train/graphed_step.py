@@ -207,22 +207,20 @@ class Captured:
     @contextmanager
     def _watched(self) -> Iterator[None]:
         """Note the optimizers that ask for nothing before a replay: their hyperparameters are frozen."""
-        name = "_step" if hasattr(Optimizer, "_step") else "step"
 
-        def watch(optimizer: Optimizer, *args: Any) -> Any:
+        def watch(optimizer: Optimizer, finite: Any) -> None:
             asked = self.backend.asked()
-            found = getattr(type(optimizer), name)(optimizer, *args)
+            type(optimizer)._step(optimizer, finite)
             if self.backend.asked() == asked and optimizer not in self.frozen:
                 self.frozen.append(optimizer)
-            return found
 
         for optimizer in self.optimizers:
-            vars(optimizer)[name] = partial(watch, optimizer)
+            vars(optimizer)["_step"] = partial(watch, optimizer)
         try:
             yield
         finally:
             for optimizer in self.optimizers:
-                del vars(optimizer)[name]
+                del vars(optimizer)["_step"]
 
     def _check_draws(self, keys: list[tuple[int, int]]) -> None:
         seed, counter = self.state.random["seed"], self.state.random["counter"]

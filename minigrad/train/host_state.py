@@ -62,7 +62,7 @@ class HostState:
         self.grad_arrays = [None if grad is None else grad._array for grad in self.grads]
         self.masked = [t for t in self.tensors if hasattr(t, "mask")]
         self.masks = list(map(MASK, self.masked))
-        self.modules = [module for model in models for module in model.modules()]
+        self.modules = [vars(module) for model in models for module in model.modules()]
         self.training = _training(self.modules)
         self.states = [(o.state, {p: dict(state) for p, state in o.state.items()}) for o in optimizers]
         self.groups = [[_hyper(o, group) for group in o.param_groups] for o in optimizers]
@@ -186,8 +186,8 @@ def _copied(value: Any) -> Any:
     return value.copy() if isinstance(value, (dict, set)) else value
 
 
-def _training(modules: Sequence[Module]) -> list[Any]:
-    return [vars(module).get("training", True) for module in modules]
+def _training(modules: Sequence[dict[str, Any]]) -> list[Any]:
+    return [attributes.get("training", True) for attributes in modules]
 
 
 def _modes() -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Attention on the GPU: blocks of scores that never leave a multiprocessor, so that memory grows with the lengths alone.
+"""Attention on the GPU: blocks of scores stay in registers and shared memory, so memory grows with the lengths alone.
 
 Half types go through tensor cores (attention_64.cu and its like, by features of a head), float32 and float64 through
 attention_float.cu. Each output is summed by one block of threads in a fixed order, so results do not depend on which
@@ -47,8 +47,8 @@ def sizes(width: int) -> dict[str, int]:
 
 
 @cache
-def prepared(source: str, name: str, shared: int) -> Any:
-    """A kernel that may use so much shared memory."""
+def prepared(source: str, name: str, shared: int, device: int) -> Any:
+    """A kernel that may use so much shared memory on a device."""
     function = kernel(source, name)
     if shared > 48 << 10:
         function.max_dynamic_shared_size_bytes = shared
@@ -56,9 +56,9 @@ def prepared(source: str, name: str, shared: int) -> Any:
 
 
 @cache
-def shared_limit() -> int:
-    """The bytes of shared memory that a block of threads may have."""
-    return int(cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+def shared_limit(device: int) -> int:
+    """The bytes of shared memory that a block of threads of a device may have."""
+    return int(cupy.cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"])
 
 
 def as_rows(x: Array) -> Array:
@@ -119,7 +119,8 @@ class Problem:
     ) -> None:
         self.batches, self.heads, self.queries, self.width = query.shape
         self.key_heads, self.keys, self.value_width = key.shape[1], key.shape[2], value.shape[3]
-        self.dtype, self.widest = query.dtype, max(self.width, self.value_width)
+        self.dtype = query.dtype
+        self.widest: int = max(self.width, self.value_width)
         self.half, self.real = self.dtype.itemsize == 2, np.float64 if self.dtype.itemsize == 8 else np.float32
         shape = (self.batches, self.heads, self.queries, self.keys)
         masks, biases = over_scores(mask, shape), over_scores(bias, shape)
@@ -128,7 +129,7 @@ class Problem:
         left = far if left is None else min(left, far)
         right = 0 if is_causal else far if right is None else min(right, far)
         threshold = int(dropout * 2.0**32 + 0.5)
-        options = (mask, bias, alibi_slopes, softcap)
+        options, self.device = (mask, bias, alibi_slopes, softcap), cupy.cuda.runtime.getDevice()
         self.plain = self.half and scale > 0 and not dropout and all(x is None for x in options)
         self.fits = (
             min(*shape, self.width, self.value_width, self.key_heads) > 0
@@ -143,11 +144,12 @@ class Problem:
             and (key_lengths is None or (key_lengths.shape == (self.batches,) and key_lengths.dtype.kind in "iu"))
             and min(left, right) >= 0
             and 0 <= threshold < 2**32
-            and far < 2**30
             and self.widest <= WIDTHS[-1]
-            and all(self.shared(kind) <= shared_limit() for kind in ("forward", "queries", "keys", "bias"))
+            and far < 2**29  # places are ints
+            and self.batches * self.heads * up(far, TILE) < 2**28  # and so are the numbers of blocks
+            and all(self.shared(kind) <= shared_limit(self.device) for kind in ("forward", "queries", "keys", "bias"))
         )
-        if not self.fits:
+        if not self.fits or masks is None or biases is None:
             return
         self.query, self.key, self.value = as_rows(query), as_rows(key), as_rows(value)
         slopes = NULL if alibi_slopes is None else cupy.ascontiguousarray(alibi_slopes)
@@ -179,14 +181,14 @@ class Problem:
         """The rows, queries or keys, whose results a block of threads makes."""
         if not self.half or kind == "bias":
             return TILE
-        one = kind == "keys" or not self.plain
-        return 16 * WARPS * (1 if one else sizes(self.padded_width)[f"{kind.upper()}_BLOCKS"])
+        return 16 * WARPS * (sizes(self.padded_width)[f"{kind.upper()}_BLOCKS"] if self.plain else 1)
 
     def shared(self, kind: str) -> int:
         """The bytes of shared memory of a kernel."""
         if not self.half or kind == "bias":
             tiles, weights = {"forward": (3, 1), "queries": (4, 1), "keys": (4, 2), "bias": (4, 1)}[kind]
-            return (tiles * TILE * (self.widest | 1) + weights * TILE * (TILE + 1)) * max(self.dtype.itemsize, 4)
+            numbers = tiles * TILE * (self.widest | 1) + weights * TILE * (TILE + 1)
+            return numbers * (8 if self.real is np.float64 else 4)
         named = sizes(self.padded_width)
         tile = named["KEYS_QUERIES" if kind == "keys" else f"{kind.upper()}_KEYS"]
         rows = self.own(kind) * (1 if kind == "forward" else 2) + 4 * tile
@@ -200,7 +202,7 @@ class Problem:
             source, threads = f"attention_{self.padded_width}", 32 * WARPS
             name += "_plain" if self.plain else ""
         shared = self.shared(kind)
-        prepared(source, f"{kind}_{name}", shared)(
+        prepared(source, f"{kind}_{name}", shared, self.device)(
             (blocks,), (threads,), (*self.arguments, *arguments), shared_mem=shared
         )
 

@@ -6,6 +6,7 @@
 #define QUERIES_BLOCKS 1
 #define QUERIES_KEYS 32
 #define QUERIES_STEP 32
+#define KEYS_BLOCKS 1
 #define KEYS_QUERIES 32
 #define KEYS_STEP 32
 #define KEYS_PARTS 2

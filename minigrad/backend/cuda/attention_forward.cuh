@@ -29,7 +29,10 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
     if (j0 < high) {
         load(j0, 0);
     }
+    wait_copies<0>();
+    __syncthreads();
     unsigned held[HELD][M][4];
+    hold<W>(held, own, warp_row);
     float mixed[M][W / 8][4] = {}, top[M][2], total[M][2] = {};
 #pragma unroll
     for (int m = 0; m < M; ++m) {
@@ -38,9 +41,6 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
     for (int stage = 0; j0 < high; j0 += KEYS, stage ^= 1) {
         wait_copies<0>();
         __syncthreads();
-        if (HELD > 1 && j0 <= scores.low(i0)) {  // the first tile
-            hold<W>(held, own, warp_row);
-        }
         if (j0 + KEYS < high) {
             load(j0 + KEYS, stage ^ 1);
         }

@@ -199,9 +199,9 @@ DEVICE uint64 draw(const Scores<T, false>& scores, int r0, int c0) {
     static_assert(4 * M * N <= 64, "a bit for each element");
     uint64 bits = 0;
 #pragma unroll 1
-    for (int k = 0; k < 4 * M * N; ++k) {
+    for (int k = 0; k < 4 * M * N; k += Turned ? 1 : 2) {  // two keys of a query are drawn at once
         const int r = r0 + row_of(k / (4 * N), k % 4), c = c0 + column_of(k / 4 % N, k % 4);
-        bits |= static_cast<uint64>(scores.kept(Turned ? c : r, Turned ? r : c)) << k;
+        bits |= static_cast<uint64>(Turned ? scores.kept(c, r) : scores.kept_pair(r, c)) << k;
     }
     return bits;
 }

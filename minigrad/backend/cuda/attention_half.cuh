@@ -23,7 +23,7 @@
         PROBLEM(T), ROWS(const T, query), ROWS(const T, key), ROWS(const T, value), ROWS(const T, g_out),              \
         const float *logs, const float *deltas, long long padded, ROWS(T, g_key), ROWS(T, g_value)) {                  \
         const Problem<T> problem = THE_PROBLEM;                                                                        \
-        attention_keys<T, WIDTH, KEYS_QUERIES, KEYS_STEP, KEYS_PARTS, PLAIN>(                                          \
+        attention_keys<T, WIDTH, PLAIN ? KEYS_BLOCKS : 1, KEYS_QUERIES, KEYS_STEP, KEYS_PARTS, PLAIN>(                 \
             problem, THE_ROWS(query), THE_ROWS(key), THE_ROWS(value), THE_ROWS(g_out), logs, deltas, padded,           \
             THE_ROWS(g_key), THE_ROWS(g_value));                                                                       \
     }

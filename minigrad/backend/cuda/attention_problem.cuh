@@ -112,7 +112,9 @@ struct Scores {
     MEMBER bool all(int i0, int i1, int j0, int j1) const {
         return j1 < end && j1 <= i0 + shift + p.right && j0 >= i1 + shift - p.left;
     }
-    MEMBER bool attends(int i, int j) const { return j < end && j <= i + shift + p.right && j >= i + shift - p.left; }
+    MEMBER bool attends(int i, int j) const {  // without branches
+        return (j < end) & (j <= i + shift + p.right) & (j >= i + shift - p.left);
+    }
 
     // Indices outside are read as those at the edge, for elements that count for nothing.
     MEMBER real bias_at(int i, int j) const {
@@ -141,13 +143,18 @@ struct Scores {
         return attends(i, j) && (!mask || mask_at(i, j)) ? s : -static_cast<real>(infinity());
     }
 
-    // Whether dropout keeps the weight of a query and a key.
-    MEMBER bool kept(int i, int j) const {
+    // Whether dropout keeps the weight of a query and a key, in bit 0; in bit 1 that of the key behind it.
+    MEMBER unsigned kept_pair(int i, int j) const {
         const uint64 place = element + static_cast<uint64>(i) * p.keys + j;
         const Words words = philox(p.seed, counter, place >> 2);
-        const uint32 pair[2] = {place & 2 ? words.w[2] : words.w[0], place & 2 ? words.w[3] : words.w[1]};
-        return (place & 1 ? pair[1] : pair[0]) >= p.threshold;
+        uint32 one = place & 2 ? words.w[2] : words.w[0], two = place & 2 ? words.w[3] : words.w[1];
+        if (place & 1) {
+            one = two;
+            two = place & 2 ? philox(p.seed, counter, (place >> 2) + 1).w[0] : words.w[2];
+        }
+        return (one >= p.threshold) | (two >= p.threshold) << 1;
     }
+    MEMBER bool kept(int i, int j) const { return kept_pair(i, j) & 1; }
 };
 
 // The largest score so far as what exponents are less: 0 where it is infinite, so that no difference is NaN.

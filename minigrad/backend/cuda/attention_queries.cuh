@@ -46,14 +46,14 @@ DEVICE void attention_queries(
         }
     }
     unsigned held[HELD][M][4], held_g[HELD][M][4];
+    wait_copies<0>();
+    __syncthreads();
+    hold<W>(held, own, warp_row);
+    hold<W>(held_g, own_g, warp_row);
     float mixed[M][W / 8][4] = {};
     for (int stage = 0; j0 < high; j0 += KEYS, stage ^= 1) {
         wait_copies<0>();
         __syncthreads();
-        if (HELD > 1 && j0 <= scores.low(i0)) {
-            hold<W>(held, own, warp_row);
-            hold<W>(held_g, own_g, warp_row);
-        }
         if (j0 + KEYS < high) {
             load(j0 + KEYS, stage ^ 1);
         }

@@ -56,15 +56,13 @@ def gather(x: Array, g: Array | None, shape: Shape, about: Array | None = None) 
     part = max(-(-outer // max(BLOCKS // tiles, 1)), least)
     count = -(-outer // part)
     parts = cupy.empty((channels, count, STATISTICS), wide(x.dtype))
-    arrays = in_order(x), in_order(g), in_order(about), parts
-    if last:
-        numbers = np.int64(outer), np.int64(channels), np.int64(part)
-        name, block, shared = f"gather_last_{x.dtype.name}", (32, 8), 256 * STATISTICS * parts.dtype.itemsize
-    else:
-        numbers = np.int64(outer), np.int64(channels), np.int64(inner), np.int64(part)
+    name, block, numbers, records = "gather_last", (32, 8), [outer, channels, part], 256
+    if not last:
         threads = min(max(1 << (min(outer, part) * inner - 1).bit_length(), 32), THREADS)
-        name, block, shared = f"gather_{x.dtype.name}", (threads, 1), 8 * STATISTICS * parts.dtype.itemsize
-    kernel(SOURCE, name)((tiles, count), block, (*arrays, *numbers), shared_mem=shared)
+        name, block, numbers, records = "gather", (threads, 1), [outer, channels, inner, part], threads // 32
+    arguments = in_order(x), in_order(g), in_order(about), parts, *map(np.int64, numbers)
+    shared = records * STATISTICS * parts.dtype.itemsize
+    kernel(SOURCE, f"{name}_{x.dtype.name}")((tiles, count), block, arguments, shared_mem=shared)
     return parts, count
 
 
@@ -78,7 +76,7 @@ def each_channel(name: str, x: Array, channels: int, *arguments: Any, eps: float
 
 def follow(x: Array | None, g: Array | None, lines: Array, shape: Shape) -> Array:
     """The lines applied."""
-    like = g if x is None else x
+    like: Array = g if x is None else x
     outer, channels, inner = shape
     last = inner == 1
     rows, n, suffix = (outer, channels, "_last") if last else (outer * channels, inner, "")
@@ -93,6 +91,7 @@ def training(x: Array, weight: Array | None, bias: Array | None, *, eps: float, 
     shape = shape_of(x, axis, weight, bias)
     if shape is None:
         return NotImplemented
+    x = in_order(x)
     parts, count = gather(x, None, shape)
     mean, var = (cupy.empty(shape.channels, x.dtype) for _ in range(2))
     arrays = parts, in_order(weight), in_order(bias), None, mean, var
@@ -105,11 +104,12 @@ def training_vjp(g: tuple[Array | None, ...], x: Array, weight: Array | None, *,
     shape = shape_of(x, axis, weight, g[1], g[2])
     if shape is None or g[0] is None or g[0].shape != x.shape or not fits(x.dtype, g[0]):
         return NotImplemented
-    parts, count = gather(x, g[0], shape)
+    x, cotangent = in_order(x), in_order(g[0])
+    parts, count = gather(x, cotangent, shape)
     dweight, dbias = (cupy.empty(shape.channels, x.dtype) for _ in range(2))
     arrays = parts, in_order(weight), in_order(g[1]), in_order(g[2]), None, dweight, dbias
     lines = each_channel("lines_vjp", x, shape.channels, *arrays, np.int64(shape.channels), np.int64(count), eps=eps)
-    return follow(x, g[0], lines, shape), None if weight is None else dweight, dbias
+    return follow(x, cotangent, lines, shape), None if weight is None else dweight, dbias
 
 
 def given(x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, *, eps: float, axis: int) -> Any:
@@ -129,6 +129,7 @@ def given_vjp(g: Array, x: Array, mean: Array, var: Array, weight: Array | None,
     shape = shape_of(x, axis, mean, var, weight)
     if shape is None or g.shape != x.shape or not fits(x.dtype, g):
         return NotImplemented
+    g = in_order(g)
     parts, count = gather(x, g, shape, mean)
     made = [cupy.empty(shape.channels, x.dtype) for _ in range(4)]
     arrays = parts, *map(in_order, (mean, var, weight)), None, *made
@@ -174,6 +175,7 @@ def group(x: Array, weight: Array | None, bias: Array | None, *, num_groups: int
     shape = groups_of(x, num_groups, weight, bias)
     if shape is None:
         return NotImplemented
+    x = in_order(x)
     return follow(x, None, group_lines(x, None, weight, bias, None, shape, num_groups, eps), shape)
 
 
@@ -182,6 +184,7 @@ def group_vjp(g: Array, x: Array, weight: Array | None, *, num_groups: int, eps:
     shape = groups_of(x, num_groups, weight)
     if shape is None or g.shape != x.shape or not fits(x.dtype, g):
         return NotImplemented
+    x, g = in_order(x), in_order(g)
     sums = cupy.empty((2, *x.shape[:2]), wide(x.dtype))
     dx = follow(x, g, group_lines(x, g, weight, None, sums, shape, num_groups, eps), shape)
     return dx, None if weight is None else columns(sums[0], x.dtype), columns(sums[1], x.dtype)

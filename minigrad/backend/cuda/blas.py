@@ -68,7 +68,7 @@ def load(name: str, signatures: dict[str, list[Any]]) -> Any:
 
         found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib(name).abs_path)
     except (ImportError, RuntimeError, OSError) as error:
-        hint = "Install it with: pip install 'cupy-cuda12x[ctk]'"
+        hint = "Install them with: pip install 'minigrad[gpu]'"
         got = f"'cuda', and {name} is not found"
         raise DeviceError(message("matmul", "device", got, "the libraries of CUDA", hint)) from error
     for function, arguments in signatures.items():

@@ -59,21 +59,32 @@ def scatter(shape: Shape, ids: Array, values: Array, skipped: int | None = None,
     if count >= 2**31 or rows >= 2**32 - 1:
         return NotImplemented
     keys = cupy.empty(count, np.uint32)
-    numbers = np.int64(count), np.int64(rows), np.int64(-1 if skipped is None else skipped), np.int32(wrap)
-    launch("embedding", "number_rows", count, 1, in_order(ids), keys, *numbers)
+    numbers = np.int64(count), np.int64(rows)
+    options = np.int64(-1 if skipped is None else skipped), np.int32(wrap)
+    launch("embedding", "number_rows", count, 1, in_order(ids), keys, *numbers, *options)
     keys, order = sort(keys, rows)
     pieces = -(-count // PIECE)
     parts = cupy.empty((2 * pieces, width), dtypes.float64 if values.dtype == dtypes.float64 else dtypes.float32)
-    numbers = np.int64(count), np.int64(rows), np.int64(width)
     lanes = teams(-(-width // (16 // values.dtype.itemsize)))
     name = values.dtype.name
     launch(
         "embedding", f"add_pieces_{name}", pieces * lanes, 1,
-        in_order(values), keys, order, out, parts, *numbers, np.int32(lanes),
+        in_order(values), keys, order, out, parts, *numbers, np.int64(width), np.int32(lanes),
     )  # fmt: skip
     if pieces > 1:
         lanes = teams(width)
-        launch("embedding", f"fold_pieces_{name}", pieces * lanes, 1, keys, parts, out, *numbers, np.int32(lanes))
+        launch(
+            "embedding",
+            f"fold_pieces_{name}",
+            pieces * lanes,
+            1,
+            keys,
+            parts,
+            out,
+            *numbers,
+            np.int64(width),
+            np.int32(lanes),
+        )
     return out
 
 

@@ -30,15 +30,18 @@ struct Exponentials {
     A total;  // sum(exp(x - base)); 0 where all are -inf
 };
 
+// A sum of exponentials against one maximum, brought to another. 0 times the inf that exp may give would be NaN.
+template <class T>
+DEVICE Wide<T> rescaled(Wide<T> total, Wide<T> top, Wide<T> next) {
+    return total == 0 ? Wide<T>(0) : total * exponential<T>(base(top) - base(next));
+}
+
 // One pass (M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax", 2018): a sum that is scaled down
 // whenever a larger element comes. The row is filled up with -inf.
 template <class T, int VALUES>
 DEVICE Exponentials<Wide<T>> exponentials(Row<T, VALUES>& row, Wide<T>* scratch) {
     typedef Wide<T> A;
     A top = -infinity(), total = 0;
-    const auto rescaled = [&](A next) {  // 0 times the inf that exp may give would be NaN
-        return total == 0 ? A(0) : total * exponential<T>(base(top) - base(next));
-    };
     each_pack<T, VALUES>(row.n, [&](int p, long long at) {
         const A* v = row(p, at);
         A next = top;
@@ -47,7 +50,7 @@ DEVICE Exponentials<Wide<T>> exponentials(Row<T, VALUES>& row, Wide<T>* scratch)
             next = larger(next, v[k]);
         }
         if (next != top) {
-            total = rescaled(next);
+            total = rescaled<T>(total, top, next);
             top = next;
         }
 #pragma unroll
@@ -56,5 +59,5 @@ DEVICE Exponentials<Wide<T>> exponentials(Row<T, VALUES>& row, Wide<T>* scratch)
         }
     });
     const A all = block_max(top, scratch);
-    return {base(all), block_sum(rescaled(all), scratch)};
+    return {base(all), block_sum(rescaled<T>(total, top, all), scratch)};
 }

@@ -26,6 +26,9 @@ Array = Any
 Shape = tuple[int, ...]
 
 LAUNCHES = 8  # of one product: more are worth copies of its factors
+FEW_ROWS = (
+    64  # of a matrix in a stack that one matrix is multiplied with: fewer are worth a copy that makes one product
+)
 
 
 class Axis(NamedTuple):
@@ -184,8 +187,8 @@ class Product:
             multiply(*factors, first, second, Matrix(c, False, self.n, inner.c), adds, inner.extent)
 
 
-def product(a: Array, b: Array, shape: Shape, bias: Array | None = None) -> Array:
-    """``a @ b + bias`` of stacks of matrices (..., m, k) and (..., k, n), summed to `shape`.
+def product(a: Array, b: Array, shape: Shape, bias: Array | None = None, into: Array | None = None) -> Array:
+    """``a @ b + bias`` of stacks of matrices (..., m, k) and (..., k, n), summed to `shape`, or added to `into`.
 
     Parameters
     ----------
@@ -196,8 +199,12 @@ def product(a: Array, b: Array, shape: Shape, bias: Array | None = None) -> Arra
         (..., m, n). Leading axes that are missing or 1 here and longer in a factor are summed over.
     bias : array, optional
         (n,), where nothing is summed over.
+    into : array, optional
+        Of that shape and of the dtype, in C order; it is returned.
     """
     if 0 in shape or not a.size or not b.size:  # nothing, or empty sums
+        if into is not None:
+            return into
         out = cupy.zeros(shape, a.dtype)
         if bias is not None:
             out[...] = bias
@@ -206,15 +213,21 @@ def product(a: Array, b: Array, shape: Shape, bias: Array | None = None) -> Arra
     found = Product(a, b, shape)
     if found.summed and len(shape) == 2 and to_copy(turned(a), b) < math.prod(found.shape):
         found = Product(turned(cupy.ascontiguousarray(turned(a))), cupy.ascontiguousarray(b), shape)  # one sum
+    elif b.ndim == 2 and found.batch and not found.summed and found.m < FEW_ROWS:
+        found = Product(packed(a), b, shape)
     elif found.launches > LAUNCHES:
         found = Product(packed(a), packed(b), shape)
     if found.summed:
         wide = cupy.empty(found.shape, np.float32 if a.itemsize == 2 else a.dtype)
         found.compute(wide, False)
-        return cupy.sum(wide, axis=tuple(found.summed)).reshape(shape).astype(a.dtype, copy=False)
-    out = cupy.empty(shape, a.dtype)
+        total = cupy.sum(wide, axis=tuple(found.summed)).reshape(shape).astype(a.dtype, copy=False)
+        if into is None:
+            return total
+        into += total
+        return into
+    out = cupy.empty(shape, a.dtype) if into is None else into
     if bias is None:
-        found.compute(out, False)
+        found.compute(out, into is not None)
     else:
         found.compute_biased(out, bias)
     return out
@@ -250,12 +263,14 @@ def matmul_vjp0(g: Array, x1_shape: Shape, x2: Array) -> Array:
     return product(a, turned(b), shape if len(shape) > 1 else (1, *shape)).reshape(shape)
 
 
-def matmul_vjp1(g: Array, x1: Array, x2_shape: Shape) -> Array:
-    """Kernel of its rule for the second factor, ``x1.mT @ g`` summed to its shape."""
-    if not fits(g, x1):
+def matmul_vjp1(g: Array, x1: Array, x2_shape: Shape, *, into: Array | None = None) -> Array:
+    """Kernel of its rule for the second factor, ``x1.mT @ g`` summed to its shape, or added to `into`."""
+    if not fits(g, x1) or (into is not None and not (fits(g, into) and into.flags.c_contiguous)):
         return NotImplemented
     a, b, shape = x1[None] if x1.ndim == 1 else x1, rows_of(g, x1.ndim, len(x2_shape)), x2_shape
-    return product(turned(a), b, shape if len(shape) > 1 else (*shape, 1)).reshape(shape)
+    matrix = shape if len(shape) > 1 else (*shape, 1)
+    out = product(turned(a), b, matrix, None, None if into is None else into.reshape(matrix))
+    return out.reshape(shape) if into is None else into
 
 
 def rows_of(g: Array, n1: int, n2: int) -> Array:
@@ -289,9 +304,9 @@ def linear_vjp0(g: Array, weight: Array) -> Array:
     return matmul(g, weight.T)
 
 
-def linear_vjp1(g: Array, x: Array, weight_shape: Shape) -> Array:
-    """Kernel of its rule for the weight, ``x.T @ g`` of all rows."""
-    return matmul_vjp1(g, x, weight_shape)
+def linear_vjp1(g: Array, x: Array, weight_shape: Shape, *, into: Array | None = None) -> Array:
+    """Kernel of its rule for the weight, ``x.T @ g`` of all rows, or added to `into`."""
+    return matmul_vjp1(g, x, weight_shape, into=into)
 
 
 def linear_relu(x: Array, weight: Array, bias: Array | None) -> Array:
@@ -305,18 +320,20 @@ def linear_relu_vjp0(g: Array, weight: Array, out: Array) -> Array:
     return linear_vjp0(elementwise.backward("relu", g, out), weight) if fits(g, weight, out) else NotImplemented
 
 
-def linear_relu_vjp1(g: Array, x: Array, weight_shape: Shape, out: Array) -> Array:
+def linear_relu_vjp1(g: Array, x: Array, weight_shape: Shape, out: Array, *, into: Array | None = None) -> Array:
     """Kernel of its rule for the weight."""
-    return linear_vjp1(elementwise.backward("relu", g, out), x, weight_shape) if fits(g, x, out) else NotImplemented
+    if not fits(g, x, out):
+        return NotImplemented
+    return linear_vjp1(elementwise.backward("relu", g, out), x, weight_shape, into=into)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 
-KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {  # the gradients of biases are sums of columns
+KERNELS: dict[str, tuple[Callable[..., Any], ...]] = {  # the gradients of biases are in columns.py
     "matmul": (matmul, matmul_vjp0, matmul_vjp1),
     "linear": (linear, linear_vjp0, linear_vjp1),
     "linear_relu": (linear_relu, linear_relu_vjp0, linear_relu_vjp1),
 }
 for _name, _kernels in KERNELS.items():
     for _rule, _kernel in zip((None, 0, 1), _kernels, strict=True):
-        REGISTRY[_name].kernel("cuda", *TYPES, vjp=_rule)(_kernel)
+        REGISTRY[_name].kernel("cuda", *TYPES, vjp=_rule, into=_rule == 1)(_kernel)  # the gradient of a weight

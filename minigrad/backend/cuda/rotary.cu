@@ -13,8 +13,8 @@ struct Steps {
 
 // (a, b) becomes (a cos - b sin, b cos + a sin), or, `back`, is turned the other way. `lanes` threads, a power of two,
 // take a row: a pair each in turn, then the features behind the pairs.
-template <class T>
-DEVICE void turn(const T* x, const T* cos, const T* sin, T* out, Steps from, Steps to, Steps cosines, Steps sines,
+template <class T, class Table>
+DEVICE void turn(const T* x, const Table* cos, const Table* sin, T* out, Steps from, Steps to, Steps cosines, Steps sines,
                  long long rows, long long heads, long long length, int features, int pairs, int lanes, int interleaved,
                  int back) {
     typedef typename Sum<T>::type R;
@@ -40,17 +40,19 @@ DEVICE void turn(const T* x, const T* cos, const T* sin, T* out, Steps from, Ste
     }
 }
 
-#define KERNEL(NAME, T)                                                                                               \
+#define KERNEL(NAME, T, Table)                                                                                        \
     extern "C" __global__ void rotary_##NAME(                                                                         \
-        const T* x, const T* cos, const T* sin, T* out, long long x0, long long x1, long long x2, long long out0,     \
-        long long out1, long long out2, long long cos0, long long cos1, long long cos2, long long sin0, long long sin1, \
-        long long sin2, long long rows, long long heads, long long length, int features, int pairs, int lanes,        \
-        int interleaved, int back) {                                                                                  \
+        const T* x, const Table* cos, const Table* sin, T* out, long long x0, long long x1, long long x2,             \
+        long long out0, long long out1, long long out2, long long cos0, long long cos1, long long cos2,               \
+        long long sin0, long long sin1, long long sin2, long long rows, long long heads, long long length,            \
+        int features, int pairs, int lanes, int interleaved, int back) {                                              \
         turn(x, cos, sin, out, {x0, x1, x2}, {out0, out1, out2}, {cos0, cos1, cos2}, {sin0, sin1, sin2}, rows, heads, \
              length, features, pairs, lanes, interleaved, back);                                                      \
     }
 
-KERNEL(float16, float16)
-KERNEL(bfloat16, bfloat16)
-KERNEL(float32, float)
-KERNEL(float64, double)
+KERNEL(float16_float16, float16, float16)
+KERNEL(float16_float32, float16, float)
+KERNEL(bfloat16_bfloat16, bfloat16, bfloat16)
+KERNEL(bfloat16_float32, bfloat16, float)
+KERNEL(float32_float32, float, float)
+KERNEL(float64_float64, double, double)

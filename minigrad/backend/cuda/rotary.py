@@ -7,6 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from minigrad import dtypes
 from minigrad.backend.cuda.chunks import FLOATS, launch, teams
 from minigrad.ops.rotary import rotary_embedding
 
@@ -40,11 +41,13 @@ def alike(x: Array) -> Array:
 
 def turned(x: Array, cos: Array, sin: Array, *, interleaved: bool, back: bool = False) -> Array:
     """The op, or, `back`, its rule for x."""
-    if not 2 <= x.ndim <= AXES or not x.size or not cos.ndim or cos.shape != sin.shape or cos.dtype != sin.dtype:
+    if not all(isinstance(a, cupy.ndarray) for a in (x, cos, sin)) or cos.shape != sin.shape or cos.dtype != sin.dtype:
+        return NotImplemented
+    if cos.dtype != x.dtype and not (cos.dtype == dtypes.float32 and x.dtype in dtypes.HALF):
+        return NotImplemented
+    if not 2 <= x.ndim <= AXES or not x.size or not cos.ndim or 2 * cos.shape[-1] > x.shape[-1]:
         return NotImplemented
     pairs, features = cos.shape[-1], x.shape[-1]
-    if 2 * pairs > features or x.dtype != cos.dtype:
-        return NotImplemented
     out = alike(x)
     places = [steps(a, x) for a in (x, out, cos, sin)]
     if None in places:
@@ -54,7 +57,19 @@ def turned(x: Array, cos: Array, sin: Array, *, interleaved: bool, back: bool = 
     numbers = np.int64(rows), np.int64(heads), np.int64(x.shape[-2])
     flags = np.int32(features), np.int32(pairs), np.int32(lanes), np.int32(interleaved), np.int32(back)
     strides = (step for place in places if place is not None for step in place)
-    launch("rotary", f"rotary_{x.dtype.name}", rows * lanes, 1, x, cos, sin, out, *strides, *numbers, *flags)
+    launch(
+        "rotary",
+        f"rotary_{x.dtype.name}_{cos.dtype.name}",
+        rows * lanes,
+        1,
+        x,
+        cos,
+        sin,
+        out,
+        *strides,
+        *numbers,
+        *flags,
+    )
     return out
 
 
@@ -63,5 +78,6 @@ def turned_back(g: Array, cos: Array, sin: Array, *, interleaved: bool) -> Array
     return turned(g, cos, sin, interleaved=interleaved, back=True)
 
 
+rotary_embedding.mixed = True  # half queries and keys are turned by tables of float32
 rotary_embedding.kernel("cuda", *FLOATS)(turned)
 rotary_embedding.kernel("cuda", *FLOATS, vjp=0)(turned_back)
