@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,29 @@ def namespace(source: Any, missing: set[str]) -> dict[str, Any]:
     return made
 
 
+def narrower(function: Callable[..., Any], allowed: str, refuses: bool = False) -> Callable[..., Any]:
+    """A function that takes these keywords alone, and of bfloat16 makes float32, or raises."""
+    own = wrapped(partial(function, kind="stable") if "kind" in allowed else function)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not {*kwargs} <= {*allowed.split()}:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument: {sorted(kwargs)}")
+        halves = [isinstance(a, ndarray) and a.dtype.name == "bfloat16" for a in args]
+        if refuses and any(halves):
+            raise NotImplementedError("Sorting arrays with dtype 'bfloat16' is not supported")
+        return own(*(a.astype(np.float32) if half else a for a, half in zip(args, halves)), **kwargs)
+
+    return call
+
+
+# what of CuPy is less than NumPy's: keywords, and whether bfloat16 is refused
+NARROWER = {
+    "argpartition": ("axis", True), "argsort": ("axis kind", True), "count_nonzero": ("axis", False),
+    "searchsorted": ("side sorter", True), "sort": ("axis kind", True), "tril": ("k", False), "triu": ("k", False),
+    "where": ("", False),
+}  # fmt: skip
+
+
 def memory(function: Callable[..., Any]) -> Callable[..., Any]:
     """empty, zeros and their like, of memory whose edges are looked at after a kernel has run."""
 
@@ -247,6 +271,7 @@ def module(devices: int) -> dict[str, types.ModuleType]:
     )
     made: dict[str, Any] = {
         "ndarray": ndarray,
+        **{name: narrower(getattr(np, name), *how) for name, how in NARROWER.items()},
         **{f.__name__: memory(f) for f in (np.empty, np.empty_like, np.zeros, np.zeros_like)},
         "linalg": types.SimpleNamespace(**namespace(np.linalg, MISSING_LINALG)),
         "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),

@@ -9,6 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from minigrad import dtypes
 from minigrad.backend import cuda
 from minigrad.backend.cuda import capture, graphs, placed
 from minigrad.backend.cuda.transfers import Transfers, transfers
@@ -73,6 +74,30 @@ def vector_norm(x: Array, axis: Any = None, keepdims: bool = False, ord: float =
     return cupy.sum(sizes**ord, axis=axes, keepdims=keepdims) ** (1 / ord)
 
 
+def argsort(x: Array, axis: int = -1, stable: bool = True) -> Array:
+    """The order of elements along an axis; CuPy's sort is always stable."""
+    return cupy.argsort(x, axis=axis)
+
+
+def count_nonzero(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    """How many elements are not 0."""
+    return cupy.sum(x != 0, axis=axis, keepdims=keepdims)
+
+
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of CuPy that knows no bfloat16, which float32 holds exactly; it picks or orders elements."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        kinds = [getattr(a, "dtype", None) for a in args]
+        if dtypes.bfloat16 not in kinds:
+            return function(*args, **kwargs)
+        wide = (a.astype(np.float32) if kind == dtypes.bfloat16 else a for a, kind in zip(args, kinds, strict=True))
+        out = function(*wide, **kwargs)
+        return out.astype(dtypes.bfloat16) if out.dtype == np.float32 and np.float32 not in kinds else out
+
+    return call
+
+
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of CuPy that takes NumPy's arrays too, as constants: the places that a body has computed."""
 
@@ -119,7 +144,10 @@ class CupyBackend:
         }
         products = {"diagonal": diagonal, "svdvals": svdvals, "vector_norm": vector_norm}
         constants = {name: on_gpu(names[name]) for name in ("where", "take", "take_along_axis", "equal")}
-        self.namespace = SimpleNamespace(**names | constants | own | {"linalg": SimpleNamespace(**linalg | products)})
+        names |= {"argsort": argsort, "count_nonzero": count_nonzero} | constants
+        for name in ("argpartition", "argsort", "searchsorted", "sort", "tril", "triu", "where"):
+            names[name] = in_float32(names[name])
+        self.namespace = SimpleNamespace(**names | own | {"linalg": SimpleNamespace(**linalg | products)})
 
     def check(self, who: str, name: str) -> None:
         """Raise DeviceError where there is no GPU that CuPy can use."""
