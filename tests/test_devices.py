@@ -319,3 +319,17 @@ def test_what_cupy_does_not_do_to_bfloat16() -> None:
 
 def rng_like(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return np.random.default_rng(1).normal(size=shape).astype(mg.bfloat16)
+
+
+def test_linear_algebra_says_where_it_fails() -> None:
+    flat = mg.zeros((2, 2), device="cuda")
+    for call in (mg.linalg.cholesky, mg.linalg.inv, lambda x: mg.linalg.solve(x, x)):
+        with pytest.raises(np.linalg.LinAlgError):
+            call(flat)
+
+
+def test_stacks_of_equations_broadcast() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 3)), rng.normal(size=(4, 3, 2))
+    found = mg.linalg.solve(mg.tensor(a, device="cuda"), mg.tensor(b, device="cuda"))
+    assert_close(found.to("cpu").numpy(), np.linalg.solve(a, b), np.dtype(np.float64), "solutions")

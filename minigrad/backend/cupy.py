@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import cupy
+import cupyx
 import numpy as np
 
 from minigrad import dtypes
@@ -84,6 +85,24 @@ def count_nonzero(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     return cupy.sum(x != 0, axis=axis, keepdims=keepdims)
 
 
+def solve(a: Array, b: Array) -> Array:
+    """``x`` of ``a @ x = b``, of stacks of matrices that broadcast; CuPy's do not."""
+    if b.ndim > 1 and a.shape[:-2] != b.shape[:-2]:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (cupy.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (a, b))
+    return cupy.linalg.solve(a, b)
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of linear algebra that raises where it fails; CuPy's own default is to return numbers all the same."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with cupyx.errstate(linalg="raise"):
+            return function(*args, **kwargs)
+
+    return call
+
+
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of CuPy that knows no bfloat16, which float32 holds exactly; it picks or orders elements."""
 
@@ -142,12 +161,14 @@ class CupyBackend:
             "unstack": unstack,
             "vecdot": vecdot,
         }
-        products = {"diagonal": diagonal, "svdvals": svdvals, "vector_norm": vector_norm}
+        linalg |= {"diagonal": diagonal, "solve": solve, "svdvals": svdvals, "vector_norm": vector_norm}
+        for name in ("cholesky", "eigh", "eigvalsh", "inv", "solve", "svd", "svdvals"):
+            linalg[name] = checked(linalg[name])
         constants = {name: on_gpu(names[name]) for name in ("where", "take", "take_along_axis", "equal")}
         names |= {"argsort": argsort, "count_nonzero": count_nonzero} | constants
         for name in ("argpartition", "argsort", "searchsorted", "sort", "tril", "triu", "where"):
             names[name] = in_float32(names[name])
-        self.namespace = SimpleNamespace(**names | own | {"linalg": SimpleNamespace(**linalg | products)})
+        self.namespace = SimpleNamespace(**names | own | {"linalg": SimpleNamespace(**linalg)})
 
     def check(self, who: str, name: str) -> None:
         """Raise DeviceError where there is no GPU that CuPy can use."""
