@@ -232,7 +232,7 @@ def narrower(function: Callable[..., Any], allowed: str, refuses: bool = False) 
 NARROWER = {
     "argpartition": ("axis", True), "argsort": ("axis kind", True), "count_nonzero": ("axis", False),
     "searchsorted": ("side sorter", True), "sort": ("axis kind", True), "tril": ("k", False), "triu": ("k", False),
-    "where": ("", False),
+    "unique": ("return_index return_inverse return_counts axis equal_nan", True), "where": ("", False),
 }  # fmt: skip
 
 

@@ -303,6 +303,7 @@ def test_what_cupy_does_not_do_to_bfloat16() -> None:
         "diagonal": lambda x, y: mg.linalg.diagonal(x),
         "put": lambda x, y: x.at[mg.tensor(places, device=x.device)].set(y[:3]),
         "max": lambda x, y: mg.max(x, axis=1),
+        "unique": lambda x, y: mg.unique_values(x),
     }
     for name, call in calls.items():
         found = []

@@ -112,9 +112,16 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         wide = (a.astype(np.float32) if kind == dtypes.bfloat16 else a for a, kind in zip(args, kinds, strict=True))
         out = function(*wide, **kwargs)
-        return out.astype(dtypes.bfloat16) if out.dtype == np.float32 and np.float32 not in kinds else out
+        if np.float32 in kinds:
+            return out
+        return tuple(map(narrowed, out)) if isinstance(out, tuple) else narrowed(out)
 
     return call
+
+
+def narrowed(x: Array) -> Array:
+    """float32 as bfloat16; other dtypes stay."""
+    return x.astype(dtypes.bfloat16) if x.dtype == np.float32 else x
 
 
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,7 +173,7 @@ class CupyBackend:
             linalg[name] = checked(linalg[name])
         constants = {name: on_gpu(names[name]) for name in ("where", "take", "take_along_axis", "equal")}
         names |= {"argsort": argsort, "count_nonzero": count_nonzero} | constants
-        for name in ("argpartition", "argsort", "searchsorted", "sort", "tril", "triu", "where"):
+        for name in ("argpartition", "argsort", "searchsorted", "sort", "tril", "triu", "unique", "where"):
             names[name] = in_float32(names[name])
         self.namespace = SimpleNamespace(**names | own | {"linalg": SimpleNamespace(**linalg)})
 
