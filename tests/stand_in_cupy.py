@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import stand_in_cublas
@@ -37,7 +37,7 @@ class Device:
     """A device by its number; as a context it is the current one."""
 
     current = 0
-    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
+    attributes: ClassVar = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
 
     def __init__(self, number: int = 0) -> None:
         self.id = number
