@@ -17,7 +17,7 @@ copy_tree = mkdir -p $(1) && find $(1) -path '*/.venv' -prune -o -type f ! -name
 
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
-GPU_TESTS = $(wildcard tests/test_cuda*.py tests/test_device*.py) tests/test_graphed_step.py tests/test_nccl.py tests/test_transfers.py
+GPU_TESTS = $(wildcard tests/test_cuda*.py tests/test_device*.py tests/test_graphed*.py) tests/test_nccl.py tests/test_transfers.py
 
 .NOTPARALLEL:
 .PHONY: help demo test dev lint format pytest wheel bench bench-gpu debug sanitize test-gpu nightly clean

@@ -36,6 +36,7 @@ class World:
         self.clocks: dict[int, dict[int, int]] = {0: {0: 1}}  # by the number of the stream
         self.used = False  # whether there is any stream but the default one
         self.allocator: Any = None  # where memory comes from; None for the default pool
+        self.freed: dict[int, list[tuple[int, int]]] = {}  # who has used what a stream got back
         self.freed_too_soon: list[str] = []
         self.stack: list[Any] = []
         self.ndarray: Any = None
@@ -92,6 +93,7 @@ def note(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Any
         touch(stream, time, owner_of(array), any(array is other for other in writes))
     for array in arrays_in(made):
         if id(owner_of(array)) not in known:
+            reuse(stream)
             use(owner_of(array), (stream.ptr, time))
 
 
@@ -118,16 +120,24 @@ def touch(stream: Any, time: int, owner: Any, writes: bool) -> None:
 
 
 def release(key: int) -> None:
-    """Memory goes back to its stream's part of the pool, which may use it at once: others must be done with it."""
+    """Memory goes back to its stream's part of the pool, where the next array may get it; pinned memory to the host."""
     found = world.memory.pop(key, None)
     if found is None:
         return
     home = found.made[0]
-    known = dict(world.clocks.get(home, {}))  # that of pinned memory is the host
-    join(known, world.host)
-    for ptr, time in [*found.read.items(), found.written]:
-        if ptr != home and known.get(ptr, 0) < time:
-            world.freed_too_soon.append(f"memory of stream {home} is free while stream {ptr} may still use it")
+    used = [(ptr, time) for ptr, time in [*found.read.items(), found.written] if ptr != home]
+    if home >= 0:
+        world.freed.setdefault(home, []).extend(used)
+    elif any(world.host.get(ptr, 0) < time for ptr, time in used):
+        world.freed_too_soon.append("pinned memory is free while a copy may still read it")
+
+
+def reuse(stream: Any) -> None:
+    """An array is made on a stream: whoever has used what it got back must be done, as far as the stream knows."""
+    for ptr, time in world.freed.pop(stream.ptr, []):
+        if stream.seen.get(ptr, 0) < time:
+            text = f"memory of stream {stream.ptr} is used again while stream {ptr} may still use it"
+            world.freed_too_soon.append(text)
 
 
 class Pinned(np.ndarray[Any, Any]):

@@ -78,6 +78,10 @@ extern "C" __global__ void for_ever(float* out) {
     }
 }
 
+extern "C" __global__ void advance(float* out) {  // the C library has a function of this name
+    out[threadIdx.x] = threadIdx.x;
+}
+
 extern "C" __global__ void beside(float* out, int n) {
     out[n] = 1;
 }
@@ -149,6 +153,12 @@ def test_blocks_warps_and_barriers(module: Any) -> None:
     out = array(np.zeros(3, np.float32))
     launch(module, "sums", 256, array(x), out, np.int64(x.size), grid=3)
     np.testing.assert_allclose(out.values.sum(), x.sum(dtype=np.float64), rtol=1e-5)
+
+
+def test_kernels_are_not_taken_for_functions_of_libraries(module: Any) -> None:
+    out = array(np.zeros(8, np.float32))
+    launch(module, "advance", 8, out)
+    np.testing.assert_array_equal(out.values, np.arange(8))
 
 
 def test_order_is_drawn(module: Any) -> None:

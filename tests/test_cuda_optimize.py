@@ -486,6 +486,30 @@ def test_norms_and_clipping(
             np.testing.assert_allclose(b, a, rtol=4 * tolerance)
 
 
+def test_a_norm_below_the_limit_changes_nothing() -> None:
+    p = nn.Parameter(mg.zeros((2,), device="cuda"))
+    p.grad = mg.tensor([3.0, 4.0], device="cuda")
+    assert optim.clip_grad_norm_([p], 10.0).item() == 5.0
+    assert p.grad.tolist() == [3.0, 4.0]
+    optim.clip_grad_norm_([p], 2.5)
+    assert p.grad.tolist() == pytest.approx([1.5, 2.0], rel=1e-6)
+
+
+def test_scales_at_the_ends_of_float32() -> None:
+    """Factors among the subnormal numbers, and scales that can neither fall nor grow any more."""
+    for start, factor in ((3.3e38, 1.0), (2.0**-126, math.inf), (2.0**120, 3e-7)):
+        found = []
+        for device in ("cpu", "cuda"):
+            p = nn.Parameter(mg.tensor([0.1, 3e-7], device=device))
+            optimizer, scaler = optim.SGD([p], lr=0.0), amp.GradScaler(init_scale=start, growth_interval=1)
+            scaler.scale(mg.zeros((), device=device))
+            p.grad = mg.tensor([1.1e30 * factor, 3.3e7], device=device)
+            scaler.step(optimizer)
+            scaler.update()
+            found.append((p.grad.tolist(), scaler.get_scale()))
+        assert found[0] == found[1]
+
+
 def test_large_and_small_squares() -> None:
     for scale in (1e-200, 1e200):
         p = nn.Parameter(mg.zeros((5000,), dtype=mg.float64, device="cuda"))

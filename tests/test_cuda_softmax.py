@@ -109,12 +109,13 @@ def test_long_rows(name: str, dtype: Any, n: int) -> None:
     assert_gpu(lambda t: getattr(mg, name)(t, axis=-1), x.astype(dtype), names=(name,), **ENDS[name])
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((3, 9000), -1), ((300, 20), 0)])
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("low", [-1000.0, -60_000.0, 1000.0, 60_000.0])
-def test_large_logits(name: str, low: float) -> None:
-    x = np.random.default_rng(0).uniform(low, low + 3, (3, 9000)).astype(np.float32)
+def test_large_logits(name: str, low: float, shape: tuple[int, int], axis: int) -> None:
+    x = np.random.default_rng(0).uniform(low, low + 3, shape).astype(np.float32)
     x[1, ::3] -= 500.0
-    assert_gpu(lambda t: getattr(mg, name)(t, axis=-1), x, names=(name,), **ENDS[name])
+    assert_gpu(lambda t: getattr(mg, name)(t, axis=axis), x, names=(name,), **ENDS[name])
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

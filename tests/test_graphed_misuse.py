@@ -17,7 +17,7 @@ from minigrad.backend.rows import RowSparse
 from minigrad.errors import DeviceError, GradError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from graph_functions import RULES, Rule, batches, everything, network, plain, same
+from graph_functions import RULES, Rule, batches, everything, network, nothing_races, plain, same  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

@@ -18,7 +18,7 @@ from minigrad._core import tape
 from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from graph_functions import RULES, batches, everything, network, plain, same
+from graph_functions import RULES, batches, everything, network, nothing_races, plain, same  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

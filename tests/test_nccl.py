@@ -293,6 +293,7 @@ def test_pipelines(ranks: Ranks, kind: str, plan: dict[str, Any]) -> None:
 # --- when something is wrong ----------------------------------------------------------------------------------------
 
 
+@stand_in
 def test_ranks_that_share_a_gpu() -> None:
     text = r"parallel: the GPU is .*, on both of ranks 0 and 1, needs one of its own for each rank\. Start no more"
     with parallel.Group(2, threads_each=1) as group, pytest.raises(DeviceError, match=text):

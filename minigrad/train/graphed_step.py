@@ -208,19 +208,20 @@ class Captured:
     def _watched(self) -> Iterator[None]:
         """Note the optimizers that ask for nothing before a replay: their hyperparameters are frozen."""
 
-        def watch(optimizer: Optimizer, finite: Any) -> None:
+        def watch(optimizer: Optimizer, *args: Any) -> Any:
             asked = self.backend.asked()
-            type(optimizer)._step(optimizer, finite)
+            found = type(optimizer).step(optimizer, *args)
             if self.backend.asked() == asked and optimizer not in self.frozen:
                 self.frozen.append(optimizer)
+            return found
 
         for optimizer in self.optimizers:
-            vars(optimizer)["_step"] = partial(watch, optimizer)
+            vars(optimizer)["step"] = partial(watch, optimizer)
         try:
             yield
         finally:
             for optimizer in self.optimizers:
-                del vars(optimizer)["_step"]
+                del vars(optimizer)["step"]
 
     def _check_draws(self, keys: list[tuple[int, int]]) -> None:
         seed, counter = self.state.random["seed"], self.state.random["counter"]

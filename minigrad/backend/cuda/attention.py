@@ -81,9 +81,10 @@ def steps(x: Array) -> tuple[Any, ...]:
 def rows_like(x: Array, heads: int, length: int, features: int) -> Array:
     """A new array whose memory has the order of another's: heads within rows, where a projection made them so."""
     batch = x.shape[0]
+    room = features + features % 2 if x.dtype.itemsize == 2 else features  # kernels for half types write pairs
     if heads > 1 and 0 < x.strides[1] < x.strides[2]:
-        return cupy.empty((batch, length, heads, features), x.dtype).transpose(0, 2, 1, 3)
-    return cupy.empty((batch, heads, length, features), x.dtype)
+        return cupy.empty((batch, length, heads, room), x.dtype)[..., :features].transpose(0, 2, 1, 3)
+    return cupy.empty((batch, heads, length, room), x.dtype)[..., :features]
 
 
 def over_scores(x: Array | None, shape: tuple[int, ...]) -> tuple[Any, ...] | None:

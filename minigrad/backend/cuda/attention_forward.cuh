@@ -95,7 +95,6 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
         add_mixed<T, W>(mixed, s, tiles + (2 * stage + 1) * TILE, 0, 0);
     }
 
-    const bool even = p.value_width % 2 == 0;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -116,7 +115,7 @@ DEVICE void attention_forward(const Problem<T>& p, Rows<const T> query, Rows<con
 #pragma unroll
             for (int c = 0; c < W / 8; ++c) {
                 const int column = column_of(c, 0);
-                store_pair(row + column, mixed[m][c][2 * half] * scale, mixed[m][c][2 * half + 1] * scale, p.value_width - column, even);
+                store_pair(row + column, mixed[m][c][2 * half] * scale, mixed[m][c][2 * half + 1] * scale, p.value_width - column);
             }
         }
     }

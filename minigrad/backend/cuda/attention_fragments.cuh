@@ -211,19 +211,10 @@ DEVICE uint64 draw(const Scores<T, true>&, int, int) {
     return ~0ull;
 }
 
-// Two numbers, next to each other, to memory; the second only if it is there.
+// Two neighbours to memory, where at least one is there: rows of results have room for an even number.
 template <typename T>
-DEVICE void store_pair(T* place, float first, float second, int there, bool even) {
-    if (even) {
-        if (there > 0) {
-            *reinterpret_cast<unsigned*>(place) = pack_halves(first, second, T());
-        }
-        return;
-    }
+DEVICE void store_pair(T* place, float first, float second, int there) {
     if (there > 0) {
-        place[0] = from_float<T>(first);
-    }
-    if (there > 1) {
-        place[1] = from_float<T>(second);
+        *reinterpret_cast<unsigned*>(place) = pack_halves(first, second, T());
     }
 }

@@ -102,8 +102,8 @@ DEVICE void attention_keys(
             for (int c = 0; c < C; ++c) {
                 const int column = first_column + column_of(c, 0);
                 const float(&k)[4] = keys[m][c], (&v)[4] = values[m][c];
-                store_pair(key_row + column, k[2 * half] * scale, k[2 * half + 1] * scale, p.width - column, p.width % 2 == 0);
-                store_pair(value_row + column, v[2 * half], v[2 * half + 1], p.value_width - column, p.value_width % 2 == 0);
+                store_pair(key_row + column, k[2 * half] * scale, k[2 * half + 1] * scale, p.width - column);
+                store_pair(value_row + column, v[2 * half], v[2 * half + 1], p.value_width - column);
             }
         }
     }

@@ -84,7 +84,6 @@ DEVICE void attention_queries(
         }
     }
 
-    const bool even = p.width % 2 == 0;
     const float scale = static_cast<float>(p.scale);
 #pragma unroll
     for (int m = 0; m < M; ++m) {
@@ -98,7 +97,7 @@ DEVICE void attention_queries(
 #pragma unroll
             for (int c = 0; c < W / 8; ++c) {
                 const int column = column_of(c, 0);
-                store_pair(row + column, mixed[m][c][2 * half] * scale, mixed[m][c][2 * half + 1] * scale, p.width - column, even);
+                store_pair(row + column, mixed[m][c][2 * half] * scale, mixed[m][c][2 * half + 1] * scale, p.width - column);
             }
         }
     }

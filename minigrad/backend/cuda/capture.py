@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -87,6 +87,13 @@ class Block:
         event = self.copied[self.turn] = self.copied[self.turn] or cupy.cuda.Event(disable_timing=True)
         event.record()
         self.turn = (self.turn + 1) % len(self.host)
+
+    def __del__(self) -> None:
+        """The pool of pinned memory gives it to whoever asks next, so no copy may need it any more."""
+        with suppress(Exception):  # at the end of the program the driver may have gone
+            for event in self.copied:
+                if event is not None:
+                    event.synchronize()
 
 
 class Recording:

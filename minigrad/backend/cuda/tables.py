@@ -46,6 +46,6 @@ def uploaded(values: np.ndarray[Any, Any]) -> Array:
     return _kept(values.tobytes(), values.dtype, place)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _kept(data: bytes, dtype: Any, place: tuple[int, int]) -> Array:
     return cupy.asarray(np.frombuffer(data, dtype))
