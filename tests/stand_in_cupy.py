@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -212,6 +213,60 @@ def namespace(source: Any, missing: set[str]) -> dict[str, Any]:
     return made
 
 
+def narrower(function: Callable[..., Any], allowed: str, refuses: bool = False) -> Callable[..., Any]:
+    """A function that takes these keywords alone, and of bfloat16 makes float32, or raises."""
+    own = wrapped(partial(function, kind="stable") if "kind" in allowed else function)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not {*kwargs} <= {*allowed.split()}:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument: {sorted(kwargs)}")
+        halves = [isinstance(a, ndarray) and a.dtype.name == "bfloat16" for a in args]
+        if refuses and any(halves):
+            raise NotImplementedError("Sorting arrays with dtype 'bfloat16' is not supported")
+        return own(*(a.astype(np.float32) if half else a for a, half in zip(args, halves)), **kwargs)
+
+    return call
+
+
+# what of CuPy is less than NumPy's: keywords, and whether bfloat16 is refused
+NARROWER = {
+    "argpartition": ("axis", True), "argsort": ("axis kind", True), "count_nonzero": ("axis", False),
+    "searchsorted": ("side sorter", True), "sort": ("axis kind", True), "tril": ("k", False), "triu": ("k", False),
+    "unique": ("return_index return_inverse return_counts axis equal_nan", True), "where": ("", False),
+}  # fmt: skip
+
+
+class errstate:
+    """``cupyx.errstate`` of linear algebra, whose default is to ignore what goes wrong."""
+
+    linalg = "ignore"
+
+    def __init__(self, linalg: str) -> None:
+        self.given = linalg
+
+    def __enter__(self) -> None:
+        self.before, errstate.linalg = errstate.linalg, self.given
+
+    def __exit__(self, *error: object) -> None:
+        errstate.linalg = self.before
+
+
+def heedless(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of linear algebra that, unless told otherwise, gives something where it fails."""
+
+    def call(a: Any, *others: Any) -> Any:
+        if others and others[0].ndim > 1 and a.shape[:-1] != others[0].shape[:-1]:
+            raise ValueError("a must have (..., M, M) shape and b must have (..., M, K) for multidimensional b")
+        try:
+            return wrapped(function)(a, *others)
+        except np.linalg.LinAlgError:
+            if errstate.linalg == "raise":
+                raise
+            return ndarray(np.zeros(others[0].shape if others else a.shape, a.dtype))
+
+    return call
+
+
 def memory(function: Callable[..., Any]) -> Callable[..., Any]:
     """empty, zeros and their like, of memory whose edges are looked at after a kernel has run."""
 
@@ -247,8 +302,12 @@ def module(devices: int) -> dict[str, types.ModuleType]:
     )
     made: dict[str, Any] = {
         "ndarray": ndarray,
+        **{name: narrower(getattr(np, name), *how) for name, how in NARROWER.items()},
         **{f.__name__: memory(f) for f in (np.empty, np.empty_like, np.zeros, np.zeros_like)},
-        "linalg": types.SimpleNamespace(**namespace(np.linalg, MISSING_LINALG)),
+        "linalg": types.SimpleNamespace(
+            **namespace(np.linalg, MISSING_LINALG)
+            | {f.__name__: heedless(f) for f in (np.linalg.cholesky, np.linalg.inv, np.linalg.solve)}
+        ),
         "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),
         "asnumpy": lambda x: np.array(x.values),
         "from_dlpack": lambda x: ndarray(np.array(x.values) if isinstance(x, ndarray) else np.from_dlpack(x)),
@@ -260,6 +319,7 @@ def module(devices: int) -> dict[str, types.ModuleType]:
     functions = types.ModuleType("cupyx.scipy.special")
     functions.erf = wrapped(special.erf)  # type: ignore[attr-defined]
     names = {"cupy": cupy, "cupyx": types.ModuleType("cupyx"), "cupyx.scipy": types.ModuleType("cupyx.scipy")}
+    names["cupyx"].errstate = errstate  # type: ignore[attr-defined]
     names |= {"cupyx.scipy.special": functions} | stand_in_cublas.modules()
     stand_in_streams.install(names, ndarray)
     return names

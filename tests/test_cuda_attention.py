@@ -357,3 +357,14 @@ def test_tiles_fit() -> None:
         assert p.plain
         for kind in ("forward", "queries", "keys"):
             assert p.shared(kind) <= (163 << 10 if width > 128 else 113 << 10), (width, kind)
+
+
+def test_narrow_heads_leave_wide_ones_their_shared_memory() -> None:
+    from minigrad.backend.cuda.attention import attention
+
+    def call(width: int) -> Any:
+        x = mg.ones((1, 1, 2, width), device="cuda")._array
+        return attention(x, x, x, None, None, None, None, **PLAIN)[0]
+
+    first = [call(width) for width in (256, 128, 256)][-1]
+    assert mg.asarray(first).to("cpu").tolist() == np.ones((1, 1, 2, 256)).tolist()

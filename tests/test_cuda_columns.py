@@ -73,3 +73,11 @@ def test_views_in_other_orders(columns: Any) -> None:
 def test_half_types_are_summed_in_float32(columns: Any, dtype: Any) -> None:
     ones = mg.ones((5000, 3), dtype=dtype, device="cuda")
     assert on_cpu(columns.column_sums(ones._array)).tolist() == np.full(3, 5000).astype(dtype).tolist()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_many_rows_of_few_columns(columns: Any, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Parts lie along the second axis of a grid, which has 65535 blocks at most."""
+    monkeypatch.setattr(columns, "LEAST_ROWS", 1)
+    x = mg.ones((70000, n), device="cuda")
+    assert on_cpu(columns.column_sums(x._array)).tolist() == [70000.0] * n

@@ -142,7 +142,7 @@ def test_tf32_concerns_it(epilogue: Any) -> None:
 
 
 def test_what_it_refuses_is_said(epilogue: Any) -> None:
-    made = epilogue.Plan(*(mg.float32, 8, 8, 8), *[epilogue.Matrix(0, False, 8)] * 2, (256,) * 4, 2**25, 68)
+    made = epilogue.Plan(*(mg.float32, 8, 8, 8), *[epilogue.Matrix(0, False, 8)] * 2, (256,) * 4, 2**25, 68, 0)
     assert made.works
     with pytest.raises(RuntimeError, match="cublasLtMatmulDesc: status 7"):
         made.describe(epilogue.EPILOGUE, epilogue.c_uint64(4))  # of a wrong width

@@ -284,3 +284,53 @@ def test_what_is_said_of_gpus() -> None:
 def test_what_gpus_refuse(call: Any, text: str) -> None:
     with pytest.raises((DeviceError, ValueError), match=text):
         call()
+
+
+def test_what_cupy_does_not_do_to_bfloat16() -> None:
+    """Elements are picked and put in order as they are, and gradients have the dtype."""
+    rng = np.random.default_rng(0)
+    given, other = (rng.normal(size=(4, 5)).astype(mg.bfloat16) for _ in range(2))
+    places = np.array([2, 0, 2])
+    calls = {
+        "where": lambda x, y: mg.where(x > 0, x, y),
+        "where a number": lambda x, y: mg.where(x > 0, x, 0.5),
+        "tril": lambda x, y: mg.tril(x) + mg.triu(y),
+        "sort": lambda x, y: mg.sort(x) + mg.sort(y, axis=0, descending=True),
+        "argsort": lambda x, y: mg.argsort(x, axis=0, descending=True),
+        "topk": lambda x, y: mg.topk(x, 2)[0],
+        "searchsorted": lambda x, y: mg.searchsorted(mg.sort(x[0]), y[1]),
+        "count_nonzero": lambda x, y: mg.count_nonzero(x, axis=1, keepdims=True),
+        "diagonal": lambda x, y: mg.linalg.diagonal(x),
+        "put": lambda x, y: x.at[mg.tensor(places, device=x.device)].set(y[:3]),
+        "max": lambda x, y: mg.max(x, axis=1),
+        "unique": lambda x, y: mg.unique_values(x),
+    }
+    for name, call in calls.items():
+        found = []
+        for device in ("cpu", "cuda"):
+            x, y = (mg.tensor(a, device=device, requires_grad=True) for a in (given, other))
+            out = call(x, y)
+            results = [out]
+            if out.requires_grad:
+                out.backward(mg.tensor(rng_like(out.shape), device=device))
+                results += [t.grad for t in (x, y) if t.grad is not None]
+            found.append([(t.dtype, t.detach().to("cpu").numpy().tobytes()) for t in results])
+        assert found[0] == found[1], name
+
+
+def rng_like(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(1).normal(size=shape).astype(mg.bfloat16)
+
+
+def test_linear_algebra_says_where_it_fails() -> None:
+    flat = mg.zeros((2, 2), device="cuda")
+    for call in (mg.linalg.cholesky, mg.linalg.inv, lambda x: mg.linalg.solve(x, x)):
+        with pytest.raises(np.linalg.LinAlgError):
+            call(flat)
+
+
+def test_stacks_of_equations_broadcast() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 3)), rng.normal(size=(4, 3, 2))
+    found = mg.linalg.solve(mg.tensor(a, device="cuda"), mg.tensor(b, device="cuda"))
+    assert_close(found.to("cpu").numpy(), np.linalg.solve(a, b), np.dtype(np.float64), "solutions")

@@ -240,3 +240,24 @@ def test_streams_are_a_gpus() -> None:
         mg.cuda.Stream("cpu")
     with pytest.raises(DeviceError, match="current_stream: device is 'cpu', needs a GPU"):
         mg.cuda.current_stream("cpu")
+
+
+def test_a_copy_is_waited_for_on_the_gpu_it_goes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream that waits is that of the GPU, whichever is the current one."""
+    if mg.cuda.device_count() < 2:
+        pytest.skip("two GPUs are needed")
+    import cupy
+
+    asked: list[int] = []
+    current = cupy.cuda.get_current_stream
+
+    def noted() -> Any:
+        asked.append(cupy.cuda.runtime.getDevice())
+        return current()
+
+    batch = iter(data.DataLoader(items(), device="cuda:1", batch_size=4))
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", noted)
+    x, _ = next(batch)
+    assert x.device == "cuda:1"
+    assert asked
+    assert set(asked) == {1}

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import cupy
+import cupyx
 import numpy as np
 
+from minigrad import dtypes
 from minigrad.backend import cuda
 from minigrad.backend.cuda import capture, graphs, placed
 from minigrad.backend.cuda.transfers import Transfers, transfers
@@ -73,6 +75,55 @@ def vector_norm(x: Array, axis: Any = None, keepdims: bool = False, ord: float =
     return cupy.sum(sizes**ord, axis=axes, keepdims=keepdims) ** (1 / ord)
 
 
+def argsort(x: Array, axis: int = -1, stable: bool = True) -> Array:
+    """The order of elements along an axis; CuPy's sort is always stable."""
+    return cupy.argsort(x, axis=axis)
+
+
+def count_nonzero(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    """How many elements are not 0."""
+    return cupy.sum(x != 0, axis=axis, keepdims=keepdims)
+
+
+def solve(a: Array, b: Array) -> Array:
+    """``x`` of ``a @ x = b``, of stacks of matrices that broadcast; CuPy's do not."""
+    if b.ndim > 1 and a.shape[:-2] != b.shape[:-2]:
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (cupy.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (a, b))
+    return cupy.linalg.solve(a, b)
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of linear algebra that raises where it fails; CuPy's own default is to return numbers all the same."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with cupyx.errstate(linalg="raise"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of CuPy that knows no bfloat16, which float32 holds exactly; it picks or orders elements."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        kinds = [getattr(a, "dtype", None) for a in args]
+        if dtypes.bfloat16 not in kinds:
+            return function(*args, **kwargs)
+        wide = (a.astype(np.float32) if kind == dtypes.bfloat16 else a for a, kind in zip(args, kinds, strict=True))
+        out = function(*wide, **kwargs)
+        if np.float32 in kinds:
+            return out
+        return tuple(map(narrowed, out)) if isinstance(out, tuple) else narrowed(out)
+
+    return call
+
+
+def narrowed(x: Array) -> Array:
+    """float32 as bfloat16; other dtypes stay."""
+    return x.astype(dtypes.bfloat16) if x.dtype == np.float32 else x
+
+
 def on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of CuPy that takes NumPy's arrays too, as constants: the places that a body has computed."""
 
@@ -117,9 +168,14 @@ class CupyBackend:
             "unstack": unstack,
             "vecdot": vecdot,
         }
-        products = {"diagonal": diagonal, "svdvals": svdvals, "vector_norm": vector_norm}
+        linalg |= {"diagonal": diagonal, "solve": solve, "svdvals": svdvals, "vector_norm": vector_norm}
+        for name in ("cholesky", "eigh", "eigvalsh", "inv", "solve", "svd", "svdvals"):
+            linalg[name] = checked(linalg[name])
         constants = {name: on_gpu(names[name]) for name in ("where", "take", "take_along_axis", "equal")}
-        self.namespace = SimpleNamespace(**names | constants | own | {"linalg": SimpleNamespace(**linalg | products)})
+        names |= {"argsort": argsort, "count_nonzero": count_nonzero} | constants
+        for name in ("argpartition", "argsort", "searchsorted", "sort", "tril", "triu", "unique", "where"):
+            names[name] = in_float32(names[name])
+        self.namespace = SimpleNamespace(**names | own | {"linalg": SimpleNamespace(**linalg)})
 
     def check(self, who: str, name: str) -> None:
         """Raise DeviceError where there is no GPU that CuPy can use."""

@@ -46,11 +46,10 @@ def sizes(width: int) -> dict[str, int]:
     }
 
 
-@cache
-def prepared(source: str, name: str, shared: int, device: int) -> Any:
-    """A kernel that may use so much shared memory on a device."""
+def prepared(source: str, name: str, shared: int) -> Any:
+    """A kernel that may use so much shared memory on the current device."""
     function = kernel(source, name)
-    if shared > 48 << 10:
+    if shared > 48 << 10 and shared > function.max_dynamic_shared_size_bytes:  # what was set for wider heads stays
         function.max_dynamic_shared_size_bytes = shared
     return function
 
@@ -203,7 +202,7 @@ class Problem:
             source, threads = f"attention_{self.padded_width}", 32 * WARPS
             name += "_plain" if self.plain else ""
         shared = self.shared(kind)
-        prepared(source, f"{kind}_{name}", shared, self.device)(
+        prepared(source, f"{kind}_{name}", shared)(
             (blocks,), (threads,), (*self.arguments, *arguments), shared_mem=shared
         )
 

@@ -17,6 +17,7 @@ Array = Any
 
 BLOCKS = 1024  # that a sum of columns is cut into, as far as there are rows
 LEAST_ROWS = 64  # of a part
+PARTS = 2**15  # at most: a grid has no more than 65535 blocks across
 
 
 def are_aligned(*arrays: Array) -> bool:
@@ -37,7 +38,7 @@ def column_sums(g: Array, y: Array | None = None) -> Array:
     given = [in_order(g)] if y is None else [in_order(g), in_order(y)]
     wide = (n * g.itemsize) % 16 == 0 and are_aligned(*given)
     tiles = ((n * g.itemsize // 16 if wide else n) + 31) // 32
-    parts = min(max(1, BLOCKS * 128 // n), (rows + LEAST_ROWS - 1) // LEAST_ROWS)
+    parts = min(max(1, BLOCKS * 128 // n), (rows + LEAST_ROWS - 1) // LEAST_ROWS, PARTS)
     each = (rows + parts - 1) // parts
     parts = (rows + each - 1) // each
     sums = cupy.empty((parts, n), np.float64 if g.dtype == np.float64 else np.float32)

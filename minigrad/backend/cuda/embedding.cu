@@ -72,7 +72,7 @@ extern "C" __global__ void count_digits(const uint32* keys, uint32* counts, long
 }
 
 // Each number becomes the sum of those before it. One block does it all.
-extern "C" __global__ void sum_before(uint32* counts, long long n) {
+extern "C" __global__ void __launch_bounds__(1024) sum_before(uint32* counts, long long n) {
     __shared__ uint32 warps[32];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     uint32 before = 0;

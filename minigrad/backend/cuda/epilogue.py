@@ -70,6 +70,7 @@ class Plan:
         alignments: tuple[int, ...],
         size: int,
         compute: int,
+        device: int,
     ) -> None:
         self.library = library()
         self.owned: list[tuple[Any, Any]] = []  # with what destroys it
@@ -90,7 +91,7 @@ class Plan:
             self.set(wishes, "MatmulPreference", place, c_uint32(alignment))
         self.found, count = Found(), c_int()
         status = self.library.cublasLtMatmulAlgoGetHeuristic(
-            handle(cupy.cuda.runtime.getDevice()).pointer, self.description, self.a, self.b, self.c, self.c, wishes, 1,
+            handle(device).pointer, self.description, self.a, self.b, self.c, self.c, wishes, 1,
             ctypes.byref(self.found), ctypes.byref(count),
         )  # fmt: skip
         self.works = status == 0 and count.value == 1 and self.found.state == 0
@@ -134,11 +135,12 @@ def multiply_add(kind: Any, m: int, n: int, k: int, a: Matrix, b: Matrix, c: Mat
     """``c = a @ b + bias`` of matrices (m, k) and (k, n) in C order; False where cuBLASLt does not do it."""
     if kind not in KINDS or bias % ALIGNED or min(m, n) == 1:
         return False
-    own = handle(cupy.cuda.runtime.getDevice())
-    with own.lock:
+    device = cupy.cuda.runtime.getDevice()
+    own = handle(device)
+    with own.lock:  # a plan is for one device: its bias is set before each call
         alignments = *(alignment(x.pointer) for x in (b, a, c)), alignment(c.pointer)
         shapes = a._replace(pointer=0, step=0), b._replace(pointer=0, step=0)
-        how = plan(kind, m, n, k, *shapes, alignments, own.size, compute_type(kind))
+        how = plan(kind, m, n, k, *shapes, alignments, own.size, compute_type(kind), device)
         if not how.works:
             return False
         own.enter()

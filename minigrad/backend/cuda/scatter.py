@@ -129,7 +129,8 @@ def index_put(x: Array, values: Array, index: Any) -> Array:
     cupy.maximum.at(turns, where, cupy.arange(1, count + 1, dtype=np.uint32))
     chosen = places.values(values).reshape(count, *places.rest)[cupy.maximum(turns.astype(np.int64) - 1, 0)]
     put = (turns > 0).reshape(rows, *(1,) * len(places.rest))
-    return cupy.where(put, chosen, x.reshape(rows, *places.rest)).reshape(x.shape)
+    out = cupy.where(put, chosen, x.reshape(rows, *places.rest)).reshape(x.shape)
+    return out.astype(x.dtype, copy=False)  # of bfloat16 CuPy makes float32
 
 
 def set_item(x: Array, index: Any, values: Any) -> None:

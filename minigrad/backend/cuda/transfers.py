@@ -20,12 +20,13 @@ DEPTH = 8  # transfers whose pinned memory is kept: the host waits for the first
 class Sent:
     """Arrays that are on their way to the GPU."""
 
-    def __init__(self, arrays: list[Array], pinned: list[Any], copied: Any) -> None:
-        self.arrays, self.pinned, self.copied = arrays, pinned, copied
+    def __init__(self, arrays: list[Array], pinned: list[Any], copied: Any, device: Any) -> None:
+        self.arrays, self.pinned, self.copied, self.device = arrays, pinned, copied, device
 
     def arrive(self) -> list[Array]:
-        """The arrays on the GPU: what is launched on the current stream from now on sees them whole."""
-        cupy.cuda.get_current_stream().wait_event(self.copied)
+        """The arrays on the GPU: what is launched on its current stream from now on sees them whole."""
+        with self.device:  # whichever is the current one
+            cupy.cuda.get_current_stream().wait_event(self.copied)
         found, self.arrays = self.arrays, []
         return found
 
@@ -60,7 +61,7 @@ class Transfers:
                 for out, place in zip(made, pinned, strict=True):
                     if place.size:
                         out.set(place)
-            sent = Sent(made, pinned, self.stream.record())
+            sent = Sent(made, pinned, self.stream.record(), self.device)
         self.flying.append(sent)
         return sent
 
