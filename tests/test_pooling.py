@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import nn
 from minigrad.errors import ShapeError
-from minigrad.testing.variants import generic
+from minigrad.testing.samples import relayout
+from minigrad.testing.strategies import layouts
+from minigrad.testing.variants import assert_variants, generic
 
 Array = np.ndarray[Any, Any]
 
@@ -216,33 +218,18 @@ def test_layers(layer: nn.Module, shape: tuple[int, ...], expected: Any, text: s
 @given(
     channels=st.integers(1, 60),
     extents=st.lists(st.integers(1, 40), min_size=1, max_size=2),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    layout=layouts(),
     seed=st.integers(0, 1000),
 )
-def test_adaptive_kernels_are_the_generic_body_on_any_number_of_threads(
-    channels: int, extents: list[int], seed: int
+def test_adaptive_kernels_are_the_generic_body(
+    channels: int, extents: list[int], dtype: Any, layout: str, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     size = tuple(int(n) for n in rng.integers(1, 50, len(extents)))
     pool = mg.adaptive_avg_pool1d if len(extents) == 1 else mg.adaptive_avg_pool2d
-    x = mg.tensor(rng.normal(size=(2, channels, *extents)), requires_grad=True)
-    g = mg.tensor(rng.normal(size=(2, channels, *size)))
-
-    def both() -> list[Array]:
-        y = pool(x, size)
-        return [y.detach().numpy(), mg.grad(y, [x], g)[0].numpy()]
-
-    threads, found = mg.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            mg.set_num_threads(count)
-            found.append(both())
-    finally:
-        mg.set_num_threads(threads)
-    with generic():
-        expected = both()
-    for one, two, plain in zip(*found, expected, strict=True):
-        np.testing.assert_array_equal(one, two)
-        np.testing.assert_allclose(one, plain, atol=1e-12)
+    x = relayout(rng.normal(size=(2, channels, *extents)).astype(dtype), layout)
+    assert_variants(lambda a: pool(a, size), x, seed=seed)
 
 
 def test_global_pooling_takes_what_is_like_an_array() -> None:
