@@ -105,7 +105,7 @@ def load(path: str) -> str:
     return "".join(parts)
 
 
-def pieces(ids: np.ndarray, starts: np.ndarray, block: int, device: str) -> tuple[mg.Tensor, mg.Tensor]:
+def pieces(ids: np.ndarray, starts: np.ndarray, block: int, device: str = "cpu") -> tuple[mg.Tensor, mg.Tensor]:
     """Pieces of a text, and the character that follows each of theirs."""
     windows = np.lib.stride_tricks.sliding_window_view(ids, block + 1)[starts]
     return mg.asarray(windows[:, :-1].copy(), device=device), mg.asarray(windows[:, 1:].copy(), device=device)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -28,6 +29,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("nightly"):
                 item.add_marker(pytest.mark.skip(reason="HYPOTHESIS_PROFILE=nightly runs it"))
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.stem in LAST))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let a module begin early with what takes long, beside the tests that come before its own."""
+    chosen: dict[Any, list[pytest.Item]] = {}
+    for item in [] if session.config.option.collectonly else session.items:
+        chosen.setdefault(getattr(item, "module", None), []).append(item)
+    for module, items in chosen.items():
+        if hasattr(module, "begin"):
+            module.begin(items)
 
 
 @pytest.fixture(scope="module")
