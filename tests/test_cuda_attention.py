@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_results import FLOATS, counted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +22,6 @@ from minigrad.testing.strategies import layouts
 from minigrad.testing.tolerances import assert_close
 from minigrad.testing.variants import generic
 
-sys.path.insert(0, str(Path(__file__).parent))
-cuda_results = importlib.import_module("cuda_results")
-FLOATS, counted = cuda_results.FLOATS, cuda_results.counted
 pytestmark = pytest.mark.usefixtures("gpu")
 
 Array = np.ndarray[Any, Any]

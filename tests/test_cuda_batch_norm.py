@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_results import FLOATS, assert_gpu, counted, shifted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,11 +16,6 @@ from minigrad import autograd
 from minigrad.errors import ShapeError
 from minigrad.ops.conversion import new
 
-sys.path.insert(0, str(Path(__file__).parent))
-cuda_results = importlib.import_module("cuda_results")
-FLOATS, assert_gpu, counted, shifted = (
-    getattr(cuda_results, name) for name in ("FLOATS", "assert_gpu", "counted", "shifted")
-)
 pytestmark = pytest.mark.usefixtures("gpu")
 Array = np.ndarray[Any, Any]
 TRAINING, GIVEN, GROUP = ("batch_norm_training",), ("batch_norm",), ("group_norm",)

@@ -5,6 +5,7 @@ A dry run, on a machine without a GPU, has the tests' stand-in for CuPy on one s
 
 from __future__ import annotations
 
+import abc
 import importlib
 import sys
 import time
@@ -17,7 +18,7 @@ import numpy as np
 TESTS = Path(__file__).resolve().parent.parent.parent / "tests"
 
 
-class Library:
+class Library(abc.ABC):
     """What the workloads ask of a library."""
 
     name: str
@@ -27,34 +28,46 @@ class Library:
         self.dry = dry
         self.base = self.free()
 
+    @abc.abstractmethod
     def put(self, array: Any, dtype: str | None = None, grad: bool = False) -> Any:
         """An array as a tensor on the GPU."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def host(self, tensor: Any) -> Any:
         """A tensor's values in float64."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def synchronize(self) -> None:
         """Wait for the GPU."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def free(self) -> int:
         """Bytes of the GPU that nobody has."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def gpu(self) -> dict[str, Any]:
         """What the GPU is."""
-        raise NotImplementedError
+
+    @abc.abstractmethod
+    def event(self) -> Any:
+        """An event of the GPU, which knows when it came to it."""
 
     def seconds(self, run: Callable[[], Any], number: int) -> float:
         """Seconds of so many calls, by the GPU's own clock where there is one."""
-        self.synchronize()
-        begun = time.perf_counter()
+        if self.dry:
+            self.synchronize()
+            begun = time.perf_counter()
+            for _ in range(number):
+                run()
+            self.synchronize()
+            return time.perf_counter() - begun
+        start, end = self.event(), self.event()
+        start.record()
         for _ in range(number):
             run()
-        self.synchronize()
-        return time.perf_counter() - begun
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
 
     def taken(self) -> int:
         """Bytes that were taken from the GPU since the start: both libraries keep what they once had."""
@@ -94,16 +107,8 @@ class Minigrad(Library):
     def gpu(self) -> dict[str, Any]:
         return dict(self.mg.cuda.get_device_properties())
 
-    def seconds(self, run: Callable[[], Any], number: int) -> float:
-        if self.dry:
-            return super().seconds(run, number)
-        start, end = (self.mg.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(number):
-            run()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+    def event(self) -> Any:
+        return self.mg.cuda.Event(enable_timing=True)
 
 
 class Torch(Library):
@@ -141,16 +146,8 @@ class Torch(Library):
         found = self.torch.cuda.get_device_properties(0)
         return {"name": found.name, "total_memory": found.total_memory}
 
-    def seconds(self, run: Callable[[], Any], number: int) -> float:
-        if self.dry:
-            return super().seconds(run, number)
-        start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(number):
-            run()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
+    def event(self) -> Any:
+        return self.torch.cuda.Event(enable_timing=True)
 
     def compile(self, function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
         """A function as ``torch.compile`` makes it; a dry run does without its C++ compiler."""

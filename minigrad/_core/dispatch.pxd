@@ -1,2 +1,2 @@
-cdef bint kernels_on()
+cpdef bint kernels_on()
 cpdef object recast(object array, object dtype)

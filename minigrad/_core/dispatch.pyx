@@ -81,7 +81,8 @@ cdef object located(object array):
     return _using(backend.device(array), backend.elsewhere(array))
 
 
-cdef bint kernels_on():
+cpdef bint kernels_on():
+    """Whether kernels are used."""
     return _kernels
 
 

@@ -118,11 +118,9 @@ def kernels_of(array: Array, work: str) -> Any:
 
     Kernels that are switched off are none.
     """
-    if type(array) is numpy.backend.array_type:
+    if type(array) is numpy.backend.array_type or not dispatch.kernels_on():
         return None
-    on = dispatch.use_kernels(True)
-    dispatch.use_kernels(on)  # which alone tells what was set
-    return getattr(_backends.get(type(array)), work, None) if on else None
+    return getattr(_backends.get(type(array)), work, None)
 
 
 def set_item(array: Array, index: Any, values: Array) -> None:

@@ -213,28 +213,12 @@ class Problem:
         return up({"forward": self.value_width, "queries": self.width, "keys": self.widest}[kind], FEATURES)
 
 
-def attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    bias: Array | None,
-    alibi_slopes: Array | None,
-    key_lengths: Array | None,
-    *,
-    is_causal: bool,
-    window: Window | None,
-    softcap: float | None,
-    dropout: float,
-    seed: Key,
-    scale: float,
-) -> Any:
+def attention(*inputs: Array | None, **options: Any) -> Any:
     """Kernel of the op ``attention``: the results, of half types as those, and their log-sum-exps.
 
     Bytes: queries and results once, keys and values once for each block of queries that attends them.
     """
-    options = (is_causal, window, softcap, dropout, seed, scale)
-    p = Problem(query, key, value, mask, bias, alibi_slopes, key_lengths, *options)
+    p = Problem(*inputs, **options)
     if not p.fits:
         return NotImplemented
     out = rows_like(p.query, p.heads, p.queries, p.value_width)
@@ -244,27 +228,10 @@ def attention(
     return out, lse
 
 
-def attention_vjp(
-    g: tuple[Array, Array],
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    bias: Array | None,
-    alibi_slopes: Array | None,
-    key_lengths: Array | None,
-    out: tuple[Array, Array],
-    *,
-    is_causal: bool,
-    window: Window | None,
-    softcap: float | None,
-    dropout: float,
-    seed: Key,
-    scale: float,
-) -> Any:
+def attention_vjp(g: tuple[Array, Array], *given: Any, **options: Any) -> Any:
     """Kernel of its rule: the gradients of all its inputs, None for those that have none."""
-    options = (is_causal, window, softcap, dropout, seed, scale)
-    p = Problem(query, key, value, mask, bias, alibi_slopes, key_lengths, *options)
+    *inputs, out = given
+    p, (bias, alibi_slopes) = Problem(*inputs, **options), inputs[4:6]
     if not p.fits or g[0].dtype != p.dtype or out[0].dtype != p.dtype:
         return NotImplemented
     g_out, result, places = as_rows(g[0]), as_rows(out[0]), p.batches * p.heads
