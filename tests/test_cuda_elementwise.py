@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_arrays import LAYOUTS, SPECIAL, placed, values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +17,6 @@ from minigrad.ops.registry import REGISTRY
 from minigrad.testing.strategies import shapes
 from minigrad.testing.tolerances import assert_close
 from minigrad.testing.variants import generic
-
-sys.path.insert(0, str(Path(__file__).parent))
-from cuda_arrays import LAYOUTS, SPECIAL, placed, values
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_arrays import LAYOUTS, placed, values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +18,6 @@ from minigrad.errors import DTypeError, ShapeError
 from minigrad.nn import functional as F
 from minigrad.ops.registry import REGISTRY
 from minigrad.testing.tolerances import assert_close
-
-sys.path.insert(0, str(Path(__file__).parent))
-from cuda_arrays import LAYOUTS, placed, values
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

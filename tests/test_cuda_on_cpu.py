@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +11,6 @@ import pytest
 
 from minigrad import dtypes
 
-sys.path.insert(0, str(Path(__file__).parent))
 compiler = importlib.import_module("cuda_on_cpu.compiler")
 
 SOURCE = r"""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_arrays import LAYOUTS, placed, values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,9 +15,6 @@ import minigrad as mg
 from minigrad.backend.numpy import backend as cpu
 from minigrad.ops.registry import REGISTRY
 from minigrad.testing.strategies import shapes
-
-sys.path.insert(0, str(Path(__file__).parent))
-from cuda_arrays import LAYOUTS, placed, values
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

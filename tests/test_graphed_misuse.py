@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from graph_functions import RULES, Rule, batches, everything, network, nothing_races, plain, same  # noqa: F401
 
 import minigrad as mg
 from minigrad import amp, nn, optim, train
 from minigrad._core import tape
 from minigrad.backend.rows import RowSparse
 from minigrad.errors import DeviceError, GradError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from graph_functions import RULES, Rule, batches, everything, network, nothing_races, plain, same  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from graph_functions import RULES, batches, everything, network, nothing_races, plain, same  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +15,6 @@ import minigrad as mg
 from minigrad import amp, data, nn, optim, train
 from minigrad._core import tape
 from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from graph_functions import RULES, batches, everything, network, nothing_races, plain, same  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from graph_functions import nothing_races, stand_in  # noqa: F401
 
 import minigrad as mg
 from minigrad import data, nn, train
 from minigrad.errors import DeviceError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from graph_functions import nothing_races, stand_in  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("gpu")
 

@@ -8,6 +8,7 @@ import ctypes
 import faulthandler
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
@@ -31,6 +32,7 @@ CHUNK = 1 << 24  # bytes of a rank's part of what is combined at a time, and of 
 MOST = 1 << 30  # bytes of all parts, as MPI counts in int32
 TAG = 77
 GRACE = 5  # seconds in which MPI is to end this process once it was asked to
+HEARD = 0.2  # seconds in which mpiexec passes on what was printed: MPICH's drops the rest with the ranks
 
 
 class MPICommunicator(Communicator):
@@ -203,6 +205,7 @@ def end_world() -> NoReturn:
 
     sys.stdout.flush()
     sys.stderr.flush()
+    time.sleep(HEARD)
     # a thread that needs no GIL, where Abort keeps it and does not come back
     faulthandler.dump_traceback_later(GRACE, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
     MPI.COMM_WORLD.Abort(1)

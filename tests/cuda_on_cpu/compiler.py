@@ -137,6 +137,7 @@ class Function:
 
 
 EDGE = 64  # bytes around the memory of an array, which no kernel may write to
+ALIGNED = 512  # the memory of CuPy's arrays begins at multiples of it
 
 
 def guarded(shape: Any, dtype: Any) -> np.ndarray[Any, Any]:
@@ -144,9 +145,14 @@ def guarded(shape: Any, dtype: Any) -> np.ndarray[Any, Any]:
     dtype = np.dtype(dtype)
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    memory = np.full(size + 2 * EDGE + 16, 0xFF, np.uint8)
-    start = EDGE + (-memory.ctypes.data) % 16
+    memory = np.full(size + 2 * EDGE + ALIGNED, 0xFF, np.uint8)
+    start = begin(memory)
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def begin(memory: np.ndarray[Any, Any]) -> int:
+    """Where an array begins in memory with edges."""
+    return EDGE + (-memory.ctypes.data - EDGE) % ALIGNED
 
 
 def check_edges(args: Sequence[Any]) -> None:
@@ -158,10 +164,10 @@ def check_edges(args: Sequence[Any]) -> None:
         memory: Any = values
         while isinstance(memory.base, np.ndarray):
             memory = memory.base
-        if memory.dtype == np.uint8 and memory.ndim == 1 and memory.size >= 2 * EDGE + 16 and memory is not values:
-            start = EDGE + (-memory.ctypes.data) % 16
+        if memory.dtype == np.uint8 and memory.ndim == 1 and memory.size >= 2 * EDGE + ALIGNED and memory is not values:
+            start = begin(memory)
             before = memory[:start]
-            after = memory[memory.size - EDGE - 16 + (start - EDGE) :]
+            after = memory[memory.size - EDGE - ALIGNED + (start - EDGE) :]
             if (before != 0xFF).any() or (after != 0xFF).any():
                 raise RuntimeError("a kernel wrote beside an array")
 
