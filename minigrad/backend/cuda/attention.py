@@ -213,7 +213,7 @@ class Problem:
         return up({"forward": self.value_width, "queries": self.width, "keys": self.widest}[kind], FEATURES)
 
 
-def attention(*inputs: Array | None, **options: Any) -> Any:
+def attention(*inputs: Any, **options: Any) -> Any:
     """Kernel of the op ``attention``: the results, of half types as those, and their log-sum-exps.
 
     Bytes: queries and results once, keys and values once for each block of queries that attends them.
