@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "examples" / "data_parallel.py"
@@ -93,6 +93,8 @@ class Hosts:
                 ip("-n", space, "address", "add", f"{address}/24", "dev", link)
                 ip("-n", space, "link", "set", "lo", "up")
                 ip("-n", space, "link", "set", link, "up")
+            if seconds_until(self.are_linked, SLACK) > SLACK:  # MPICH passes by a network that is not up yet
+                raise TimeoutError(f"the link is not up after {SLACK} s")
             agent = self.folder / "agent"
             agent.write_text(AGENT.format(first=self.addresses[0], second=self.addresses[1], spaces=self.spaces))
             agent.chmod(0o755)
@@ -136,8 +138,17 @@ class Hosts:
 
     def sent(self) -> int:
         """Bytes that have gone over the link, both ways."""
-        stats = json.loads(ip("-n", self.spaces[0], "-s", "-j", "link", "show", self.links[0]))[0]["stats64"]
+        stats = self.shown(0)["stats64"]
         return int(stats["rx"]["bytes"] + stats["tx"]["bytes"])
+
+    def are_linked(self) -> bool:
+        """Whether both ends of the link are up, which the kernel sees to some time after it was told."""
+        return all(self.shown(end)["operstate"] == "UP" for end in (0, 1))
+
+    def shown(self, end: int) -> dict[str, Any]:
+        """What the kernel says of an end of the link."""
+        text = ip("-n", self.spaces[end], "-s", "-j", "link", "show", self.links[end])
+        return dict(json.loads(text)[0])
 
     def turn(self, way: str) -> None:
         """Set the link "up" or "down"."""
