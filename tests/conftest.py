@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,14 @@ hypothesis.settings.register_profile("nightly", max_examples=20 * EXAMPLES, dead
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 LAST = ("test_packaging", "test_examples", "test_benchmarks")
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C and the end of a terminal, here and in what tests start, where nohup or a shell had them ignored."""
+    for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
