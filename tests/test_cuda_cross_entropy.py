@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import autograd
+from minigrad import amp, autograd
 from minigrad.ops.conversion import new
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -169,7 +169,7 @@ def test_linear_cross_entropy(chunk: int | None, reduction: str, dtype: Any) -> 
     names = ("linear_cross_entropy",)
 
     def weighted(x: mg.Tensor, w: mg.Tensor, index: mg.Tensor, b: mg.Tensor) -> mg.Tensor:
-        class_weight = new(np.linspace(0.5, 2, 30).astype(w.dtype), device=w.device)
+        class_weight = new((np.arange(8, 38) / 16).astype(w.dtype), device=w.device)  # half types hold them
         smoothed: dict[str, Any] = {"label_smoothing": 0.1, "ignore_index": 3, "class_weight": class_weight}
         return mg.linear_cross_entropy(x, w, index, b, **smoothed, **options)
 
@@ -196,6 +196,19 @@ def test_shares_of_a_mean_that_a_half_type_does_not_hold() -> None:
         grads.append(grad.to("cpu").numpy().astype(np.float64))
     assert 0 < np.abs(grads[0][0, 1:]).max() < 1e-3
     np.testing.assert_allclose(grads[1], grads[0], rtol=1e-2, atol=1e-6)
+
+
+def test_autocast_multiplies_half_types_and_rounds_no_logits() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = (rng.normal(size=shape).astype(np.float32) for shape in ((9, 4), (4, 30)))
+    targets = new(rng.integers(0, 30, 9)).to("cuda")
+    with amp.autocast(mg.bfloat16), counted("linear_cross_entropy") as took:
+        found = mg.linear_cross_entropy(*(new(a).to("cuda") for a in (x, weight)), targets)
+    rounded = [new(a.astype(mg.bfloat16).astype(np.float64)).to("cuda") for a in (x, weight)]
+    truth = mg.linear_cross_entropy(*rounded, targets).item()
+    assert took == [True]
+    assert found.dtype == mg.float32
+    np.testing.assert_allclose(found.item(), truth, rtol=1e-6)
 
 
 def test_linear_cross_entropy_of_nothing() -> None:

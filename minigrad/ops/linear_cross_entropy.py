@@ -54,10 +54,10 @@ def divisor(xp: Any, targets: Array, class_weight: Array | None, ignore_index: i
 
 
 @op(
-    dtype=real,
+    dtype=real.but(rounded=False),
     skip="targets",
     needs="x (rows, in), weight (in, classes), a class index for each row, bias (classes,)",
-    amp="float32",
+    amp="half",  # for the products; what is made of the logits is float32
 )
 def _linear_cross_entropy(
     xp: Any,
@@ -271,6 +271,7 @@ def linear_cross_entropy(
     Returns
     -------
     Tensor
+        float32 where x and weight are of a half type, as `amp.autocast` makes them: logits and losses are not rounded.
 
     Raises
     ------

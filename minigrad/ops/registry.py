@@ -46,6 +46,8 @@ class DTypeRule:
         Integers become the default floating dtype first.
     accumulate : bool
         Half types are computed in float32 and the result is rounded once.
+    rounded : bool
+        False leaves that result in float32.
     same : bool
         The result has the dtype of the inputs; the dispatcher asserts it.
     kinds : frozenset of dtype
@@ -58,10 +60,12 @@ class DTypeRule:
         promoted: bool = True,
         floats: bool = False,
         accumulate: bool = True,
+        rounded: bool = True,
         same: bool = True,
         kinds: frozenset[dtypes.DType] = dtypes.ALL,
     ) -> None:
-        self.promoted, self.floats, self.accumulate, self.kinds = promoted, floats, accumulate, kinds
+        self.promoted, self.floats, self.kinds = promoted, floats, kinds
+        self.accumulate, self.rounded = accumulate, rounded
         self.result = "same" if same else None
         self.plain = kinds
         if floats:
@@ -75,6 +79,7 @@ class DTypeRule:
             "promoted": self.promoted,
             "floats": self.floats,
             "accumulate": self.accumulate,
+            "rounded": self.rounded,
             "same": self.result is not None,
             "kinds": self.kinds,
         }
@@ -98,7 +103,7 @@ class DTypeRule:
             self._constant(a, None, backend) if out or a is None else self._constant(a, compute, backend)
             for a, out in zip(arrays, skip, strict=True)
         ]
-        return cast, compute, result
+        return cast, compute, result if self.rounded else compute
 
     def check(self, op: Op[Any], dtype: dtypes.DType) -> None:
         """Refuse a dtype that the op does not take."""

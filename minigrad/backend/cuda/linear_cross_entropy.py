@@ -74,7 +74,7 @@ def forward(
         out = cupy.sum(out)
     if reduction == "mean":
         out = out / divisor(cupy, targets, class_weight, ignore_index, dtype)
-    return out.astype(x.dtype, copy=False)
+    return out
 
 
 def backward(
@@ -94,7 +94,7 @@ def backward(
 
     What all rows have in common of the cotangent comes last: its share of one row may be too small for a half type.
     """
-    if not takes(x, weight, targets, bias, class_weight) or not fits(x.dtype, g):
+    if not takes(x, weight, targets, bias, class_weight):
         return NotImplemented
     each = reduction == "none"
     options: dict[str, Any] = {
