@@ -177,6 +177,14 @@ def test_linear_cross_entropy(chunk: int | None, reduction: str, dtype: Any) -> 
     assert_gpu(weighted, x, weight, targets, bias, names=names, **ENDS)
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_linear_cross_entropy_of_more_classes_than_registers_hold(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = (rng.normal(size=shape).astype(dtype) for shape in ((3, 4), (4, 8197)))
+    targets, names = rng.integers(0, 8197, 3), ("linear_cross_entropy",)
+    assert_gpu(mg.linear_cross_entropy, x, weight, targets, names=names, **ENDS)
+
+
 def test_shares_of_a_mean_that_a_half_type_does_not_hold() -> None:
     """With 4096 rows those of a probability of 1e-4 are below the smallest number of float16."""
     rng = np.random.default_rng(0)

@@ -61,6 +61,8 @@ def begin(items: Sequence[pytest.Item]) -> None:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     found = [file for folder in folders for file in Path(folder).glob("cuda_nvrtc/lib/libnvrtc.so.*")]
     if found:
+        for builtins in found[0].parent.glob("libnvrtc-builtins.so.*"):  # or AddressSanitizer's dlopen does not find it
+            ctypes.CDLL(str(builtins))
         nvrtc = ctypes.CDLL(str(found[0]))
         RESULTS.update(
             {(item.callspec.params["name"], item.callspec.params["architecture"]): Future() for item in items}

@@ -37,7 +37,7 @@ for step in range(100_000):
     if step == 5 and world.rank == 1:
         if how in ("raise", "again"):
             raise ValueError("boom")
-        if how in ("SIGKILL", "SIGTERM", "SIGSEGV"):
+        if how in ("SIGKILL", "SIGTERM", "SIGABRT"):
             os.kill(os.getpid(), signal.Signals[how])
         if how == "status":
             sys.exit(3)
@@ -139,7 +139,7 @@ def test_a_module(program: Path) -> None:
         ("all raise", 1, "ValueError: boom", 1),
         ("SIGKILL", 137, "rank 1 was killed by SIGKILL; the system does that when memory runs out", 0),
         ("SIGTERM", 143, "rank 1 was killed by SIGTERM", 0),
-        ("SIGSEGV", 139, "rank 1 was killed by SIGSEGV", 0),
+        ("SIGABRT", 134, "rank 1 was killed by SIGABRT", 0),
         ("status", 3, "rank 1 ended with status 3", 0),
         ("words", 1, "my last words", 0),
         ("leave", 1, "one of the other ranks has ended, and this rank waits for it", 1),

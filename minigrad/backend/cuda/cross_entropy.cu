@@ -5,13 +5,14 @@
 
 extern __shared__ unsigned char shared_memory[];
 
-// What is the same for all rows. The weights are one a class, or null.
+// What is the same for all rows, each of which begins `step` elements behind another, those of a gradient too. The
+// weights are one a class, or null.
 template <class T>
 struct Task {
     const T* logits;
     const long long* targets;
     const T* weights;
-    long long rows, n;
+    long long rows, n, step;
     bool ignores;
     long long ignored;
     Wide<T> smoothing;
@@ -45,7 +46,7 @@ DEVICE void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_weights, T* 
     const A weight = row_weight(task, target);
     A loss = weight;  // 0 or NaN
     if (task.counts(target) && task.has(target)) {
-        Row<T, VALUES> row(task.logits + i * n, n, is_aligned(task.logits, n), -infinity());
+        Row<T, VALUES> row(task.logits + i * task.step, n, is_aligned(task.logits, task.step), -infinity());
         const Exponentials<A> e = exponentials(row, scratch);
         const A log_total = logarithm(e.total == 0 ? A(1) : e.total);
         loss = (task.smoothing - 1) * weight * (to_float(row.row[target]) - e.base - log_total);
@@ -65,8 +66,8 @@ DEVICE void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_weights, T* 
 }
 
 // The gradient of the logits. `g` is one number, or one a row; `divisor` is null, or what a mean divides by.
-template <class T, int VALUES>
-DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* divisor, T* out) {
+template <class T, int VALUES, class To>
+DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* divisor, To* out) {
     typedef Wide<T> A;
     A* scratch = reinterpret_cast<A*>(shared_memory);
     const long long i = own_row(), n = task.n;
@@ -76,7 +77,8 @@ DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* 
     const long long target = task.targets[i];
     const bool good = task.counts(target) && task.has(target);
     const A weight = row_weight(task, target);
-    out += i * n;
+    const bool aligned = is_aligned<To, PACK<T>>(out, task.step);
+    out += i * task.step;
     if (!good) {
         each_pack<T, VALUES>(n, [&](int, long long at) {
             A made[PACK<T>];
@@ -84,11 +86,11 @@ DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* 
             for (int k = 0; k < PACK<T>; ++k) {
                 made[k] = weight;  // 0 or NaN
             }
-            store(out, at, n, is_aligned(out, n), made);
+            store(out, at, n, aligned, made);
         });
         return;
     }
-    Row<T, VALUES> row(task.logits + i * n, n, is_aligned(task.logits, n), -infinity());
+    Row<T, VALUES> row(task.logits + i * task.step, n, is_aligned(task.logits, task.step), -infinity());
     const Exponentials<A> e = exponentials(row, scratch);
     const A total = e.total == 0 ? A(1) : e.total;
     A cotangent = to_float(g[each ? i : 0]);
@@ -105,7 +107,7 @@ DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* 
         mass += share * all;
     }
     const A log_total = logarithm(total);
-    row.map(out, is_aligned(out, n), [&](A v, long long j) {
+    row.map(out, aligned, [&](A v, long long j) {
         A d = exponential<T>(v - e.base - log_total) * mass;
         if (task.smoothing != 0 && j < n) {
             d -= share * task.weight(j);
@@ -167,24 +169,29 @@ DEVICE void reduce(const Wide<T>* wide, const Wide<T>* row_weights, long long n,
 }
 
 #define TASK(T, A)                                                                                                    \
-    const T *logits, const long long *targets, const T *weights, long long rows, long long n, bool ignores,          \
-        long long ignored, A smoothing
+    const T *logits, const long long *targets, const T *weights, long long rows, long long n, long long step,        \
+        bool ignores, long long ignored, A smoothing
+
+#define GIVEN {logits, targets, weights, rows, n, step, ignores, ignored, smoothing}
+
+#define GRADIENT(T, A, NAME, VALUES, TO)                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
+        cross_entropy_vjp_##NAME(TASK(T, A), const T* g, bool each, const A* divisor, TO* out) {                      \
+        gradient<T, VALUES>(GIVEN, g, each, divisor, out);                                                            \
+    }
 
 #define KERNELS(T, A, SUFFIX, VALUES)                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
         cross_entropy_##T##SUFFIX(TASK(T, A), A* wide, A* row_weights, T* out) {                                      \
-        losses<T, VALUES>({logits, targets, weights, rows, n, ignores, ignored, smoothing}, wide, row_weights, out);  \
+        losses<T, VALUES>(GIVEN, wide, row_weights, out);                                                             \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        cross_entropy_vjp_##T##SUFFIX(TASK(T, A), const T* g, bool each, const A* divisor, T* out) {                  \
-        gradient<T, VALUES>({logits, targets, weights, rows, n, ignores, ignored, smoothing}, g, each, divisor, out); \
-    }
+    GRADIENT(T, A, T##SUFFIX, VALUES, T)
 
 #define FORMS(T, A)                                                                                                   \
     KERNELS(T, A, , HELD)                                                                                             \
     KERNELS(T, A, _long, 0)                                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS) add_weights_##T(TASK(T, A), long long part, A* out) {       \
-        add_weights<T>({logits, targets, weights, rows, n, ignores, ignored, smoothing}, part, out);                  \
+        add_weights<T>(GIVEN, part, out);                                                                             \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
         add_##T(const A* a, const A* b, long long n, long long part, A* out) {                                        \
@@ -199,3 +206,9 @@ FORMS(float32, float)
 FORMS(float64, double)
 FORMS(float16, float)
 FORMS(bfloat16, float)
+
+// Of logits that a product of half types left in float32, for the next product.
+GRADIENT(float32, float, float32_float16, HELD, float16)
+GRADIENT(float32, float, float32_float16_long, 0, float16)
+GRADIENT(float32, float, float32_bfloat16, HELD, bfloat16)
+GRADIENT(float32, float, float32_bfloat16_long, 0, bfloat16)

@@ -16,16 +16,17 @@ from minigrad.backend.cuda.modules import kernel
 from minigrad.backend.cuda.rows import FLOATS, NULL, SCRATCH, THREADS, fits, in_order, launch, wide
 from minigrad.ops.cross_entropy import _cross_entropy
 
-__all__ = ["gradient", "losses"]
+__all__ = ["aligned_rows", "gradient", "losses"]
 
 Array = Any
+ALIGNED = 8  # elements between the beginnings of aligned rows: 16 bytes of a half type
 PART, PARTS = 4096, 256  # numbers that one block adds up at least, and into how many parts they are cut at most
 
 
 def task(
     logits: Array, targets: Array, weight: Array | None, ignore_index: int | None, label_smoothing: float
 ) -> tuple[Any, ...] | None:
-    """What the kernels are given of the arguments; None where they do not take them."""
+    """What the kernels are given of logits in rows and the rest; None where they do not take them."""
     ignored = 0 if ignore_index is None else ignore_index
     if logits.ndim != 2 or logits.size == 0 or targets.shape != logits.shape[:1] or targets.dtype not in dtypes.INTEGER:
         return None
@@ -34,13 +35,29 @@ def task(
     if type(ignored) is not int or not -(2**63) <= ignored < 2**63:
         return None
     numbers = (
-        np.int64(logits.shape[0]),
-        np.int64(logits.shape[1]),
+        *map(np.int64, (*logits.shape, step_of(logits))),
         np.bool_(ignore_index is not None),
         np.int64(ignored),
     )
-    arrays = in_order(logits), cupy.ascontiguousarray(targets, np.int64), in_order(weight)
+    arrays = logits, cupy.ascontiguousarray(targets, np.int64), in_order(weight)
     return (*arrays, *numbers, wide(logits.dtype).type(label_smoothing))
+
+
+def step_of(logits: Array) -> int:
+    """How many elements behind another a row begins."""
+    return int(logits.strides[0] // logits.itemsize if logits.shape[0] > 1 else logits.shape[1])
+
+
+def in_rows(logits: Array) -> Array:
+    """The logits as the kernels take them: elements of a row side by side, and few or none between rows."""
+    classes, step = logits.shape[1], step_of(logits)
+    near = classes == 1 or logits.strides[1] == logits.itemsize
+    return logits if near and classes <= step < classes + ALIGNED else cupy.ascontiguousarray(logits)
+
+
+def aligned_rows(n: int, classes: int, dtype: Any) -> Array:
+    """New rows for `in_rows`, each of which begins at a multiple of 16 bytes, as packs and cuBLAS like them."""
+    return cupy.empty((n, -(-classes // ALIGNED) * ALIGNED), dtype)[:, :classes]
 
 
 def parts_of(n: int) -> tuple[int, int]:
@@ -64,6 +81,7 @@ def losses(
     reduction: str,
 ) -> Any:
     """Kernel of the op: the loss of each row; then, for the mean or the sum, what they add up to."""
+    logits = in_rows(logits) if logits.ndim == 2 else logits
     given = task(logits, targets, weight, ignore_index, label_smoothing)
     if given is None:
         return NotImplemented
@@ -105,16 +123,19 @@ def gradient(
     ignore_index: int | None,
     label_smoothing: float,
     reduction: str,
+    dtype: Any = None,
 ) -> Any:
-    """Kernel of its rule for the logits."""
+    """Kernel of its rule for the logits. `dtype`, of the gradient, may be a half type where those are float32."""
+    logits = in_rows(logits) if logits.ndim == 2 else logits
     given = task(logits, targets, weight, ignore_index, label_smoothing)
     each = reduction == "none"
     if given is None or not fits(g.dtype, logits) or g.shape != (logits.shape[:1] if each else ()):
         return NotImplemented
     (n, classes), name = logits.shape, logits.dtype.name
     divisor = total_weight(given, name, n, wide(logits.dtype)) if reduction == "mean" else NULL
-    out = cupy.empty(logits.shape, logits.dtype)
-    launch("cross_entropy", f"cross_entropy_vjp_{name}", classes, n, *given, in_order(g), np.bool_(each), divisor, out)
+    out = cupy.empty((n, step_of(logits)), dtype or logits.dtype)[:, :classes]
+    own = name if out.dtype == logits.dtype else f"{name}_{out.dtype.name}"
+    launch("cross_entropy", f"cross_entropy_vjp_{own}", classes, n, *given, in_order(g), np.bool_(each), divisor, out)
     return out
 
 

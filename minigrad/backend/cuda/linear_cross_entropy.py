@@ -9,35 +9,44 @@ from typing import Any
 
 import cupy
 
-from minigrad.backend.cuda.cross_entropy import gradient, losses
-from minigrad.backend.cuda.matmul import Product, readable
+from minigrad.backend.cuda.blas import Matrix, multiply
+from minigrad.backend.cuda.cross_entropy import aligned_rows, gradient, losses
+from minigrad.backend.cuda.matmul import read, readable
 from minigrad.backend.cuda.rows import FLOATS, fits, wide
 from minigrad.ops.linear_cross_entropy import _linear_cross_entropy, chunks, divisor
-from minigrad.ops.linear_cross_entropy import fits as multiply
+from minigrad.ops.linear_cross_entropy import fits as multiplies
 
 __all__ = ["backward", "forward"]
 
 Array = Any
+CHUNK = 2**27  # logits at a time, unless the caller says how many rows: 512 MiB
 
 
-def product(x: Array, y: Array, out: Array | None = None) -> Array:
-    """``x @ y``, of half types in float32; added to `out` where there is one."""
-    made = cupy.empty((x.shape[0], y.shape[1]), wide(x.dtype)) if out is None else out
-    Product(readable(x), readable(y), made.shape).compute(made, out is not None)
-    return made
+def product(x: Array, y: Array, out: Array, adds: bool = False) -> Array:
+    """``x @ y``, of half types in float32, written or added to `out`."""
+    a, b = readable(x), readable(y)
+    left, right = Matrix(a.data.ptr, *read(a)), Matrix(b.data.ptr, *read(b))
+    pitch = max(out.strides[0] // out.itemsize, out.shape[1])
+    multiply(a.dtype, out.dtype, *out.shape, x.shape[1], left, right, Matrix(out.data.ptr, False, pitch), adds, 1)
+    return out
 
 
 def affine(x: Array, weight: Array, bias: Array | None) -> Array:
     """The logits of some rows."""
-    logits = product(x, weight)
+    logits = product(x, weight, aligned_rows(x.shape[0], weight.shape[1], wide(x.dtype)))
     if bias is not None:
         logits += bias
     return logits
 
 
+def parts(n: int, classes: int, chunk: int | None) -> list[slice]:
+    """The rows that are computed at a time: more than on the CPU, which has them in its cache."""
+    return chunks(n, classes, chunk or max(CHUNK // classes // 128, 1) * 128)
+
+
 def takes(x: Array, weight: Array, targets: Array, bias: Array | None, class_weight: Array | None) -> bool:
     """Whether the chunks fit the kernels."""
-    if not multiply(x, weight, targets, bias) or not fits(x.dtype, weight, bias, class_weight):
+    if not multiplies(x, weight, targets, bias) or not fits(x.dtype, weight, bias, class_weight):
         return False
     return x.size > 0 and weight.size > 0 and (class_weight is None or class_weight.shape == weight.shape[1:])
 
@@ -65,7 +74,7 @@ def forward(
     options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": "none"}
     dtype = wide(x.dtype)
     class_weight, out = widened(class_weight, dtype), cupy.empty(x.shape[0], dtype)
-    for at in chunks(x.shape[0], weight.shape[1], chunk):
+    for at in parts(x.shape[0], weight.shape[1], chunk):
         found = losses(affine(x[at], weight, bias), targets[at], class_weight, **options)
         if found is NotImplemented:
             return NotImplemented
@@ -110,16 +119,16 @@ def backward(
     cotangent = g if each else cupy.ones((), dtype)
     dx, dweight = cupy.empty(x.shape, x.dtype), cupy.zeros(weight.shape, dtype)
     dbias = None if bias is None else cupy.zeros(bias.shape, dtype)
-    for at in chunks(x.shape[0], weight.shape[1], chunk):
+    for at in parts(x.shape[0], weight.shape[1], chunk):
         given = cotangent[at] if each else cotangent
-        found = gradient(given, affine(x[at], weight, bias), targets[at], class_weight, **options)
+        logits = affine(x[at], weight, bias)
+        found = gradient(given, logits, targets[at], class_weight, dtype=x.dtype, **options)
         if found is NotImplemented:
             return NotImplemented
         if dbias is not None:
-            dbias += cupy.sum(found, axis=0)
-        found = found.astype(x.dtype, copy=False)
-        dx[at] = product(found, weight.T) * factor
-        product(x[at].T, found, dweight)
+            dbias += cupy.sum(found, axis=0, dtype=dtype)
+        dx[at] = product(found, weight.T, cupy.empty(x[at].shape, dtype)) * factor
+        product(x[at].T, found, dweight, adds=True)
     dweight, dbias = ((None if a is None else (a * factor).astype(x.dtype, copy=False)) for a in (dweight, dbias))
     return dx, dweight, None, dbias, None
 

@@ -21,22 +21,36 @@ DEVICE float square_root(float x) { return sqrtf(x); }
 
 DEVICE double square_root(double x) { return sqrt(x); }
 
-// Whether rows of n elements, one after the other from p on, can be read in packs. A null pointer has none to read.
-template <class T>
-DEVICE bool is_aligned(const T* p, long long n) {
-    return reinterpret_cast<unsigned long long>(p) % 16 == 0 && n % PACK<T> == 0;
+// Whether rows, each of which begins so many elements behind another from p on, can be read in packs. A null pointer has
+// none to read.
+template <class T, int COUNT = PACK<T>>
+DEVICE bool is_aligned(const T* p, long long step) {
+    return reinterpret_cast<unsigned long long>(p) % (COUNT * sizeof(T)) == 0 && step % COUNT == 0;
 }
 
-template <class T>
+template <int BYTES>
+struct Word;
+
+template <>
+struct Word<16> {
+    typedef uint4 type;
+};
+
+template <>
+struct Word<8> {
+    typedef uint2 type;
+};
+
+template <class T, int COUNT = PACK<T>>
 union Pack {
-    uint4 bits;
-    T values[PACK<T>];
+    typename Word<COUNT * sizeof(T)>::type bits;
+    T values[COUNT];
 };
 
 // The elements of a row from `at` on, and `fill` behind its end.
 template <class T>
 DEVICE void load(Wide<T>* values, const T* row, long long at, long long n, bool aligned, Wide<T> fill) {
-    if (aligned) {
+    if (aligned && at + PACK<T> <= n) {
         Pack<T> pack;
         pack.bits = *reinterpret_cast<const uint4*>(row + at);
 #pragma unroll
@@ -51,18 +65,18 @@ DEVICE void load(Wide<T>* values, const T* row, long long at, long long n, bool 
     }
 }
 
-template <class T>
-DEVICE void store(T* row, long long at, long long n, bool aligned, const Wide<T>* values) {
-    if (aligned) {
-        Pack<T> pack;
+template <class T, class A, int COUNT>
+DEVICE void store(T* row, long long at, long long n, bool aligned, const A (&values)[COUNT]) {
+    if (aligned && at + COUNT <= n) {
+        Pack<T, COUNT> pack;
 #pragma unroll
-        for (int k = 0; k < PACK<T>; ++k) {
+        for (int k = 0; k < COUNT; ++k) {
             pack.values[k] = from_float<T>(values[k]);
         }
-        *reinterpret_cast<uint4*>(row + at) = pack.bits;
+        *reinterpret_cast<decltype(pack.bits)*>(row + at) = pack.bits;
     } else {
 #pragma unroll
-        for (int k = 0; k < PACK<T>; ++k) {
+        for (int k = 0; k < COUNT; ++k) {
             if (at + k < n) {
                 row[at + k] = from_float<T>(values[k]);
             }
@@ -126,9 +140,9 @@ struct Row {
         return block_sum(total, scratch);
     }
 
-    // out = f(element, its place).
-    template <class F>
-    __device__ void map(T* out, bool out_aligned, F f) {
+    // out = f(element, its place), in a dtype of its own.
+    template <class To, class F>
+    __device__ void map(To* out, bool out_aligned, F f) {
         each_pack<T, VALUES>(n, [&](int p, long long at) {
             const Wide<T>* v = (*this)(p, at);
             Wide<T> made[PACK<T>];
