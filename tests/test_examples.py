@@ -31,12 +31,12 @@ def run(folder, name, *arguments, hide=()):
     """What an example prints, run from an empty folder; `hide` names packages that it shall not find."""
     for package in hide:
         (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError('hidden', name={package!r})\n")
-    # one thread: the nets are small, and other tests may run beside this one
+    # one thread: the nets are small, and other tests may run beside this one; time enough for a sanitizer
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     if hide:
         env["PYTHONPATH"] = os.pathsep.join([str(folder), env.get("PYTHONPATH", "")])
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
