@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,18 @@ def test_a_row_that_sees_no_key(dtype: Any, softcap: float | None) -> None:
     assert (found["out"][..., :60, :] == 0).all()
     assert (found["gradient of query"][..., :60, :] == 0).all()
     assert (found["gradient of query"][..., 60:, :] != 0).any()
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_lengths_out_of_range_count_as_the_next_in_it(dtype: Any, kernels: bool) -> None:
+    given = operands(np.random.default_rng(0), 4, 1, 1, 20, 40, 8, 8, dtype)
+    found = []
+    for lengths in ([-(2**40), -1, 41, 2**40], [0, 0, 40, 40]):
+        with nullcontext() if kernels else generic():
+            found.append(results(given | {"key_lengths": np.array(lengths)}, PLAIN, "cuda"))
+    for name, wanted in found[1].items():
+        np.testing.assert_array_equal(found[0][name], wanted)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -196,6 +196,31 @@ def test_models(make: Callable[[], tuple[nn.Module, list[Any]]]) -> None:
     same(*found)
 
 
+def test_lengths_that_change() -> None:
+    rng = np.random.default_rng(0)
+    given = [
+        (mg.tensor(rng.normal(size=(2, 6, 16)).astype(np.float32), device="cuda"), mg.tensor([i, 6 - i], device="cuda"))
+        for i in range(5)
+    ]
+    found = []
+    for graphed in (False, True):
+        mg.random.seed(0)
+        model = nn.TransformerEncoder(1, 2, 32, dropout=0.1).to("cuda")
+        model(given[0][0])
+        optimizer = optim.AdamW(model.parameters(), lr=0.01)
+
+        def step(x: mg.Tensor, lengths: mg.Tensor, model: nn.Module = model, optimizer: Any = optimizer) -> mg.Tensor:
+            optimizer.zero_grad()
+            loss = (model(x, key_lengths=lengths) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        both: Any = train.GraphedStep(step, model, optimizer, warmup=1) if graphed else step
+        found.append([np.array([both(*pair).item() for pair in given]), *everything(model, optimizer)])
+    same(*found)
+
+
 def test_gradients_that_are_added_up() -> None:
     """Half a step adds to gradients that are zeroed in place; the update stays outside."""
     found = []

@@ -272,7 +272,8 @@ def scaled_dot_product_attention(
     alibi_slopes : Tensor, optional
         One slope a head, the penalty for each step between query and key; they may require grad.
     key_lengths : Tensor, optional
-        Integers ``(...)``, one a sequence: keys from there on are padding, which is not attended.
+        Integers ``(...)``, one a sequence: keys from there on are padding, which is not attended. On a GPU they are
+        not looked at: below 0 they count as 0, and above the number of keys as that.
     dropout : float
         The probability that a weight is dropped, 0 <= dropout < 1. It applies whenever it is not 0, with the next key
         of the default generator.
@@ -409,10 +410,11 @@ def read_lengths(key_lengths: Any, lead: tuple[int, ...], keys: int) -> Tensor:
         raise DTypeError(message(NAME, "key_lengths", lengths, "integers"))
     if lengths.shape != lead:
         raise ShapeError(message(NAME, "key_lengths", lengths, f"shape {lead}, one length a sequence"))
-    wrong = (lengths < 0) | (lengths > keys)
-    if wrong.any():
-        got = f"{lengths[wrong][0].item()} in one place"
-        raise ValueError(message(NAME, "key_lengths", got, f"lengths from 0 to {keys}, the number of keys"))
+    if lengths.device == "cpu":  # to look at those on a GPU the host would wait, and no graph could be captured
+        wrong = (lengths < 0) | (lengths > keys)
+        if wrong.any():
+            got = f"{lengths[wrong][0].item()} in one place"
+            raise ValueError(message(NAME, "key_lengths", got, f"lengths from 0 to {keys}, the number of keys"))
     return reshape(astype(lengths, dtypes.int64, copy=False), (math.prod(lead),))
 
 

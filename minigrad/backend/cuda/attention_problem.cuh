@@ -84,8 +84,8 @@ struct Scores {
 
     MEMBER Scores(const Problem<T>& p, int batch, int head) : p(p) {
         shift = p.keys - p.queries;
-        end = p.lengths ? static_cast<int>(p.lengths[batch]) : p.keys;
-        end = end < p.keys ? end : p.keys;
+        const long long length = p.lengths ? p.lengths[batch] : p.keys;
+        end = length < 0 ? 0 : length < p.keys ? static_cast<int>(length) : p.keys;
         factor = static_cast<real>(Plain ? p.scale * Exponent<real>::unit : Exponent<real>::unit);
         if (Plain) {
             return;

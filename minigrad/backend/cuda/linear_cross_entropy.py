@@ -26,8 +26,9 @@ def product(x: Array, y: Array, out: Array, adds: bool = False) -> Array:
     """``x @ y``, of half types in float32, written or added to `out`."""
     a, b = readable(x), readable(y)
     left, right = Matrix(a.data.ptr, *read(a)), Matrix(b.data.ptr, *read(b))
-    pitch = max(out.strides[0] // out.itemsize, out.shape[1])
-    multiply(a.dtype, out.dtype, *out.shape, x.shape[1], left, right, Matrix(out.data.ptr, False, pitch), adds, 1)
+    (m, k), n = x.shape, y.shape[1]
+    to = Matrix(out.data.ptr, False, max(out.strides[0] // out.itemsize, n))
+    multiply(a.dtype, out.dtype, m, n, k, left, right, to, adds, 1)
     return out
 
 
