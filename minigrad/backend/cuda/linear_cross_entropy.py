@@ -127,7 +127,7 @@ def backward(
         if found is NotImplemented:
             return NotImplemented
         if dbias is not None:
-            dbias += cupy.sum(found, axis=0, dtype=dtype)
+            product(cupy.ones((1, found.shape[0]), x.dtype), found, dbias[None], adds=True)
         dx[at] = product(found, weight.T, cupy.empty(x[at].shape, dtype)) * factor
         product(x[at].T, found, dweight, adds=True)
     dweight, dbias = ((None if a is None else (a * factor).astype(x.dtype, copy=False)) for a in (dweight, dbias))
