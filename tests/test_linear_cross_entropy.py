@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad import amp
 from minigrad.nn import functional as F
 from minigrad.ops.conversion import new
 from minigrad.testing import gradcheck
@@ -105,6 +106,19 @@ def test_a_class_weight_may_require_grad() -> None:
     for f, factor in zip((F.linear_cross_entropy, whole), factors, strict=True):
         f(new(x), new(weight), new(targets), class_weight=factor).backward()
     np.testing.assert_allclose(*(np.asarray(f.grad) for f in factors), rtol=1e-12)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.usefixtures("gpu")
+def test_a_class_weight_is_not_rounded_under_autocast(device: str) -> None:
+    x, weight, _, targets = problem(6, 3, 4, np.float32)
+    factors = np.array([1.0, 1 + 2.0**-12, 3.0, 0.1], np.float32)
+    with amp.autocast(mg.bfloat16):
+        given = [new(a).to(device) for a in (x, weight, targets)]
+        found = F.linear_cross_entropy(*given, class_weight=new(factors).to(device), reduction="sum")
+    wide = [new(a.astype(mg.bfloat16).astype(np.float64)) for a in (x, weight)]
+    truth = F.linear_cross_entropy(*wide, new(targets), class_weight=new(factors.astype(np.float64)), reduction="sum")
+    np.testing.assert_allclose(found.item(), truth.item(), rtol=2e-6)
 
 
 def test_infinite_logits_give_what_the_generic_body_gives() -> None:

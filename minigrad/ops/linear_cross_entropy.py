@@ -11,7 +11,7 @@ from minigrad import dtypes
 from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, message
-from minigrad.ops.conversion import new, to_array
+from minigrad.ops.conversion import astype, new, to_array
 from minigrad.ops.cross_entropy import (
     _cross_entropy,
     check_smoothing,
@@ -55,7 +55,7 @@ def divisor(xp: Any, targets: Array, class_weight: Array | None, ignore_index: i
 
 @op(
     dtype=real.but(rounded=False),
-    skip="targets",
+    skip="targets class_weight",
     needs="x (rows, in), weight (in, classes), a class index for each row, bias (classes,)",
     amp="half",  # for the products; what is made of the logits is float32
 )
@@ -316,6 +316,9 @@ def linear_cross_entropy(
     }  # fmt: skip
     if getattr(class_weight, "requires_grad", False):
         return cross_entropy(linear(x, weight, bias), targets, weight=class_weight, **options)
+    if class_weight is not None:  # not rounded, as the losses are not
+        wide = dtypes.float64 if dtypes.float64 in (x.dtype, weight.dtype) else dtypes.float32
+        class_weight = astype(tensor(who, class_weight), wide, copy=False)
     n = math.prod(x.shape[:-1])
     flat, index = shaped(x, (n, x.shape[-1])), shaped(targets, (n,))
     losses = _linear_cross_entropy(flat, weight, index, bias, class_weight, chunk=chunk, **options)

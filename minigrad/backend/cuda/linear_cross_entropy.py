@@ -47,14 +47,11 @@ def parts(n: int, classes: int, chunk: int | None) -> list[slice]:
 
 def takes(x: Array, weight: Array, targets: Array, bias: Array | None, class_weight: Array | None) -> bool:
     """Whether the chunks fit the kernels."""
-    if not multiplies(x, weight, targets, bias) or not fits(x.dtype, weight, bias, class_weight):
+    if not multiplies(x, weight, targets, bias) or not fits(x.dtype, weight, bias):
+        return False
+    if not fits(wide(x.dtype), class_weight):
         return False
     return x.size > 0 and weight.size > 0 and (class_weight is None or class_weight.shape == weight.shape[1:])
-
-
-def widened(x: Array | None, dtype: Any) -> Array | None:
-    """`x` in the dtype of the logits."""
-    return None if x is None else x.astype(dtype, copy=False)
 
 
 def forward(
@@ -74,7 +71,7 @@ def forward(
         return NotImplemented
     options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "reduction": "none"}
     dtype = wide(x.dtype)
-    class_weight, out = widened(class_weight, dtype), cupy.empty(x.shape[0], dtype)
+    out = cupy.empty(x.shape[0], dtype)
     for at in parts(x.shape[0], weight.shape[1], chunk):
         found = losses(affine(x[at], weight, bias), targets[at], class_weight, **options)
         if found is NotImplemented:
@@ -113,7 +110,7 @@ def backward(
         "reduction": "none" if each else "sum",
     }
     dtype = wide(x.dtype)
-    class_weight, g = widened(class_weight, dtype), g.astype(dtype, copy=False)
+    g = g.astype(dtype, copy=False)
     factor = cupy.ones((), dtype) if each else g
     if reduction == "mean":
         factor = g / divisor(cupy, targets, class_weight, ignore_index, dtype)
