@@ -19,7 +19,6 @@ SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omi
 
 GPU_TESTS = $(wildcard tests/test_cuda*.py tests/test_device*.py tests/test_graphed*.py) tests/test_nccl.py tests/test_transfers.py
 
-.NOTPARALLEL:
 .PHONY: help demo test dev lint format pytest wheel bench bench-gpu debug sanitize test-gpu nightly clean
 
 help: ## list the targets
@@ -28,7 +27,8 @@ help: ## list the targets
 demo: $(VENV)/.demo ## set up, then train a classifier of handwritten digits
 	$(PY) examples/train_digits.py $(DEMO_ARGS)
 
-test: lint pytest wheel ## set up, then lint, run the tests, and build and try the wheel
+test: lint ## set up, then lint, run the tests, and build and try the wheel
+	@$(MAKE) --no-print-directory -j2 pytest wheel # most tests leave a processor free
 
 dev: $(VENV)/.dev ## set up a .venv for development: editable install, tests, linters
 
@@ -50,7 +50,7 @@ pytest: $(VENV)/.dev ## the tests; PYTEST_ARGS="-k softmax" for some of them
 
 wheel: $(VENV)/.dev ## build dist/*.whl through the sdist, and try it in an environment of its own
 	@rm -rf dist && mkdir -p build
-	$(PY) -m build --outdir dist . > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	nice $(PY) -m build --outdir dist . > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	@! grep -E '\.[ch]:[0-9:]+ warning:|warning: .*\.p(yx|xd|xi):' build/wheel.log # the core compiles without a warning
 	$(PY) tools/check_wheel.py dist/*.whl
 

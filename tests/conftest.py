@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -40,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let a module begin early with what takes long, beside the tests that come before its own."""
+    gc.freeze()  # a collection that a test asks for need not walk over what all the other tests are made of
     chosen: dict[Any, list[pytest.Item]] = {}
     for item in [] if session.config.option.collectonly else session.items:
         chosen.setdefault(getattr(item, "module", None), []).append(item)
