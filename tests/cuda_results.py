@@ -36,14 +36,16 @@ def results(f: Callable[..., Any], arrays: list[Any], device: str, seed: int, wi
 
 
 @contextmanager
-def counted(*names: str) -> Iterator[list[bool]]:
-    """Note of each call of the ops' CUDA kernels in the block whether it took its arguments."""
+def counted(*names: str, kinds: list[Any] | None = None) -> Iterator[list[bool]]:
+    """Note of each call of the ops' CUDA kernels in the block whether it took them; in `kinds` for which dtype."""
     calls: list[bool] = []
 
-    def noting(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def noting(kernel: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             out = kernel(*args, **kwargs)
             calls.append(out is not NotImplemented)
+            if kinds is not None:
+                kinds.append(dtype)
             return out
 
         return call
@@ -55,7 +57,7 @@ def counted(*names: str) -> Iterator[list[bool]]:
         tables += [op.kernels, *(rule.kernels for rule in (*op.vjps, op.joint) if rule is not None)]
     before = [dict(table) for table in tables]
     for table in tables:
-        table |= {key: noting(kernel) for key, kernel in table.items() if key[0] == "cuda"}
+        table |= {key: noting(kernel, key[1]) for key, kernel in table.items() if key[0] == "cuda"}
     try:
         yield calls
     finally:
@@ -69,18 +71,20 @@ def assert_gpu(
 ) -> None:
     """Assert that kernels of the named ops compute the values and gradients of the generic bodies.
 
-    They must take at least so many calls, and leave none to the generic body.
+    They must take at least so many calls, and leave none to the generic body, nor to a kernel of another dtype.
     """
     with generic():
         expected = results(f, list(arrays), "cpu", seed, wide=True)
-    with counted(*names) as took:
+    kinds: list[Any] = []
+    with counted(*names, kinds=kinds) as took:
         found = results(f, list(arrays), "cuda", seed, wide=False)
     assert all(took), "a kernel left its arguments to the generic body"
     assert len(took) >= calls, f"kernels were called {len(took)} times"
     dtype = max((a.dtype for a in arrays if a.dtype in RELATIVE), key=RELATIVE.__getitem__)
-    rounded = dtype.itemsize > 2 or all(REGISTRY[name].dtype_rule.rounded for name in names)
+    assert {*kinds} <= {a.dtype for a in arrays}, f"kernels ran for {kinds}"
+    value = f(*map(new, arrays)).dtype  # float32 where results of half types are not rounded
     for k, (a, b) in enumerate(zip(found, expected, strict=True)):
-        assert a.dtype == (dtype if rounded or k else mg.float32)
+        assert a.dtype == (dtype if k else value)
         assert_close(a.astype(np.float64), b, a.dtype, "the value" if k == 0 else f"gradient {k}", **options)
 
 

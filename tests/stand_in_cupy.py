@@ -81,8 +81,9 @@ class ndarray:
 
     __module__ = "cupy"
 
-    def __init__(self, values: Any, number: int | None = None) -> None:
+    def __init__(self, values: Any, number: int | None = None, base: Any = None) -> None:
         self.values, self.device = values, Device(Device.current if number is None else number)
+        self.base = base  # not None where it lies in the memory of another array
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("values", "device", "ctypes", "data"):
@@ -177,7 +178,7 @@ def opened(value: Any) -> Any:
 def boxed(value: Any) -> Any:
     """A result; one without axes is an array too."""
     if isinstance(value, (np.ndarray, np.generic)):
-        return ndarray(np.asarray(value))
+        return ndarray(np.asarray(value), base=getattr(value, "base", None))
     if isinstance(value, tuple):
         parts = [boxed(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
@@ -189,7 +190,7 @@ def wrapped(function: Callable[..., Any], convert: bool = False) -> Callable[...
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if convert and isinstance(args[0], np.ndarray):
-            return boxed(function(*args, **kwargs))
+            return boxed(function(args[0].copy("K"), *args[1:], **kwargs))  # from the host
         return boxed(function(*map(opened, args), **{name: opened(value) for name, value in kwargs.items()}))
 
     if isinstance(function, np.ufunc):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
-from minigrad import amp, autograd
+from minigrad import amp, autograd, dtypes
 from minigrad.ops.conversion import new
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -217,6 +217,28 @@ def test_autocast_multiplies_half_types_and_rounds_no_logits() -> None:
     assert took == [True]
     assert found.dtype == mg.float32
     np.testing.assert_allclose(found.item(), truth, rtol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", [mg.float16, mg.bfloat16], ids=str)
+def test_under_autocast_half_logits_are_read_as_they_are(dtype: Any, reduction: str) -> None:
+    """Loss and gradient are those of logits cast to float32, whose sums only have another order."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.0, 3.0, (40, 300)).astype(np.float32).astype(dtype)
+    targets = new(rng.integers(0, 300, 40)).to("cuda")
+    cotangent = new(np.asarray(rng.normal(size=40 if reduction == "none" else ()), np.float32)).to("cuda")
+    found, kinds = [], []
+    for cast in (False, True):
+        logits = new(values).to("cuda").detach()
+        logits.requires_grad = True
+        with amp.autocast(dtype), counted("cross_entropy", kinds=kinds):
+            loss = mg.cross_entropy(mg.astype(logits, mg.float32) if cast else logits, targets, reduction=reduction)
+            (grad,) = autograd.grad([loss], [logits], [cotangent])
+        assert (loss.dtype, grad.dtype) == (mg.float32, dtype)
+        found.append([t.detach().to("cpu").numpy().astype(np.float64) for t in (loss, grad)])
+    assert kinds == [dtype, dtype, mg.float32, mg.float32]
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=dtypes.finfo(dtype).eps, atol=1e-7)
 
 
 def test_linear_cross_entropy_of_nothing() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad import dtypes
 from minigrad.backend.numpy import backend as cpu
 from minigrad.ops.registry import REGISTRY
 from minigrad.testing.strategies import shapes
@@ -119,13 +120,13 @@ def test_casts_are_numpys(shape: tuple[int, ...], half: Any, layout: str, data: 
 def test_casts_of_tensors() -> None:
     from minigrad.backend.cuda import cast
 
-    for dtypes in (
+    for pair in (
         (mg.float32, mg.float32),
         (mg.float64, mg.float16),
         (mg.float16, mg.bfloat16),
         (mg.int64, mg.float32),
     ):
-        assert cast(placed(np.ones(3, dtypes[0])), dtypes[1]) is NotImplemented
+        assert cast(placed(np.ones(3, pair[0])), pair[1]) is NotImplemented
     assert cast(placed(np.ones((3, 2), np.float32), "F"), mg.float16) is NotImplemented
     x = mg.tensor(np.linspace(0, 1, 9, dtype=np.float32), device="cuda", requires_grad=True)
     y = x.astype(mg.bfloat16)
@@ -138,7 +139,8 @@ def test_casts_of_tensors() -> None:
 @given(shape=SHAPES, dtype=st.sampled_from([mg.float16, mg.bfloat16]), data=st.data())
 def test_arithmetic_of_halves(name: str, shape: tuple[int, ...], dtype: Any, data: st.DataObject) -> None:
     """Each result is rounded once, and so is what the generic body gives, which casts and computes in float32."""
-    x, y, g = (data.draw(values(dtype, shape)) for _ in range(3))
+    kinds = data.draw(st.sampled_from([(dtype, dtype), (dtype, mg.float32), (mg.float32, dtype)]))
+    x, y, g = (data.draw(values(kind, shape)) for kind in (*kinds, dtypes.promote(kinds)))
     outcomes = []
     for device in ("cpu", "cuda"):
         tensors = [mg.tensor(a, device=device, requires_grad=True) for a in (x, y)]

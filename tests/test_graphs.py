@@ -114,11 +114,16 @@ indices = st.sampled_from([np.s_[...], np.s_[::-1], np.s_[1:], np.s_[0], np.s_[.
 class Graphs(RuleBasedStateMachine):
     """Builds a graph step by step, differentiates it here and there, and asks the twin every time."""
 
+    device = "cpu"
+
     def __init__(self) -> None:
         super().__init__()
         self.leaves: list[tuple[Any, Places]] = []
         self.pairs: list[tuple[Any, Places]] = []
         self.totals: list[np.ndarray[Any, Any] | None] = []  # what .grad of each leaf should hold
+
+    def new(self, values: Any, **options: Any) -> Any:
+        return mg.tensor(values, device=self.device, **options)
 
     def pick(self, i: int) -> tuple[Any, Places]:
         return self.pairs[i % len(self.pairs)]
@@ -129,7 +134,7 @@ class Graphs(RuleBasedStateMachine):
             tensor, numbers = mg.tanh(tensor), objects(tanh(numbers))
         numbers = objects(own(numbers))
         assert tensor.shape == numbers.shape
-        assert_close(tensor.detach().numpy(), values_of(numbers), mg.float64, "value")
+        assert_close(tensor.detach().to("cpu").numpy(), values_of(numbers), mg.float64, "value")
         # the graph knows tensors, the twin each number: all of a recorded tensor may have been overwritten
         assert tensor.requires_grad or not any(n.wanted for n in numbers.ravel())
         self.pairs.append((tensor, numbers))
@@ -142,7 +147,7 @@ class Graphs(RuleBasedStateMachine):
     @rule(shape=shapes, wanted=st.booleans(), seed=seeds)
     def leaf(self, shape: tuple[int, ...], wanted: bool, seed: int) -> None:
         values = np.random.default_rng(seed).uniform(-1.5, 1.5, shape)
-        pair = mg.tensor(values, requires_grad=wanted), places(np.asarray(values), wanted)
+        pair = self.new(values, requires_grad=wanted), places(np.asarray(values), wanted)
         self.pairs.append(pair)
         if wanted:
             self.leaves.append(pair)
@@ -271,7 +276,9 @@ class Graphs(RuleBasedStateMachine):
             return False
         c = self.cotangent(a.shape, seed)
         found = pull(a, c)
-        t.backward(mg.tensor(c), retain_graph=retain)
+        seed_of_pass = self.new(c)
+        t.backward(seed_of_pass, retain_graph=retain)
+        assert (seed_of_pass.to("cpu").numpy() == c).all(), "the caller's cotangent was written to"
         for k, (_, numbers) in enumerate(self.leaves):
             if any(id(n) in found for n in numbers.ravel()):
                 g = gathered(numbers, found)
@@ -286,20 +293,20 @@ class Graphs(RuleBasedStateMachine):
         if not (t.requires_grad and x.requires_grad) or a.size == 0 or b.size == 0:
             return
         c = self.cotangent(a.shape, seed)
-        g = mg.grad(t, x, mg.tensor(c), retain_graph=True, allow_unused=True)
+        g = mg.grad(t, x, self.new(c), retain_graph=True, allow_unused=True)
         found = pull(a, c)
         if g is None:
             assert not any(id(n) in found for n in b.ravel())
         else:
-            assert_close(g.numpy(), gathered(b, found), mg.float64, "grad", factor=100, floor=1.0)
+            assert_close(g.to("cpu").numpy(), gathered(b, found), mg.float64, "grad", factor=100, floor=1.0)
 
     @invariant()
     def gradients_agree(self) -> None:
         for (t, _), total in zip(self.leaves, self.totals, strict=True):
             if total is not None:
-                assert_close(t.grad.numpy(), total, mg.float64, ".grad", factor=100, floor=1.0)
+                assert_close(t.grad.to("cpu").numpy(), total, mg.float64, ".grad", factor=100, floor=1.0)
             elif t.grad is not None:
-                assert_close(t.grad.numpy(), np.zeros(t.shape), mg.float64, ".grad of a leaf off every path")
+                assert_close(t.grad.to("cpu").numpy(), np.zeros(t.shape), mg.float64, ".grad of a leaf off every path")
 
 
 TestGraphs = Graphs.TestCase

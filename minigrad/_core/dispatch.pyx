@@ -191,7 +191,7 @@ cdef class Op(Rule):
         self.view = view
         self.code = FLAGS[code] if code else 0
         self.amp = amp
-        self.policy = HALF if amp == "half" else FLOAT32 if amp == "float32" else KEEP
+        self.policy = HALF if amp == "half" else FLOAT32 if amp == "float32" and dtype_rule.rounded else KEEP
         self.vjps = (None,) * len(inputs)
         self.joint = None
         self.n_residuals = 0
@@ -354,7 +354,7 @@ cdef class Op(Rule):
         cdef list arrays = []
         cdef Py_ssize_t i, n = len(tensors)
         cdef object x, array, out, kernel, token, backend = _numpy_backend
-        cdef object compute = None, result = None, common = None
+        cdef object compute = None, result = None, common = None, half
         cdef bint record = False, uniform = True
         cdef TensorBase t
         cdef Region region = None
@@ -403,12 +403,12 @@ cdef class Op(Rule):
                 with located(array):
                     return self.apply(given, params)
         record = record and recording()
-        if (uniform or self.mixed) and common not in self.plain and _kernels and self.kernels and not (
-            record and self.composed
-        ):
-            out = self.run_half(backend, common, arrays, params)
-            if out is not NotImplemented:
-                return self.finish(tensors, out, _float32, params, record)
+        if _kernels and self.kernels and not (record and self.composed):
+            half = common if uniform else half_among(arrays) if self.mixed else None
+            if half is not None and half not in self.plain:
+                out = self.run_half(backend, half, arrays, params)
+                if out is not NotImplemented:
+                    return self.finish(tensors, out, _float32, params, record)
         if not uniform or common is None or common not in self.plain:
             skip = self.skip * n if self.variadic else self.skip
             token = hush()
@@ -698,7 +698,7 @@ cdef class Op(Rule):
         if node.compute is not None:
             g = tuple([cast(part, node.compute) for part in <tuple>g]) if type(g) is tuple else cast(g, node.compute)
         if self.joint is not None:
-            return self.one_each(self.run(<Vjp>self.joint, backend, xp, g, values, params, None), n)
+            return self.one_each(self.run(<Vjp>self.joint, backend, xp, g, values, params, into), n)
         for i in range(n):
             if parents[i] is not None and (i >= 64 or (want >> i) & 1):
                 grads[i] = self.run(
@@ -733,10 +733,10 @@ cdef class Op(Rule):
     cdef object pull_joint_half(self, object backend, Node node, tuple saved, object g, dict params):
         """What a joint rule's kernel gives that takes half types as they are; NotImplemented where there is none.
 
-        The dtype of the first cotangent finds it, and all inputs that the dtype rule looks at must have it too.
+        The dtype of the inputs finds it, which all that the dtype rule looks at must have.
         """
-        cdef object dtype = (g[0] if type(g) is tuple else g).dtype, kernel, item
         cdef Vjp entry = <Vjp>self.joint
+        cdef object dtype = self.half_of(entry, saved, (g[0] if type(g) is tuple else g).dtype), kernel, item
         cdef list values
         cdef Py_ssize_t slot
         kernel = entry.kernels.get((backend.name, dtype)) if dtype.itemsize == 2 else None
@@ -751,6 +751,17 @@ cdef class Op(Rule):
                         return NotImplemented
         return kernel(g, *[values[slot] for slot in entry.slots], **chosen(entry, params))
 
+    cdef object half_of(self, Vjp entry, tuple saved, object dtype):
+        """The half type of the inputs that a rule asks for, where results are not rounded to it; else `dtype`."""
+        cdef object item
+        cdef Py_ssize_t slot
+        if dtype.itemsize != 2 and not self.variadic:
+            for slot in entry.slots:
+                item = saved[slot]
+                if self.kinds[slot] == VALUE and isinstance(item, TensorBase) and not self.skip[self.sources[slot]]:
+                    return dtype_of((<TensorBase>item)._array)
+        return dtype
+
     cdef unsigned long long pull_half(
         self, object backend, tuple parents, tuple saved, object g, dict params, unsigned long long want, list grads,
     ) except? 0:
@@ -764,7 +775,7 @@ cdef class Op(Rule):
                 want &= ~(<unsigned long long>1 << i)
             elif (want >> i) & 1:
                 entry = <Vjp>self.vjps[i]
-                kernel = entry.kernels.get((backend.name, g.dtype))
+                kernel = entry.kernels.get((backend.name, self.half_of(entry, saved, g.dtype)))
                 if kernel is None:
                     continue
                 args = [open_value(saved[slot], None, False) for slot in entry.slots]
@@ -782,7 +793,11 @@ cdef class Op(Rule):
             first = next(part for part in <tuple>g if part is not None) if type(g) is tuple else g
             kernel = entry.kernels.get((backend.name, first.dtype))
             if kernel is not None:
-                adds = into is not None and kernel in entry.adding and apart(into, g, args)
+                adds = into is not None and kernel in entry.adding
+                if adds and type(into) is list:
+                    into = [room if room is not None and apart(room, g, args) else None for room in <list>into]
+                elif adds:
+                    adds = apart(into, g, args)
                 if type(kernel) is Kernel:
                     kernel = (<Kernel>kernel).load()
                 out = kernel(g, *args, **params, into=into) if adds else kernel(g, *args, **params)
@@ -836,6 +851,15 @@ cdef class Op(Rule):
                     grads[i] = part
             return True
         return False
+
+
+cdef object half_among(list arrays):
+    """The first dtype of two bytes; None where there is none."""
+    for array in arrays:
+        dtype = getattr(array, "dtype", None)
+        if dtype is not None and dtype.itemsize == 2:
+            return dtype
+    return None
 
 
 cdef bint apart(object into, object g, list args) except -1:

@@ -473,7 +473,7 @@ cdef PyObject* add_cotangents(PyObject* first, object b, bint create) except NUL
     # counted before `a` takes a reference of its own
     cdef bint mine = not create and sole(first)
     a = <object>first
-    if mine and type(b) is ndarray and dtype_of(a) is dtype_of(b):
+    if mine and type(b) is type(a) and dtype_of(a) is dtype_of(b):
         if not add_to(a, b):
             a += b
         total = a

@@ -28,15 +28,8 @@ Window = tuple[int | None, int | None]
 NAME = "scaled_dot_product_attention"
 
 
-class Unrounded(DTypeRule):
-    """Half types are computed in float32 and answered so: backward starts from results that nothing has rounded."""
-
-    def resolve(self, op: Any, arrays: list[Any], skip: tuple[bool, ...], backend: Any) -> Any:
-        cast, compute, _ = super().resolve(op, arrays, skip, backend)
-        return cast, compute, compute
-
-
-unrounded = Unrounded(floats=True, kinds=dtypes.ALL - dtypes.COMPLEX)
+# backward starts from results that nothing has rounded
+unrounded = DTypeRule(floats=True, rounded=False, kinds=dtypes.ALL - dtypes.COMPLEX)
 
 
 def grouped(xp: Any, x: Array, heads: int) -> Array:

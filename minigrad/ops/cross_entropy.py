@@ -15,7 +15,7 @@ from minigrad import dtypes
 from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, describe, message
-from minigrad.ops.conversion import new, to_array
+from minigrad.ops.conversion import astype, new, to_array
 from minigrad.ops.loss import check_index, check_reduction, real
 from minigrad.ops.manipulation import reshape
 from minigrad.ops.registry import Array, op
@@ -85,7 +85,7 @@ CLASS_NEEDS = "logits (rows, classes), a class index for each row and a weight f
 
 
 @op(
-    dtype=real,
+    dtype=real.but(rounded=False),
     skip="targets",
     needs=CLASS_NEEDS,
     hint="Rows that shall not count have the index ignore_index",
@@ -332,6 +332,9 @@ def cross_entropy(
     if targets.dtype in dtypes.INTEGER:
         options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
         losses = _cross_entropy(flat, shaped(targets, matrix[:1]), weight, reduction=reduction, **options)
+        half = flat.dtype in dtypes.HALF and (weight is None or getattr(weight, "dtype", None) == flat.dtype)
+        if half and tape.autocast_dtype() is None:
+            losses = astype(losses, flat.dtype)
     elif ignore_index is not None:
         need = "None where targets are probabilities"
         raise ValueError(message("cross_entropy", "ignore_index", ignore_index, need, "Give those rows zeros"))

@@ -176,9 +176,10 @@ class Op(dispatch.Op, Generic[P]):
         """Register a kernel for the forward, or for the rule of input `vjp`, on a backend and for dtypes.
 
         A kernel takes what the body or rule takes, without ``xp``, and returns NotImplemented for what it leaves alone.
-        With `into`, that of a rule also takes ``into=``, an array to which it adds the gradient and which it returns.
-        A kernel for a half type, a joint rule's too, gets arrays of it as they are; others are given what was cast to
-        float32. It is called where all inputs that the dtype rule looks at have that type.
+        With `into`, that of a rule also takes ``into=``, an array to which it adds the gradient and which it returns;
+        that of a joint rule a list of them, with None where there is none. A kernel for a half type, a joint rule's
+        too, gets arrays of it as they are, and cotangents in float32 where the op does not round its results; others
+        are given what was cast to float32. It is called where all inputs that the dtype rule looks at have that type.
         """
 
         def attach(kernel: Callable[..., Any]) -> Callable[..., Any]:

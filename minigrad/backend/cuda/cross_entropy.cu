@@ -33,9 +33,9 @@ DEVICE Wide<T> row_weight(const Task<T>& task, long long target) {
     return task.has(target) ? task.weight(target) : infinity() - infinity();
 }
 
-// The loss of each row: wide and with the weight of the row, to be summed up, or as it is where `out` is not null.
+// The loss of each row; and its weight, where `row_weights` is not null.
 template <class T, int VALUES>
-DEVICE void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_weights, T* out) {
+DEVICE void losses(const Task<T>& task, Wide<T>* out, Wide<T>* row_weights) {
     typedef Wide<T> A;
     A* scratch = reinterpret_cast<A*>(shared_memory);
     const long long i = own_row(), n = task.n;
@@ -56,10 +56,8 @@ DEVICE void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_weights, T* 
         }
     }
     if (threadIdx.x == 0) {
-        if (out) {
-            out[i] = from_float<T>(loss);
-        } else {
-            wide[i] = loss;
+        out[i] = loss;
+        if (row_weights) {
             row_weights[i] = weight;
         }
     }
@@ -67,7 +65,7 @@ DEVICE void losses(const Task<T>& task, Wide<T>* wide, Wide<T>* row_weights, T* 
 
 // The gradient of the logits. `g` is one number, or one a row; `divisor` is null, or what a mean divides by.
 template <class T, int VALUES, class To>
-DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* divisor, To* out) {
+DEVICE void gradient(const Task<T>& task, const Wide<T>* g, bool each, const Wide<T>* divisor, To* out) {
     typedef Wide<T> A;
     A* scratch = reinterpret_cast<A*>(shared_memory);
     const long long i = own_row(), n = task.n;
@@ -93,7 +91,7 @@ DEVICE void gradient(const Task<T>& task, const T* g, bool each, const Wide<T>* 
     Row<T, VALUES> row(task.logits + i * task.step, n, is_aligned(task.logits, task.step), -infinity());
     const Exponentials<A> e = exponentials(row, scratch);
     const A total = e.total == 0 ? A(1) : e.total;
-    A cotangent = to_float(g[each ? i : 0]);
+    A cotangent = g[each ? i : 0];
     if (divisor) {
         cotangent /= *divisor == 0 ? A(1) : *divisor;
     }
@@ -152,19 +150,18 @@ DEVICE void add(const A* a, const A* b, long long n, long long part, A* out) {
 }
 
 // The sum of n losses, by one block; `row_weights` is null, or what a mean divides by in parts.
-template <class T>
-DEVICE void reduce(const Wide<T>* wide, const Wide<T>* row_weights, long long n, T* out) {
-    typedef Wide<T> A;
+template <class A>
+DEVICE void reduce(const A* losses, const A* row_weights, long long n, A* out) {
     A* scratch = reinterpret_cast<A*>(shared_memory);
     A total = 0, weight = 0;
     for (long long i = threadIdx.x; i < n; i += blockDim.x) {
-        total += wide[i];
+        total += losses[i];
         weight += row_weights ? row_weights[i] : A(0);
     }
     total = block_sum(total, scratch);
     weight = block_sum(weight, scratch);
     if (threadIdx.x == 0) {
-        *out = from_float<T>(weight == 0 ? total : total / weight);
+        *out = weight == 0 ? total : total / weight;
     }
 }
 
@@ -176,14 +173,14 @@ DEVICE void reduce(const Wide<T>* wide, const Wide<T>* row_weights, long long n,
 
 #define GRADIENT(T, A, NAME, VALUES, TO)                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        cross_entropy_vjp_##NAME(TASK(T, A), const T* g, bool each, const A* divisor, TO* out) {                      \
+        cross_entropy_vjp_##NAME(TASK(T, A), const A* g, bool each, const A* divisor, TO* out) {                      \
         gradient<T, VALUES>(GIVEN, g, each, divisor, out);                                                            \
     }
 
 #define KERNELS(T, A, SUFFIX, VALUES)                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        cross_entropy_##T##SUFFIX(TASK(T, A), A* wide, A* row_weights, T* out) {                                      \
-        losses<T, VALUES>(GIVEN, wide, row_weights, out);                                                             \
+        cross_entropy_##T##SUFFIX(TASK(T, A), A* out, A* row_weights) {                                               \
+        losses<T, VALUES>(GIVEN, out, row_weights);                                                                   \
     }                                                                                                                 \
     GRADIENT(T, A, T##SUFFIX, VALUES, T)
 
@@ -192,16 +189,20 @@ DEVICE void reduce(const Wide<T>* wide, const Wide<T>* row_weights, long long n,
     KERNELS(T, A, _long, 0)                                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS) add_weights_##T(TASK(T, A), long long part, A* out) {       \
         add_weights<T>(GIVEN, part, out);                                                                             \
-    }                                                                                                                 \
+    }
+
+#define SUMS(A)                                                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        add_##T(const A* a, const A* b, long long n, long long part, A* out) {                                        \
+        add_##A(const A* a, const A* b, long long n, long long part, A* out) {                                        \
         add<A>(a, b, n, part, out);                                                                                   \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                             \
-        reduce_##T(const A* wide, const A* row_weights, long long n, T* out) {                                        \
-        reduce<T>(wide, row_weights, n, out);                                                                         \
+        reduce_##A(const A* losses, const A* row_weights, long long n, A* out) {                                      \
+        reduce<A>(losses, row_weights, n, out);                                                                       \
     }
 
+SUMS(float32)
+SUMS(float64)
 FORMS(float32, float)
 FORMS(float64, double)
 FORMS(float16, float)

@@ -80,25 +80,23 @@ def losses(
     label_smoothing: float,
     reduction: str,
 ) -> Any:
-    """Kernel of the op: the loss of each row; then, for the mean or the sum, what they add up to."""
+    """Kernel of the op: the loss of each row; then, for the mean or the sum, what they add up to; of half types too."""
     logits = in_rows(logits) if logits.ndim == 2 else logits
     given = task(logits, targets, weight, ignore_index, label_smoothing)
     if given is None:
         return NotImplemented
-    (n, classes), name = logits.shape, logits.dtype.name
-    if reduction == "none":
-        out = cupy.empty(n, logits.dtype)
-        launch("cross_entropy", f"cross_entropy_{name}", classes, n, *given, NULL, NULL, out)
-        return out
-    both, out = cupy.empty((2, n), wide(logits.dtype)), cupy.empty((), logits.dtype)
-    launch("cross_entropy", f"cross_entropy_{name}", classes, n, *given, both[0], both[1], NULL)
-    count, part = parts_of(n)
+    (n, classes), name, summed = logits.shape, logits.dtype.name, reduction != "none"
+    found = cupy.empty((1 + summed, n), wide(logits.dtype))
+    launch("cross_entropy", f"cross_entropy_{name}", classes, n, *given, found[0], found[1] if summed else NULL)
+    if not summed:
+        return found[0]
+    out, (count, part) = cupy.empty((), found.dtype), parts_of(n)
     if count > 1:
-        parts = cupy.empty((2, count), both.dtype)
-        add(f"add_{name}", count, both[0], both[1], np.int64(n), np.int64(part), parts)
-        both = parts
-    divisors = both[1] if reduction == "mean" else NULL
-    add(f"reduce_{name}", 1, both[0], divisors, np.int64(count if count > 1 else n), out)
+        parts = cupy.empty((2, count), found.dtype)
+        add(f"add_{found.dtype.name}", count, found[0], found[1], np.int64(n), np.int64(part), parts)
+        found, n = parts, count
+    divisors = found[1] if reduction == "mean" else NULL
+    add(f"reduce_{found.dtype.name}", 1, found[0], divisors, np.int64(n), out)
     return out
 
 
@@ -110,7 +108,7 @@ def total_weight(given: tuple[Any, ...], name: str, n: int, dtype: Any) -> Array
     if count == 1:
         return total
     whole = cupy.empty(1, dtype)
-    add(f"add_{name}", 1, total, NULL, np.int64(count), np.int64(count), whole)
+    add(f"add_{dtype.name}", 1, total, NULL, np.int64(count), np.int64(count), whole)
     return whole
 
 
@@ -125,11 +123,11 @@ def gradient(
     reduction: str,
     dtype: Any = None,
 ) -> Any:
-    """Kernel of its rule for the logits. `dtype`, of the gradient, may be a half type where those are float32."""
+    """Kernel of its rule for the logits, in their dtype or, as a half type of those in float32, in another one."""
     logits = in_rows(logits) if logits.ndim == 2 else logits
     given = task(logits, targets, weight, ignore_index, label_smoothing)
     each = reduction == "none"
-    if given is None or not fits(g.dtype, logits) or g.shape != (logits.shape[:1] if each else ()):
+    if given is None or g.dtype != wide(logits.dtype) or g.shape != (logits.shape[:1] if each else ()):
         return NotImplemented
     (n, classes), name = logits.shape, logits.dtype.name
     divisor = total_weight(given, name, n, wide(logits.dtype)) if reduction == "mean" else NULL

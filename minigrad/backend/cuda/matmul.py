@@ -18,6 +18,7 @@ import numpy as np
 from minigrad.backend.cuda import elementwise
 from minigrad.backend.cuda.blas import TYPES, Matrix, multiply
 from minigrad.backend.cuda.epilogue import multiply_add
+from minigrad.backend.cuda.rows import shaped
 from minigrad.ops.registry import REGISTRY
 
 __all__ = ["product"]
@@ -252,7 +253,7 @@ def matmul(x1: Array, x2: Array) -> Array:
     if a.shape[-1] != b.shape[-2]:
         return NotImplemented
     out = product(a, b, (*lead, a.shape[-2], b.shape[-1]))
-    return out.reshape((*lead, *x1.shape[-2:-1], *x2.shape[-1:] * (x2.ndim > 1)))
+    return shaped(out, (*lead, *x1.shape[-2:-1], *x2.shape[-1:] * (x2.ndim > 1)))
 
 
 def matmul_vjp0(g: Array, x1_shape: Shape, x2: Array) -> Array:
@@ -260,7 +261,7 @@ def matmul_vjp0(g: Array, x1_shape: Shape, x2: Array) -> Array:
     if not fits(g, x2):
         return NotImplemented
     a, b, shape = rows_of(g, len(x1_shape), x2.ndim), x2[:, None] if x2.ndim == 1 else x2, x1_shape
-    return product(a, turned(b), shape if len(shape) > 1 else (1, *shape)).reshape(shape)
+    return shaped(product(a, turned(b), shape if len(shape) > 1 else (1, *shape)), shape)
 
 
 def matmul_vjp1(g: Array, x1: Array, x2_shape: Shape, *, into: Array | None = None) -> Array:
@@ -270,7 +271,7 @@ def matmul_vjp1(g: Array, x1: Array, x2_shape: Shape, *, into: Array | None = No
     a, b, shape = x1[None] if x1.ndim == 1 else x1, rows_of(g, x1.ndim, len(x2_shape)), x2_shape
     matrix = shape if len(shape) > 1 else (*shape, 1)
     out = product(turned(a), b, matrix, None, None if into is None else into.reshape(matrix))
-    return out.reshape(shape) if into is None else into
+    return shaped(out, shape) if into is None else into
 
 
 def rows_of(g: Array, n1: int, n2: int) -> Array:
@@ -296,7 +297,8 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     if bias is not None and (bias.shape != weight.shape[1:] or not fits(x, bias)):
         return NotImplemented
     a = x if x.ndim > 1 else x[None]
-    return product(a, weight, (*a.shape[:-1], weight.shape[1]), bias).reshape((*x.shape[:-1], weight.shape[1]))
+    out = product(a, weight, (*a.shape[:-1], weight.shape[1]), bias)
+    return shaped(out, (*x.shape[:-1], weight.shape[1]))
 
 
 def linear_vjp0(g: Array, weight: Array) -> Array:

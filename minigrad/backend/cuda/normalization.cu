@@ -73,11 +73,12 @@ DEVICE void accumulate(A* held, A* memory, const A* values, long long at, long l
 }
 
 // Gradients. The rows are dealt out to `slots` groups of blockDim.x threads, and each adds up those of weight and bias
-// over its own: dweight and dbias are (slots, n), to be summed over the first axis; either may be null.
+// over its own: dweight and dbias are (slots, n), to be summed over the first axis; either may be null. With `adds`, that
+// of x is added to what dx holds.
 template <class T, int VALUES, bool CENTERED>
 DEVICE void norm_vjp(
     const T* g, const T* x, const T* weight, T* dx, Wide<T>* dweight, Wide<T>* dbias, long long rows, long long n,
-    long long slots, Wide<T> eps) {
+    long long slots, Wide<T> eps, bool adds) {
     typedef Wide<T> A;
     constexpr int SIZE = PACK<T>, PACKS = VALUES ? VALUES / SIZE : 1;
     A* scratch = reinterpret_cast<A*>(shared_memory);
@@ -125,6 +126,13 @@ DEVICE void norm_vjp(
             for (int k = 0; k < SIZE; ++k) {
                 const A inner = weight ? u[k] * factor[k] : u[k];
                 made[k] = m.scale * (inner - mean - (v[k] - m.mean) * m.scale * slope);
+            }
+            if (adds) {
+                load(factor, dx + i * n, at, n, is_aligned(dx, n), A(0));
+#pragma unroll
+                for (int k = 0; k < SIZE; ++k) {
+                    made[k] += factor[k];
+                }
             }
             store(dx + i * n, at, n, is_aligned(dx, n), made);
         });
@@ -178,13 +186,13 @@ DEVICE void add_columns(const Wide<T>* x, T* out, long long rows, long long n) {
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) layer_norm_vjp_##T##SUFFIX(                                 \
         const T* g, const T* x, const T* weight, T* dx, A* dweight, A* dbias, long long rows, long long n,            \
-        long long slots, A eps) {                                                                                     \
-        norm_vjp<T, VALUES, true>(g, x, weight, dx, dweight, dbias, rows, n, slots, eps);                             \
+        long long slots, A eps, bool adds) {                                                                          \
+        norm_vjp<T, VALUES, true>(g, x, weight, dx, dweight, dbias, rows, n, slots, eps, adds);                       \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) rms_norm_vjp_##T##SUFFIX(                                   \
         const T* g, const T* x, const T* weight, T* dx, A* dweight, long long rows, long long n, long long slots,     \
-        A eps) {                                                                                                      \
-        norm_vjp<T, VALUES, false>(g, x, weight, dx, dweight, nullptr, rows, n, slots, eps);                          \
+        A eps, bool adds) {                                                                                           \
+        norm_vjp<T, VALUES, false>(g, x, weight, dx, dweight, nullptr, rows, n, slots, eps, adds);                    \
     }
 
 #define FORMS(T, A)                                                                                                   \

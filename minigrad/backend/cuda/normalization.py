@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 
 from minigrad.backend.cuda.modules import kernel
-from minigrad.backend.cuda.rows import FLOATS, NULL, THREADS, fits, in_order, launch, threads_for, wide
+from minigrad.backend.cuda.rows import FLOATS, NULL, THREADS, fits, in_order, launch, shaped, threads_for, wide
 from minigrad.ops.normalization import layer_norm, rms_norm
 
 __all__ = ["backward", "forward"]
@@ -49,9 +49,14 @@ def forward(name: str) -> Callable[..., Any]:
 
 
 def backward(name: str) -> Callable[..., Any]:
-    """The kernel of its rule. The gradient of the bias comes with it: the sum over the rows of the cotangent."""
+    """The kernel of its rule. The gradient of the bias comes with it: the sum over the rows of the cotangent.
 
-    def run(g: Array, x: Array, weight: Array | None, *, eps: float, axis: Any) -> Any:
+    That of x is added to the first of `into`, where there is one: what came along the path around a block.
+    """
+
+    def run(
+        g: Array, x: Array, weight: Array | None, *, eps: float, axis: Any, into: list[Array | None] | None = None
+    ) -> Any:
         n = size_of(x, axis, weight)
         if n is None or g.shape != x.shape or not fits(g.dtype, x):
             return NotImplemented
@@ -59,12 +64,14 @@ def backward(name: str) -> Callable[..., Any]:
         slots = max(min(-(-rows // EACH), GROUPS // threads_for(n)), 1)
         wanted = (weight is not None, True) if name == "layer_norm" else (weight is not None,)
         parts = [cupy.empty((slots, n), dtype) if needed else NULL for needed in wanted]
-        dx = cupy.empty(x.shape, x.dtype)
-        numbers = np.int64(rows), np.int64(n), np.int64(slots), dtype.type(eps)
+        room = into[0] if into else None
+        adds = room is not None and fits(x.dtype, room) and room.shape == x.shape and room.flags.c_contiguous
+        dx = room if adds else cupy.empty(x.shape, x.dtype)
+        numbers = np.int64(rows), np.int64(n), np.int64(slots), dtype.type(eps), np.bool_(adds)
         arrays = in_order(g), in_order(x), in_order(weight), dx, *parts
         launch("normalization", f"{name}_vjp_{x.dtype.name}", n, slots, *arrays, *numbers)
         features = x.shape[x.ndim - (1 if type(axis) is int else len(axis)) :]
-        return dx, *(columns(part, x.dtype).reshape(features) if part is not NULL else None for part in parts)
+        return dx, *(shaped(columns(part, x.dtype), features) if part is not NULL else None for part in parts)
 
     return run
 
@@ -82,4 +89,4 @@ def columns(parts: Array, dtype: Any) -> Array:
 
 for _op in (layer_norm, rms_norm):
     _op.kernel("cuda", *FLOATS)(forward(_op.name))
-    _op.kernel("cuda", *FLOATS, vjp=-1)(backward(_op.name))
+    _op.kernel("cuda", *FLOATS, vjp=-1, into=True)(backward(_op.name))

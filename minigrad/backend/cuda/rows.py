@@ -10,7 +10,19 @@ import numpy as np
 from minigrad import dtypes
 from minigrad.backend.cuda.modules import kernel
 
-__all__ = ["FLOATS", "NULL", "SCRATCH", "fits", "in_order", "launch", "run", "threads_for", "wide", "with_last"]
+__all__ = [
+    "FLOATS",
+    "NULL",
+    "SCRATCH",
+    "fits",
+    "in_order",
+    "launch",
+    "run",
+    "shaped",
+    "threads_for",
+    "wide",
+    "with_last",
+]
 
 Array = Any
 
@@ -49,6 +61,11 @@ def wide(dtype: Any) -> Any:
 def fits(dtype: Any, *arrays: Array | None) -> bool:
     """Whether all that are given have the dtype."""
     return all(a is None or (isinstance(a, cupy.ndarray) and a.dtype == dtype) for a in arrays)
+
+
+def shaped(x: Array, shape: tuple[int, ...]) -> Array:
+    """`x` in another shape; itself where it has that: a view is not kept as a gradient, but copied."""
+    return x if x.shape == shape else x.reshape(shape)
 
 
 def in_order(x: Array | None) -> Array:
