@@ -102,5 +102,6 @@ def describe(value: Any) -> str:
         return repr(value)
     if isinstance(value, (tuple, list)) and len(value) <= 4:
         inner = ", ".join(describe(v) for v in value)
-        return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
+        comma = "," if len(value) == 1 else ""
+        return f"({inner}{comma})" if isinstance(value, tuple) else f"[{inner}]"
     return f"a {type(value).__name__}"

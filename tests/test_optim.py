@@ -598,6 +598,8 @@ REFUSED = [
     (lambda: optim.SGD([(LEAF, LEAF)]), TypeError, "SGD: the name of parameter 0 is float32"),
     (lambda: optim.Adam([LEAF], betas=0.9), ValueError, r"Adam: betas is 0.9, needs two numbers"),
     (lambda: optim.Adam([LEAF], betas="ab"), ValueError, "Adam: betas is"),
+    (lambda: optim.Adam([LEAF], betas=(False, 0.9)), ValueError, r"Adam: betas is \(False, 0.9\), needs two numbers"),
+    (lambda: optim.AdamW([LEAF], betas=(0.9,)), ValueError, r"AdamW: betas is \(0.9,\), needs two numbers"),
     (lambda: optim.SGD([1.0]), TypeError, "parameter 0 is 1.0, needs a tensor"),
     (lambda: optim.SGD([LEAF, LEAF]), ValueError, "parameter 1 is there twice"),
     (lambda: optim.SGD([("w", LEAF * 2)]), GradError, "parameter 'w' is the result of multiply, needs a leaf"),

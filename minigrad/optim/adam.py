@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from minigrad._core.cpu import Kernel
-from minigrad.errors import message
 from minigrad.optim.fused_step import FusedRule, Numbers
 from minigrad.optim.optimizer import Array, Group, Optimizer, State
+from minigrad.optim.terms import check_betas
 
 __all__ = ["Adam", "AdamW"]
 
@@ -90,10 +89,7 @@ class Adam(Optimizer):
         """Check ranges."""
         for name in ("lr", "eps", "weight_decay"):
             self.require(group, name)
-        betas = group["betas"]
-        pair = isinstance(betas, (tuple, list)) and len(betas) == 2
-        if not pair or not all(isinstance(b, Real) and 0.0 <= float(b) < 1.0 for b in betas):
-            raise ValueError(message(self._who, "betas", f"{betas}", "two numbers in [0, 1)"))
+        check_betas(self, group)
 
     def init(self, x: Array, group: Group) -> State:
         """The moments."""
