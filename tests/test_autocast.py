@@ -421,6 +421,42 @@ def test_what_was_cast_without_recording_is_recorded_later():
     assert w.grad.tolist() == mg.broadcast_to(2 * rounded.mT, (3, 3)).astype(mg.float32).tolist()
 
 
+@half_types
+def test_products_of_one_activation_share_its_cast(half):
+    """Values and gradients are those of casts of their own, and half the memory is saved for backward once."""
+    x, w, v = normal(4, 3, grad=True), normal(3, 2, grad=True), normal(3, 2, grad=True)
+    found = []
+    for apart in (False, True):
+        for t in (x, w, v):
+            t.grad = None
+        with amp.autocast(half):
+            h = x * 2.0
+            first, second = (mg.linear(h if not apart else x * 2.0, weight) for weight in (w, v))
+        casts = [node.parents[0] for node in (first._node, second._node)]
+        assert casts[0] is not casts[1]
+        saved = [next(t._array for t in y._node.saved if getattr(t, "shape", 0) == (4, 3)) for y in (first, second)]
+        assert (saved[0] is saved[1]) == (not apart)
+        (first.astype(mg.float32) + 3.0 * second.astype(mg.float32)).sum().backward()
+        found.append([first, second, x.grad, w.grad, v.grad])
+    for a, b in zip(*found, strict=True):
+        assert a.astype(mg.float64).tolist() == b.astype(mg.float64).tolist()
+
+
+def test_an_activation_that_was_changed_is_cast_again():
+    w = normal(3, 2, grad=True)
+    with amp.autocast(mg.bfloat16):
+        h = mg.ones((1, 3)) * w[:, 0]
+        before = mg.linear(h, w)
+        h += 1.0
+        after = mg.linear(h, w)
+        with mg.no_grad():
+            assert not mg.linear(h, w).requires_grad
+        del h
+        h = mg.zeros((1, 3)) * w[:, 0]
+        assert mg.linear(h, w).tolist() == [[0.0, 0.0]]
+    assert before.tolist() != after.tolist()
+
+
 def test_a_block_lets_go_of_what_it_kept():
     gc.disable()
     try:

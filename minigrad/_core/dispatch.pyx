@@ -4,6 +4,7 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from numpy cimport NPY_DOUBLE, NPY_FLOAT, PyArray_ISNOTSWAPPED, PyArray_TYPE, import_array, ndarray
 
 import os
+from weakref import ref
 
 from minigrad._core.arrays cimport (
     ADD, DIVIDE, MULTIPLY, NEGATIVE, SUBTRACT, binary, dense, dtype_of, hush, is_partial, overlaps, unary, unhush,
@@ -96,21 +97,30 @@ def use_kernels(bint on):
 cdef TensorBase policy_cast(TensorBase t, Policy policy, Region region):
     """The tensor in the dtype of a policy, by a recorded cast; itself where it has that dtype or takes no part.
 
-    The values of a cast leaf are kept as long as the block lasts, so that a parameter is cast once. Each use still has
-    a node of its own: their gradients are added up in the dtype of the parameter.
+    The values of a cast leaf are kept as long as the block lasts, so that a parameter is cast once; those of the result
+    of an op until another is cast, as several products of one input follow each other. Each use still has a node of its
+    own: their gradients are added up in the dtype of what was cast.
     """
     cdef object array = t._array, dtype = dtype_of(array), half
     cdef long version
     cdef tuple entry
+    cdef TensorBase made
     if dtype.kind not in "fV" or dtype.itemsize > 4:
         return t
     if policy == FLOAT32:
         return t if dtype is _float32 or dtype.itemsize == 4 else _astype.apply((t,), _to_float32)
     if dtype == region.dtype:
         return t
+    version = 0 if t._version is None else t._version.value
+    if t._node is not None:
+        entry = region.recent
+        if entry is not None and entry[0]() is t and entry[1] == version:
+            return _astype.finish([t], entry[2], None, region.params, recording())
+        made = _astype.apply((t,), region.params)
+        region.recent = (ref(t), version, made._array)
+        return made
     if not t._leaf or type(array) is not ndarray:
         return _astype.apply((t,), region.params)
-    version = 0 if t._version is None else t._version.value
     entry = region.kept.get(id(t))
     if entry is not None and entry[1] is array and entry[2] == version:
         half = entry[3]

@@ -36,6 +36,7 @@ cdef class Region:
     cdef readonly object dtype    # the half type
     cdef readonly dict params     # of the op astype, for a cast to it
     cdef dict kept                # id of a leaf -> the leaf, its array and version, and the cast array
+    cdef tuple recent             # of the result that was cast last: a weak reference, its version, the cast array
 
 
 cdef class TensorBase:

@@ -22,8 +22,8 @@ class autocast(Decorating, tape.AutocastMode):
     What an op does inside is its own affair, and so is backward: both keep to the dtypes that the op was given.
 
     Blocks nest; ``autocast(enabled=False)`` switches it off inside. The values of a cast parameter are kept until the
-    block ends. An optimizer's step, and every other change that goes through minigrad, is noticed, but not a change
-    through NumPy in the memory of a parameter.
+    block ends, and those of a recorded result until another one is cast. An optimizer's step, and every other change
+    that goes through minigrad, is noticed, but not a change through NumPy in the memory of one.
 
     P. Micikevicius et al., "Mixed precision training", 2018.
 
