@@ -146,6 +146,7 @@ class Rows:
         self._pending = pending
         self._held = np.zeros(len(pending), np.int64)
         self._decoding: Decoding | None = None
+        self._device = device_of(self.model)  # a walk over all modules takes as long as a token of a small model
 
     def _fit(self, decoding: Decoding) -> Decoding:
         """The decoding, or a new one of the last half of the context, where the tokens are too many for it."""
@@ -172,9 +173,8 @@ class Rows:
             ids = np.zeros((len(counts), counts.max()), np.int64)
             for row, fresh in zip(ids, self._pending):
                 row[: len(fresh)] = fresh
-            device = device_of(self.model)
-            lengths = None if (counts == counts[0]).all() else ops.asarray(counts, device=device)
-            logits = decoding.advance(ops.asarray(ids, device=device), lengths).detach().to("cpu").numpy()
+            lengths = None if (counts == counts[0]).all() else ops.asarray(counts, device=self._device)
+            logits = decoding.advance(ops.asarray(ids, device=self._device), lengths).detach().to("cpu").numpy()
         self._held = self._held + counts
         if self.looks_back and self.seen is None:
             self.seen = np.zeros(logits.shape, np.bool_)
