@@ -9,9 +9,9 @@ from minigrad.backend.precision import get_matmul_precision, set_matmul_precisio
 from minigrad.errors import DeviceError, message
 
 __all__ = [
-    "Event", "Stream", "current_device", "current_stream", "device_count", "empty_cache", "get_device_properties",
-    "get_matmul_precision", "is_available", "memory_stats", "set_device", "set_matmul_precision",
-    "set_memory_limit", "synchronize",
+    "Event", "Stream", "compile_kernels", "current_device", "current_stream", "device_count", "empty_cache",
+    "get_device_properties", "get_matmul_precision", "is_available", "memory_stats", "set_device",
+    "set_matmul_precision", "set_memory_limit", "synchronize",
 ]  # fmt: skip
 
 
@@ -83,6 +83,20 @@ def synchronize(device: str | None = None) -> None:
     """
     backend, name = devices.backend_of("cuda" if device is None else device, "synchronize")
     backend.synchronize(name)
+
+
+def compile_kernels(device: str | None = None) -> None:
+    """Compile all kernels for a GPU, by default the current one, on all processors, for CuPy to keep on disk.
+
+    Else those of a file are compiled when one is first used, which takes seconds each, and two minutes for all.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such GPU.
+    """
+    backend, name = devices.backend_of("cuda" if device is None else device, "compile_kernels")
+    backend.compile_kernels(name)
 
 
 def memory_stats(device: str | None = None) -> dict[str, int]:

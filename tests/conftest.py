@@ -63,4 +63,5 @@ def gpu() -> Iterator[None]:
         with importlib.import_module("stand_in_cupy").installed():
             yield
     else:
+        importlib.import_module("minigrad.cuda").compile_kernels()
         yield

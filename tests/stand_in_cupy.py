@@ -7,6 +7,7 @@ are arrays, and what CuPy's namespace lacks is missing here too. Two devices are
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,10 +34,24 @@ CONVERT = {"asarray", "array", "ascontiguousarray", "asfortranarray"}  # take Nu
 KEPT = (type, np.dtype, int, float, str, type(None), types.ModuleType)
 
 
-class Device:
+class PerThread(type):
+    """What a class of devices knows of the thread that asks."""
+
+    here = threading.local()
+
+    @property
+    def current(cls) -> int:
+        """The number of the current device."""
+        return getattr(PerThread.here, "number", 0)
+
+    @current.setter
+    def current(cls, number: int) -> None:
+        PerThread.here.number = number
+
+
+class Device(metaclass=PerThread):
     """A device by its number; as a context it is the current one."""
 
-    current = 0
     attributes: ClassVar = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
 
     def __init__(self, number: int = 0) -> None:

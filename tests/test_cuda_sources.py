@@ -59,7 +59,8 @@ def begin(items: Sequence[pytest.Item]) -> None:
     """Compile what the tests ask for, while others run: conftest.py calls it once the tests are chosen."""
     spec = importlib.util.find_spec("nvidia")
     folders = list(spec.submodule_search_locations or ()) if spec else []
-    found = [file for folder in folders for file in Path(folder).glob("cuda_nvrtc/lib/libnvrtc.so.*")]
+    # of CUDA 12 in cuda_nvrtc/, of 13 in cu13/
+    found = [file for folder in folders for file in Path(folder).glob("*/lib/libnvrtc.so.*")]
     if found:
         for builtins in found[0].parent.glob("libnvrtc-builtins.so.*"):  # or AddressSanitizer's dlopen does not find it
             ctypes.CDLL(str(builtins))

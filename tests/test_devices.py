@@ -253,6 +253,32 @@ def test_dlpack() -> None:
     assert (x.astype(mg.float64) + own).tolist() == [1.0, 2.0, 3.0]
 
 
+def test_all_kernels_are_compiled_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    mg.zeros(1, device="cuda")
+    from minigrad.backend.cuda import modules, sources
+
+    made = []
+
+    class Module:
+        def __init__(self, code: str, options: tuple[str, ...]) -> None:
+            self.code = code
+
+        def compile(self) -> None:
+            made.append((self.code, mg.cuda.current_device()))
+
+    monkeypatch.setattr(modules.cupy, "RawModule", Module)
+    modules.module.cache_clear()
+    try:
+        mg.cuda.compile_kernels("cuda:1")
+    finally:
+        modules.module.cache_clear()
+    names = [path.stem for path in sources.FOLDER.glob("*.cu")]
+    assert sorted(made) == sorted((sources.text(name), "cuda:1") for name in names)
+    assert mg.cuda.current_device() == "cuda:0"
+    with pytest.raises(DeviceError, match="compile_kernels"):
+        mg.cuda.compile_kernels("cuda:99")
+
+
 def test_what_is_said_of_gpus() -> None:
     assert mg.cuda.is_available()
     assert mg.cuda.device_count() >= 1

@@ -89,6 +89,8 @@ class Minigrad(Library):
 
         self.mg, self.version = mg, mg.__version__
         mg.ones(1, device="cuda")
+        if not dry:
+            mg.cuda.compile_kernels()
         super().__init__(dry)
 
     def put(self, array: Any, dtype: str | None = None, grad: bool = False) -> Any:

@@ -211,6 +211,13 @@ class CupyBackend:
         gpu(name).synchronize()
 
     @staticmethod
+    def compile_kernels(name: str) -> None:
+        """Compile all kernels for a device."""
+        from minigrad.backend.cuda import modules
+
+        modules.compile_all(gpu(name).id)
+
+    @staticmethod
     def memory_stats(name: str) -> dict[str, int]:
         """Bytes of the pool and of the device."""
         with gpu(name):

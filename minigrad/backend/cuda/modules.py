@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -9,7 +11,7 @@ import cupy
 
 from minigrad.backend.cuda import sources
 
-__all__ = ["kernel"]
+__all__ = ["compile_all", "kernel"]
 
 
 @cache
@@ -22,3 +24,15 @@ def kernel(source: str, name: str) -> Any:
 def module(source: str) -> Any:
     """All kernels of a file."""
     return cupy.RawModule(code=sources.text(source), options=sources.OPTIONS)
+
+
+def compile_all(device: int) -> None:
+    """Compile all files for a GPU side by side: NVRTC lets go of the interpreter meanwhile."""
+
+    def made(source: str) -> None:
+        with cupy.cuda.Device(device):
+            module(source).compile()
+
+    names = sorted((path.stem for path in sources.FOLDER.glob("*.cu")), key=lambda name: -len(sources.text(name)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(made, names))
