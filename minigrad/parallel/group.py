@@ -92,6 +92,7 @@ class Group:
         with contextlib.suppress(OSError):  # it died, which is found out below
             for pipe in self.pipes:
                 pipe.send_bytes(job)
+        del job  # a view of a BytesIO that an error's traceback kept crashes the collector of Python 3.12.1
         failure: tuple[int, Any] | None = None
         while waiting:
             sentinels = {self.processes[rank].sentinel: rank for rank in waiting.values()}
