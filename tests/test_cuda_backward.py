@@ -92,3 +92,26 @@ def test_a_cast_shares_no_memory_and_a_view_does() -> None:
         assert kept.shape == (3, 3)
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-2 * np.abs(b).max())
+
+
+def test_a_gradient_in_memory_of_others_is_not_added_to() -> None:
+    """One that a hook hands over from another library, and one whose elements lie in one place."""
+    w, x = mg.ones((3,), device="cuda", requires_grad=True), mg.ones((3,), device="cuda")
+    theirs = mg.full((3,), 5.0, device="cuda")
+    w.register_hook(lambda g: mg.from_dlpack(theirs._array))
+    t = mg.tanh(w)
+    t.register_hook(lambda g: mg.from_dlpack(theirs._array))
+    for _ in range(2):
+        (t * x + mg.sin(t)).sum().backward(retain_graph=True)
+    assert theirs.tolist() == [5.0] * 3
+    assert w.grad.tolist() == [10.0] * 3
+
+    one = mg.ones((1,), device="cuda")
+    x.requires_grad = True
+    x.grad = mg.broadcast_to(one, (3,))
+    (x * 2.0).sum().backward()
+    assert one.tolist() == [1.0]
+    assert x.grad.tolist() == [3.0] * 3
+    t = mg.broadcast_to(one, (3,))
+    with pytest.raises(ValueError, match="a read-only tensor"):
+        t += 1.0

@@ -461,10 +461,10 @@ cdef object total_of(object a, object b, bint create):
 
 
 cdef bint is_writeable(object array):
-    """Whether a gradient may be added to in its memory: on a GPU it always may."""
+    """Whether a gradient may be added to in its memory: on a GPU unless many elements lie in one place."""
     if type(array) is ndarray:
         return PyArray_CHKFLAGS(<ndarray>array, NPY_ARRAY_WRITEABLE)
-    return not is_partial(array)
+    return not is_partial(array) and 0 not in array.strides
 
 
 cdef PyObject* add_cotangents(PyObject* first, object b, bint create) except NULL:

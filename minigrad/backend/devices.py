@@ -137,8 +137,9 @@ def to_numpy(array: Array) -> Any:
 
 
 def writeable(array: Array) -> bool:
-    """Whether an array may be written to; only NumPy knows some that may not."""
-    return getattr(array.flags, "writeable", True)
+    """Whether an array may be written to: NumPy knows, and on a GPU it may unless many elements lie in one place."""
+    flags = array.flags
+    return bool(flags.writeable) if hasattr(flags, "writeable") else 0 not in array.strides
 
 
 def move(array: Array, device: Any, who: str) -> Array:
