@@ -139,7 +139,9 @@ def to_numpy(array: Array) -> Any:
 def writeable(array: Array) -> bool:
     """Whether an array may be written to: NumPy knows, and on a GPU it may unless many elements lie in one place."""
     flags = array.flags
-    return bool(flags.writeable) if hasattr(flags, "writeable") else 0 not in array.strides
+    if hasattr(flags, "writeable"):
+        return bool(flags.writeable)
+    return not array.size or all(n < 2 or step for n, step in zip(array.shape, array.strides, strict=True))
 
 
 def move(array: Array, device: Any, who: str) -> Array:
