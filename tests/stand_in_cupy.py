@@ -326,7 +326,7 @@ def module(devices: int) -> dict[str, types.ModuleType]:
         ),
         "cuda": types.SimpleNamespace(runtime=runtime, Device=Device),
         "asnumpy": lambda x: np.array(x.values),
-        "from_dlpack": lambda x: ndarray(np.array(x.values) if isinstance(x, ndarray) else np.from_dlpack(x)),
+        "from_dlpack": lambda x: ndarray(x.values if isinstance(x, ndarray) else np.from_dlpack(x)),
         "RawModule": compiler.Module,
         "get_default_memory_pool": Pool,
         "get_default_pinned_memory_pool": Pool,

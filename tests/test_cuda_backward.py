@@ -10,7 +10,9 @@ from hypothesis import settings
 from test_graphs import Graphs
 
 import minigrad as mg
+from minigrad import amp
 from minigrad.backend.devices import backend_of
+from minigrad.errors import GradError
 from minigrad.ops.registry import REGISTRY
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -69,3 +71,47 @@ def test_a_gradient_is_kept_as_it_was_made(monkeypatch: pytest.MonkeyPatch) -> N
     ((w @ x) * 2.0).sum().backward()
     assert w.grad._array.data.ptr == before
     assert w.grad.tolist() == [[8.0] * 4] * 3
+
+
+def test_a_cast_shares_no_memory_and_a_view_does() -> None:
+    """A sum in place, as of a block of a network to its input, after a product under autocast has cast that."""
+    rng = np.random.default_rng(0)
+    x, w, g = (rng.normal(size=(3, 3)) for _ in range(3))
+    found = []
+    for device in ("cpu", "cuda"):
+        start, weight = (mg.tensor(a, dtype=mg.float32, device=device, requires_grad=True) for a in (x, w))
+        with amp.autocast(mg.bfloat16):
+            h = start * 2.0
+            for _ in range(2):
+                h += mg.linear(h, weight).astype(mg.float32)
+        h.backward(mg.tensor(g, dtype=mg.float32, device=device))
+        found.append([t.detach().to("cpu").numpy() for t in (h, start.grad, weight.grad)])
+        kept = h.T
+        with pytest.raises(GradError, match="shares its memory"):
+            h += 1.0
+        assert kept.shape == (3, 3)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-2 * np.abs(b).max())
+
+
+def test_a_gradient_in_memory_of_others_is_not_added_to() -> None:
+    """One that a hook hands over from another library, and one whose elements lie in one place."""
+    w, x = mg.ones((3,), device="cuda", requires_grad=True), mg.ones((3,), device="cuda")
+    theirs = mg.full((3,), 5.0, device="cuda")
+    w.register_hook(lambda g: mg.from_dlpack(theirs._array))
+    t = mg.tanh(w)
+    t.register_hook(lambda g: mg.from_dlpack(theirs._array))
+    for _ in range(2):
+        (t * x + mg.sin(t)).sum().backward(retain_graph=True)
+    assert theirs.tolist() == [5.0] * 3
+    assert w.grad.tolist() == [10.0] * 3
+
+    one = mg.ones((1,), device="cuda")
+    x.requires_grad = True
+    x.grad = mg.broadcast_to(one, (3,))
+    (x * 2.0).sum().backward()
+    assert one.tolist() == [1.0]
+    assert x.grad.tolist() == [3.0] * 3
+    t = mg.broadcast_to(one, (3,))
+    with pytest.raises(ValueError, match="a read-only tensor"):
+        t += 1.0

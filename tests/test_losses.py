@@ -48,6 +48,16 @@ def test_the_mean_is_over_the_weights_of_what_counts(f: Callable[..., Any], sour
     assert nothing.item() == 0.0
 
 
+@pytest.mark.parametrize("half", [mg.float16, mg.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_half_logits_meet_weights_as_in_a_product(half: Any, reduction: str) -> None:
+    x = mg.tensor(LOGITS, dtype=half)
+    whole = [1, 2, 3]
+    for weight in (None, whole, np.array(whole, np.int8), [True, False, True], WEIGHT, WEIGHT.tolist(), x[0, 0]):
+        out = mg.cross_entropy(x, mg.tensor(TARGETS), weight=weight, reduction=reduction)
+        assert out.dtype == (half if weight is None else (x * weight).dtype)
+
+
 @BOTH
 def test_a_row_that_is_ignored_has_gradient_zero_whatever_it_holds(
     f: Callable[..., Any], source: np.ndarray[Any, Any]

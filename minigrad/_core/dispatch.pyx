@@ -906,7 +906,7 @@ cdef share_memory(TensorBase made, list tensors):
     for x in tensors:
         if isinstance(x, TensorBase):
             source = <TensorBase>x
-            if source is not made and overlaps(made._array, source._array):
+            if source is not made and not apart(made._array, source._array, []):
                 made._version = version_of(source)
                 made._version.shared = True
                 return

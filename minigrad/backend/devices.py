@@ -137,8 +137,11 @@ def to_numpy(array: Array) -> Any:
 
 
 def writeable(array: Array) -> bool:
-    """Whether an array may be written to; only NumPy knows some that may not."""
-    return getattr(array.flags, "writeable", True)
+    """Whether an array may be written to: NumPy knows, and on a GPU it may unless many elements lie in one place."""
+    flags = array.flags
+    if hasattr(flags, "writeable"):
+        return bool(flags.writeable)
+    return not array.size or all(n < 2 or step for n, step in zip(array.shape, array.strides, strict=True))
 
 
 def move(array: Array, device: Any, who: str) -> Array:

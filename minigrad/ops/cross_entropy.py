@@ -15,7 +15,7 @@ from minigrad import dtypes
 from minigrad._core import tape
 from minigrad._core.cpu import Kernel
 from minigrad.errors import DTypeError, ShapeError, describe, message
-from minigrad.ops.conversion import astype, new, to_array
+from minigrad.ops.conversion import as_operand, astype, new, to_array
 from minigrad.ops.loss import check_index, check_reduction, real
 from minigrad.ops.manipulation import reshape
 from minigrad.ops.registry import Array, op
@@ -332,9 +332,9 @@ def cross_entropy(
     if targets.dtype in dtypes.INTEGER:
         options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
         losses = _cross_entropy(flat, shaped(targets, matrix[:1]), weight, reduction=reduction, **options)
-        half = flat.dtype in dtypes.HALF and (weight is None or getattr(weight, "dtype", None) == flat.dtype)
-        if half and tape.autocast_dtype() is None:
-            losses = astype(losses, flat.dtype)
+        if flat.dtype in dtypes.HALF and tape.autocast_dtype() is None:
+            kinds = [] if weight is None else [as_operand("cross_entropy", "weight", weight).dtype]
+            losses = astype(losses, dtypes.promote([flat.dtype, *kinds]), copy=False)
     elif ignore_index is not None:
         need = "None where targets are probabilities"
         raise ValueError(message("cross_entropy", "ignore_index", ignore_index, need, "Give those rows zeros"))
