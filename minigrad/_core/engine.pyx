@@ -461,15 +461,10 @@ cdef object total_of(object a, object b, bint create):
 
 
 cdef bint is_writeable(object array):
-    """Whether a gradient may be added to in its memory: on a GPU unless many elements lie in one place."""
+    """Whether a gradient may be added to in its memory."""
     if type(array) is ndarray:
         return PyArray_CHKFLAGS(<ndarray>array, NPY_ARRAY_WRITEABLE)
-    if is_partial(array):
-        return False
-    for n, step in zip(array.shape, array.strides, strict=True):
-        if n > 1 and step == 0 and array.size:
-            return False
-    return True
+    return not is_partial(array) and _backends[type(array)].writeable(array)
 
 
 cdef PyObject* add_cotangents(PyObject* first, object b, bint create) except NULL:

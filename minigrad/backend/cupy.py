@@ -299,6 +299,11 @@ class CupyBackend:
         return None if array.device.id == cupy.cuda.runtime.getDevice() else array.device
 
     @staticmethod
+    def writeable(array: Array) -> bool:
+        """Whether an array may be written to: not where many elements lie in one place."""
+        return not array.size or all(n < 2 or step for n, step in zip(array.shape, array.strides, strict=True))
+
+    @staticmethod
     def apart(array: Array, others: list[Any]) -> bool:
         """Whether an array shares no memory with others, by their bounds."""
         return not any(isinstance(x, cupy.ndarray) and cupy.may_share_memory(array, x) for x in others)

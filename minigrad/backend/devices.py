@@ -137,11 +137,9 @@ def to_numpy(array: Array) -> Any:
 
 
 def writeable(array: Array) -> bool:
-    """Whether an array may be written to: NumPy knows, and on a GPU it may unless many elements lie in one place."""
+    """Whether an array may be written to: its flags say so, or the backend where they do not."""
     flags = array.flags
-    if hasattr(flags, "writeable"):
-        return bool(flags.writeable)
-    return not array.size or all(n < 2 or step for n, step in zip(array.shape, array.strides, strict=True))
+    return bool(flags.writeable if hasattr(flags, "writeable") else _backends[type(array)].writeable(array))
 
 
 def move(array: Array, device: Any, who: str) -> Array:

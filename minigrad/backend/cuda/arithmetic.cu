@@ -1,4 +1,5 @@
-// Sums, differences, products and quotients of half types, computed in float and rounded once; of one and float32, float32.
+// Sums, differences, products and quotients: of half types, computed in float and rounded once; of a half type and
+// float32, in float32.
 
 #include "device.cuh"
 #include "chunks.cuh"

@@ -11,18 +11,8 @@ from minigrad import dtypes
 from minigrad.backend.cuda.modules import kernel
 
 __all__ = [
-    "FLOATS",
-    "NULL",
-    "SCRATCH",
-    "fits",
-    "in_order",
-    "launch",
-    "run",
-    "shaped",
-    "threads_for",
-    "wide",
-    "with_last",
-]
+    "FLOATS", "NULL", "SCRATCH", "fits", "in_order", "launch", "run", "shaped", "threads_for", "wide", "with_last",
+]  # fmt: skip
 
 Array = Any
 
