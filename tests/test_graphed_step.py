@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import minigrad as mg
 from minigrad import amp, data, nn, optim, train
 from minigrad._core import tape
+from minigrad.backend.devices import backend_of
 from minigrad.errors import DeviceError, DTypeError, GradError, ShapeError
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -403,3 +405,27 @@ def test_replays_on_two_streams() -> None:
     model = network()
     mg.random.seed(5)
     assert found == [model(x).tolist() for x, _ in batches(6)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_casts_of_autocast_do_not_cross_the_edges_of_a_capture(fails: bool) -> None:
+    """One from before is made again in the graph, and one of the graph is made again behind it."""
+    w, x = (mg.tensor(np.full((2, 2), value, np.float32), device="cuda", requires_grad=True) for value in (3.0, 1.0))
+    backend = backend_of("cuda", "tests")[0]
+    with amp.autocast(mg.bfloat16):
+        h, k = x * 2.0, x * 4.0
+        assert mg.linear(h, w).tolist() == [[12.0] * 2] * 2
+
+        def step() -> Any:
+            made = mg.linear(h, w)
+            mg.linear(k, w)
+            return made.tolist() if fails else made
+
+        with pytest.raises(DeviceError) if fails else nullcontext():
+            graph = backend.graph(step, "test", backend.stream("cuda:0"))
+        assert mg.linear(k, w).tolist() == [[24.0] * 2] * 2
+    if not fails:
+        h._array[...] = 1.0
+        graph.prepare(0)
+        graph.launch()
+        assert graph.outputs.tolist() == [[6.0] * 2] * 2

@@ -88,6 +88,13 @@ cdef Region region_here():
     return <Region>found
 
 
+def forget_cast():
+    """Let the autocast block in force cast its next activation anew, as where the memory of a cast goes its own way."""
+    cdef Region region = region_here()
+    if region is not None:
+        region.recent = None
+
+
 cdef object leave_region():
     """Switch autocast off; returns what `enter_region` needs to switch it on again."""
     return PyContextVar_Set(_autocast_mode, None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import cupy
 
+from minigrad._core import tape
 from minigrad.backend.cuda.capture import Recording
 from minigrad.errors import DeviceError, message
 
@@ -72,6 +73,7 @@ class Graph:
         with aside(stream), cupy.cuda.using_allocator(self.pool.malloc):
             self.recording = Recording()
             stream.begin_capture()
+            tape.forget_cast()  # it would be read where it was, and what is cast now is not there before a launch
             try:
                 with self.recording.running():
                     self.outputs = function()
@@ -79,6 +81,8 @@ class Graph:
                 end(stream)
                 raise_explained(error, who)
                 raise
+            finally:
+                tape.forget_cast()
             try:
                 self._graph = stream.end_capture()
             except Exception as error:
