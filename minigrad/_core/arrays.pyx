@@ -314,7 +314,7 @@ cdef bint sole(PyObject* a) noexcept:
     if (<PyObject*>Py_TYPE(a)) != array_type:    # on a GPU; what is no array lacks the attribute
         return Py_REFCNT(a) == 1 and getattr(<object>a, "base", False) is None
     return (
-        (<PyObject*>Py_TYPE(a)) == array_type and Py_REFCNT(a) == 1 and PyArray_BASE(<ndarray>a) is NULL
+        Py_REFCNT(a) == 1 and PyArray_BASE(<ndarray>a) is NULL
         and PyArray_CHKFLAGS(<ndarray>a, NPY_ARRAY_WRITEABLE)
     )
 

@@ -873,7 +873,7 @@ cdef object half_among(list arrays):
 
 
 cdef bint apart(object into, object g, list args) except -1:
-    """Whether an array that a gradient is to be added to shares no memory with what the rule reads."""
+    """Whether an array, such as one that a gradient is to be added to, shares no memory with others."""
     if type(into) is not ndarray:
         return type(into) in _backends and _backends[type(into)].apart(into, [g, *args])
     if overlaps(into, g):
